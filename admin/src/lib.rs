@@ -1,0 +1,1 @@
+//! The sidecar: everything that may wait for a remote, on one tokio thread.

@@ -1,0 +1,24 @@
+//! Pure decisions of the gateway and the nouns they are made of.
+//!
+//! Everything here is a function of its arguments: time and randomness come in as values, money, cost and
+//! credits are integers. It must never do I/O, read a clock, start a thread, or iterate a hash map (its order
+//! would leak into decisions).
+//!
+//! | file | what |
+//! |---|---|
+//! | [`id`], [`unit`] | identities and measures |
+//! | [`key`] | what a key and its tenant may do, and who says no |
+//! | [`snapshot`] | the configuration that requests run under, whole and immutable |
+//! | [`admission`] | a core's decision to start a request: ticket in, slot out |
+//! | [`route`] | the endpoints of the data plane |
+//! | [`outcome`] | every way a request ends: status, code, label |
+
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod admission;
+pub mod id;
+pub mod key;
+pub mod outcome;
+pub mod route;
+pub mod snapshot;
+pub mod unit;

@@ -1,0 +1,248 @@
+//! The configuration that requests run under: tenants, models and their endpoints, whole and immutable.
+//!
+//! The sidecar builds one per change and publishes it as an `Arc`; a request pins the one it started with, so
+//! that a model cannot change under its hands. Keys are not in here: there may be millions, and they are
+//! looked up one by one.
+
+use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+
+use crate::{
+    id::{EndpointId, ModelId, PoolIx, TenantId, TenantIx},
+    unit::{LimitMs, UnixMs},
+};
+
+/// Everything but the keys. Owned by whoever pins it; freed by the sidecar that built it.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with every published change.
+    pub generation: u64,
+    models: Vec<Arc<Model>>,
+    by_name: HashMap<Box<str>, Arc<Model>>,
+    tenants: HashMap<TenantId, Tenant>,
+}
+
+impl Snapshot {
+    /// Puts the rows together. An alias never hides a model's own name; of two equal aliases the older
+    /// model's holds (the store refuses both when they are written).
+    #[must_use]
+    pub fn new(generation: u64, models: Vec<Model>, tenants: Vec<Tenant>) -> Self {
+        let models: Vec<Arc<Model>> = models.into_iter().map(Arc::new).collect();
+        let mut by_name = HashMap::with_capacity(models.len());
+        for model in &models {
+            by_name.entry(model.name.clone()).or_insert_with(|| Arc::clone(model));
+        }
+        for model in &models {
+            for alias in &model.aliases {
+                by_name.entry(alias.clone()).or_insert_with(|| Arc::clone(model));
+            }
+        }
+        let tenants = tenants.into_iter().map(|t| (t.id, t)).collect();
+        Self { generation, models, by_name, tenants }
+    }
+
+    /// The enabled model that answers to `name`, be it its own name or an alias.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
+        self.by_name.get(name).filter(|model| model.enabled)
+    }
+
+    /// Every model, in the order in which the registry lists them.
+    #[must_use]
+    pub fn models(&self) -> &[Arc<Model>] {
+        &self.models
+    }
+
+    /// A tenant that exists.
+    #[must_use]
+    pub fn tenant(&self, id: TenantId) -> Option<&Tenant> {
+        self.tenants.get(&id)
+    }
+}
+
+/// A model of the registry.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Stable identity.
+    pub id: ModelId,
+    /// Its pool of slots; one per model.
+    pub pool: PoolIx,
+    /// What clients ask for.
+    pub name: Box<str>,
+    /// Further names for the same model and the same pool.
+    pub aliases: Vec<Box<str>>,
+    /// A disabled model does not exist for clients.
+    pub enabled: bool,
+    /// What the backend calls it, where that differs from `name`.
+    pub upstream_model: Option<Box<str>>,
+    /// Slots: requests in flight at the same time.
+    pub max_in_flight: u32,
+    /// When it was registered; what `GET /v1/models` shows as `created`.
+    pub created: UnixMs,
+    /// Context length in tokens, as the operator stated it.
+    pub max_model_len: Option<u32>,
+    /// Where it runs, most preferred first.
+    pub endpoints: Vec<Endpoint>,
+    /// How long each phase of an exchange may take.
+    pub timers: Timers,
+}
+
+/// One backend of a model.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Stable identity; what connections are pooled by.
+    pub id: EndpointId,
+    /// Changes with every edit of address or credential, so that a connection made before is not reused.
+    pub revision: u64,
+    /// `host:port` as it goes into the `Host` header.
+    pub authority: Box<str>,
+    /// Path in front of `/chat/completions`, without a final slash: `/v1` as a rule.
+    pub base_path: Box<str>,
+    /// Resolved addresses, in the order in which they are tried. Empty while the name does not resolve.
+    pub addresses: Arc<[SocketAddr]>,
+    /// The backend's own credential, sent as a bearer token.
+    pub credential: Option<Secret>,
+}
+
+/// Time limits of one exchange with a backend. Zero turns one off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timers {
+    /// Until the connection stands.
+    pub connect: LimitMs,
+    /// From the request's last byte to the answer's first.
+    pub first_byte: LimitMs,
+    /// Between two reads of the answer.
+    pub idle: LimitMs,
+    /// From dispatch to the answer's last byte.
+    pub total: LimitMs,
+}
+
+/// The party that requests are accounted to.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Stable identity.
+    pub id: TenantId,
+    /// Place in per-core tables.
+    pub ix: TenantIx,
+    /// For people.
+    pub name: Box<str>,
+    /// Whether its keys work.
+    pub status: TenantStatus,
+    /// Share against its siblings in the group; 1 or more.
+    pub weight: u32,
+    /// The group it belongs to.
+    pub group: Box<str>,
+    /// Models that any key of this tenant may use at most.
+    pub grant: ModelGrant,
+}
+
+/// Whether a tenant's keys work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenantStatus {
+    /// They do.
+    Active,
+    /// Not for now.
+    Suspended,
+    /// Not any more; kept for its history.
+    Archived,
+}
+
+/// Which models may be used: all of them, or those on a list (an empty list allows none).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ModelGrant {
+    /// Every model, also future ones.
+    #[default]
+    All,
+    /// Only these, by name or alias.
+    Only(Arc<[Box<str>]>),
+}
+
+impl ModelGrant {
+    /// Whether `model` is granted under its own name or one of its aliases: they are one model.
+    #[must_use]
+    pub fn allows(&self, model: &Model) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.iter().any(|n| *n == model.name || model.aliases.contains(n)),
+        }
+    }
+}
+
+/// Text that must not be seen. It has no `Display`, and its `Debug` tells only that there is one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// Takes the text in.
+    #[must_use]
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// Hands the text out, for the one place that sends it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn model(name: &str, aliases: &[&str], enabled: bool) -> Model {
+        Model {
+            id: ModelId(Uuid::nil()),
+            pool: PoolIx(0),
+            name: name.into(),
+            aliases: aliases.iter().map(|a| (*a).into()).collect(),
+            enabled,
+            upstream_model: None,
+            max_in_flight: 1,
+            created: UnixMs(0),
+            max_model_len: None,
+            endpoints: Vec::new(),
+            timers: Timers::default(),
+        }
+    }
+
+    #[test]
+    fn an_alias_finds_its_model_and_never_hides_another_ones_name() {
+        let snapshot =
+            Snapshot::new(1, vec![model("a", &["x", "b"], true), model("b", &["x"], true)], Vec::new());
+        let name = |asked| snapshot.model(asked).map(|m| &*m.name);
+        assert_eq!(name("x"), Some("a"));
+        assert_eq!(name("b"), Some("b"));
+        assert_eq!(name("c"), None);
+    }
+
+    #[test]
+    fn a_disabled_model_does_not_exist_for_clients() {
+        let snapshot = Snapshot::new(1, vec![model("a", &["x"], false)], Vec::new());
+        assert!(snapshot.model("a").is_none());
+        assert!(snapshot.model("x").is_none());
+        assert_eq!(snapshot.models().len(), 1);
+    }
+
+    #[test]
+    fn an_empty_list_grants_nothing_and_an_alias_grants_the_model() {
+        let m = model("a", &["x"], true);
+        let only = |names: &[&str]| ModelGrant::Only(names.iter().map(|n| Box::from(*n)).collect());
+        assert!(ModelGrant::All.allows(&m));
+        assert!(!only(&[]).allows(&m));
+        assert!(only(&["x"]).allows(&m));
+        assert!(!only(&["other"]).allows(&m));
+    }
+
+    #[test]
+    fn a_secret_does_not_show_in_debug_output() {
+        assert_eq!(format!("{:?}", Secret::new("sk-upstream")), "Secret(…)");
+    }
+}

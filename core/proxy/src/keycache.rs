@@ -1,0 +1,357 @@
+//! The keys that one core knows, so that a request asks nobody.
+//!
+//! Bounded; the sidecar is asked once per digest however many requests wait for it; "no such key" is remembered
+//! for a second and in a table of its own, so that random keys cannot push out real ones. A key is confirmed
+//! again before it is too old, in the background while it is in use. If no store can answer, a key that was
+//! ever seen goes on working for a while; an unknown one is told that nobody knows.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
+
+use obleth_link::{Event, ShardEnd};
+use obleth_policy::{
+    key::{KeyAnswer, KeyDigest, KeyRecord},
+    unit::Instant,
+};
+
+use crate::Settings;
+
+/// How long "no such key" is believed.
+const NEGATIVE_AGE: Duration = Duration::from_secs(1);
+/// How many "no such key" are remembered. More random keys than this per second ask the store again.
+const NEGATIVE_ENTRIES: usize = 4096;
+/// Look-ups under way at the same time. Above it, a new key is answered as if no store could be reached.
+const MAX_FLIGHTS: usize = 2048;
+/// Pause between two tries to confirm a key while no store answers.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the cache can say about a digest right now.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Here it is.
+    Key(Arc<KeyRecord>),
+    /// A store said within the last second that there is no such key.
+    NoSuchKey,
+    /// The sidecar has been asked; wait for the flight.
+    Asked(Rc<Flight>),
+    /// There is no room to ask.
+    CannotAsk,
+}
+
+/// One look-up under way, shared by all requests that wait for it.
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    answer: RefCell<Option<KeyAnswer>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Flight {
+    /// The answer once it is there; else the waker is kept.
+    pub(crate) fn poll(&self, waker: &Waker) -> Option<KeyAnswer> {
+        let answer = self.answer.borrow().clone();
+        if answer.is_none() {
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|known| known.will_wake(waker)) {
+                waiting.push(waker.clone());
+            }
+        }
+        answer
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Arc<KeyRecord>,
+    /// When a store last said so.
+    confirmed: Cell<Instant>,
+    /// Not asked again before this.
+    ask_after: Cell<Instant>,
+    /// Used since the hand last came by.
+    used: Cell<bool>,
+}
+
+/// See the module's text. Owned by the shard.
+#[derive(Debug)]
+pub(crate) struct KeyCache {
+    capacity: usize,
+    max_age: Duration,
+    stale_ok: Duration,
+    known: RefCell<HashMap<KeyDigest, Entry>>,
+    /// The clock's hand goes round these.
+    order: RefCell<VecDeque<KeyDigest>>,
+    unknown: RefCell<HashMap<KeyDigest, Instant>>,
+    unknown_order: RefCell<VecDeque<KeyDigest>>,
+    flights: RefCell<HashMap<KeyDigest, Rc<Flight>>>,
+}
+
+impl KeyCache {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self {
+            capacity: settings.key_cache_entries.max(1),
+            max_age: settings.key_max_age,
+            stale_ok: if settings.fail_open { settings.key_stale_ok } else { Duration::ZERO },
+            known: RefCell::default(),
+            order: RefCell::default(),
+            unknown: RefCell::default(),
+            unknown_order: RefCell::default(),
+            flights: RefCell::default(),
+        }
+    }
+
+    /// Looks a digest up; asks the sidecar where that is needed.
+    pub(crate) fn find(&self, digest: KeyDigest, now: Instant, end: &ShardEnd) -> Found {
+        let gauges = end.gauges();
+        if let Some(entry) = self.known.borrow().get(&digest) {
+            entry.used.set(true);
+            let age = now.since(entry.confirmed.get());
+            // Half way to too old, somebody who uses it has it confirmed while going on with what there is.
+            if age > self.max_age.div_f32(2.0) && now > entry.ask_after.get() {
+                entry.ask_after.set(now.plus(RETRY_PAUSE));
+                let flight = self.ask(digest, end);
+                if age > self.max_age {
+                    gauges.key_misses.add(1);
+                    return flight.map_or(Found::CannotAsk, Found::Asked);
+                }
+            } else if age > self.max_age {
+                if let Some(flight) = self.flights.borrow().get(&digest) {
+                    gauges.key_misses.add(1);
+                    return Found::Asked(Rc::clone(flight));
+                }
+                // No store answered a moment ago; until it is time to ask again, that still stands.
+                if age >= self.stale_ok {
+                    return Found::CannotAsk;
+                }
+            }
+            gauges.key_hits.add(1);
+            return Found::Key(Arc::clone(&entry.record));
+        }
+        if self.unknown.borrow().get(&digest).is_some_and(|until| now < *until) {
+            gauges.key_hits.add(1);
+            return Found::NoSuchKey;
+        }
+        gauges.key_misses.add(1);
+        self.ask(digest, end).map_or(Found::CannotAsk, Found::Asked)
+    }
+
+    fn ask(&self, digest: KeyDigest, end: &ShardEnd) -> Option<Rc<Flight>> {
+        let mut flights = self.flights.borrow_mut();
+        if let Some(flight) = flights.get(&digest) {
+            return Some(Rc::clone(flight));
+        }
+        if flights.len() >= MAX_FLIGHTS || end.tell(Event::KeyLookup(digest)).is_err() {
+            return None;
+        }
+        let flight = Rc::new(Flight::default());
+        flights.insert(digest, Rc::clone(&flight));
+        Some(flight)
+    }
+
+    /// What may still be used of a key that cannot be confirmed.
+    pub(crate) fn stale(&self, digest: &KeyDigest, now: Instant) -> Option<Arc<KeyRecord>> {
+        let known = self.known.borrow();
+        let entry = known.get(digest)?;
+        (now.since(entry.confirmed.get()) < self.stale_ok).then(|| Arc::clone(&entry.record))
+    }
+
+    /// The sidecar has answered.
+    pub(crate) fn answered(&self, digest: KeyDigest, answer: KeyAnswer, now: Instant) {
+        match &answer {
+            KeyAnswer::Found(record) => self.remember(digest, Arc::clone(record), now),
+            KeyAnswer::Unknown => {
+                self.known.borrow_mut().remove(&digest);
+                self.remember_unknown(digest, now.plus(NEGATIVE_AGE));
+            }
+            KeyAnswer::StoreDown => {}
+        }
+        let flight = self.flights.borrow_mut().remove(&digest);
+        if let Some(flight) = flight {
+            *flight.answer.borrow_mut() = Some(answer);
+            flight.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// What is known of this key is no longer true.
+    pub(crate) fn forget(&self, digest: &KeyDigest) {
+        self.known.borrow_mut().remove(digest);
+        self.unknown.borrow_mut().remove(digest);
+    }
+
+    /// Nothing that is known is sure any more.
+    pub(crate) fn forget_all(&self) {
+        self.known.borrow_mut().clear();
+        self.order.borrow_mut().clear();
+        self.unknown.borrow_mut().clear();
+        self.unknown_order.borrow_mut().clear();
+    }
+
+    fn remember(&self, digest: KeyDigest, record: Arc<KeyRecord>, now: Instant) {
+        self.unknown.borrow_mut().remove(&digest);
+        let entry =
+            Entry { record, confirmed: Cell::new(now), ask_after: Cell::new(now), used: Cell::new(false) };
+        let mut known = self.known.borrow_mut();
+        let mut order = self.order.borrow_mut();
+        if known.insert(digest, entry).is_none() {
+            order.push_back(digest);
+        }
+        // Second chance: the hand passes over what was used since it last came by.
+        while known.len() > self.capacity {
+            let Some(candidate) = order.pop_front() else { return };
+            match known.get(&candidate) {
+                Some(entry) if entry.used.replace(false) => order.push_back(candidate),
+                Some(_) => {
+                    known.remove(&candidate);
+                }
+                None => {}
+            }
+        }
+        // Forgotten keys leave their place in the order behind.
+        if order.len() > self.capacity.saturating_mul(2) {
+            order.retain(|digest| known.contains_key(digest));
+        }
+    }
+
+    fn remember_unknown(&self, digest: KeyDigest, until: Instant) {
+        let mut unknown = self.unknown.borrow_mut();
+        let mut order = self.unknown_order.borrow_mut();
+        if unknown.insert(digest, until).is_none() {
+            order.push_back(digest);
+        }
+        while order.len() > NEGATIVE_ENTRIES {
+            if let Some(oldest) = order.pop_front() {
+                unknown.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use obleth_link::{BufferBudget, SidecarEnd, links};
+    use obleth_policy::{
+        id::{KeyId, TenantId},
+        snapshot::ModelGrant,
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SEC: u64 = 1_000_000_000;
+
+    fn settings(entries: usize, fail_open: bool) -> Settings {
+        Settings {
+            key_cache_entries: entries,
+            key_max_age: Duration::from_secs(10),
+            key_stale_ok: Duration::from_secs(1000),
+            fail_open,
+            pepper: None,
+            max_request_bytes: 0,
+            upstream_keepalive: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
+            force_epoll: false,
+        }
+    }
+
+    fn setup(entries: usize, fail_open: bool) -> (KeyCache, SidecarEnd, ShardEnd) {
+        let (sidecar, mut shards) = links(1, BufferBudget::new(0)).unwrap();
+        (KeyCache::new(&settings(entries, fail_open)), sidecar, shards.remove(0))
+    }
+
+    fn digest(n: u32) -> KeyDigest {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_le_bytes());
+        KeyDigest(bytes)
+    }
+
+    fn found() -> KeyAnswer {
+        KeyAnswer::Found(Arc::new(KeyRecord {
+            id: KeyId(Uuid::nil()),
+            tenant: TenantId(Uuid::nil()),
+            disabled: false,
+            deleted: false,
+            expires_at: None,
+            grant: ModelGrant::All,
+        }))
+    }
+
+    fn asked(sidecar: &SidecarEnd) -> usize {
+        std::iter::from_fn(|| sidecar.take(0)).count()
+    }
+
+    #[test]
+    fn however_many_wait_for_a_key_the_sidecar_is_asked_once() {
+        let (cache, sidecar, end) = setup(10, true);
+        for _ in 0..5 {
+            assert!(matches!(cache.find(digest(1), Instant(0), &end), Found::Asked(_)));
+        }
+        assert_eq!(asked(&sidecar), 1);
+        cache.answered(digest(1), found(), Instant(0));
+        assert!(matches!(cache.find(digest(1), Instant(1), &end), Found::Key(_)));
+        assert_eq!(asked(&sidecar), 0);
+    }
+
+    #[test]
+    fn no_such_key_is_believed_for_a_second_and_takes_no_room_from_real_keys() {
+        let (cache, sidecar, end) = setup(2, true);
+        cache.answered(digest(0), found(), Instant(0));
+        for n in 1..20_000 {
+            cache.answered(digest(n), KeyAnswer::Unknown, Instant(0));
+        }
+        assert!(cache.unknown.borrow().len() <= NEGATIVE_ENTRIES);
+        assert!(matches!(cache.find(digest(0), Instant(1), &end), Found::Key(_)));
+        assert!(matches!(cache.find(digest(19_999), Instant(SEC - 1), &end), Found::NoSuchKey));
+        assert!(matches!(cache.find(digest(19_999), Instant(SEC), &end), Found::Asked(_)));
+        assert_eq!(asked(&sidecar), 1);
+    }
+
+    #[test]
+    fn a_full_cache_keeps_the_keys_that_are_in_use() {
+        let (cache, _sidecar, end) = setup(100, true);
+        for n in 0..10_000 {
+            cache.answered(digest(n), found(), Instant(0));
+            assert!(matches!(cache.find(digest(0), Instant(1), &end), Found::Key(_)), "lost after {n}");
+        }
+        assert!(cache.known.borrow().len() <= 100);
+        assert!(cache.order.borrow().len() <= 200);
+    }
+
+    #[test]
+    fn an_ageing_key_is_confirmed_in_the_background_and_an_old_one_before_use() {
+        let (cache, sidecar, end) = setup(10, true);
+        cache.answered(digest(1), found(), Instant(0));
+        assert!(matches!(cache.find(digest(1), Instant(6 * SEC), &end), Found::Key(_)));
+        assert_eq!(asked(&sidecar), 1);
+        assert!(matches!(cache.find(digest(1), Instant(11 * SEC), &end), Found::Asked(_)));
+        assert_eq!(asked(&sidecar), 0, "the look-up of before is still under way");
+        cache.answered(digest(1), KeyAnswer::Unknown, Instant(11 * SEC));
+        assert!(matches!(cache.find(digest(1), Instant(11 * SEC), &end), Found::NoSuchKey));
+    }
+
+    #[test]
+    fn without_a_store_a_known_key_goes_on_for_a_while_unless_told_otherwise() {
+        let (open, _, _) = setup(10, true);
+        open.answered(digest(1), found(), Instant(0));
+        assert!(open.stale(&digest(1), Instant(999 * SEC)).is_some());
+        assert!(open.stale(&digest(1), Instant(1000 * SEC)).is_none());
+        let (closed, _, _) = setup(10, false);
+        closed.answered(digest(1), found(), Instant(0));
+        assert!(closed.stale(&digest(1), Instant(11 * SEC)).is_none());
+    }
+
+    #[test]
+    fn an_edited_key_is_asked_for_again_also_if_it_was_unknown() {
+        let (cache, _sidecar, end) = setup(10, true);
+        cache.answered(digest(1), found(), Instant(0));
+        cache.answered(digest(2), KeyAnswer::Unknown, Instant(0));
+        cache.forget(&digest(1));
+        cache.forget(&digest(2));
+        for n in [1, 2] {
+            assert!(matches!(cache.find(digest(n), Instant(1), &end), Found::Asked(_)));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The data plane: sockets and tasks on monoio, one shard per core.
+//!
+//! [`run_shard`] is the whole interface: the binary calls it on a thread of its own, with a listener and one
+//! end of the link. Everything in here runs on that one thread, so state is shared by `Rc` and `Cell`, without
+//! a lock.
+//!
+//! | file | what |
+//! |---|---|
+//! | `runtime` | io_uring, or epoll where it is not to be had |
+//! | `shard` | everything that one core owns, and its life from start to drain |
+//! | `listener` | accepts, and keeps a panic inside its connection |
+//! | `downstream` | one client connection |
+//! | `pool`, `connect` | connections to backends |
+//! | `keycache` | keys that this core knows |
+//! | `timer` | clocks and deadlines |
+//! | `socket` | a TCP socket that is shut down, never cancelled |
+//! | `request` | the path of a request, one file per stage |
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod connect;
+mod downstream;
+mod keycache;
+mod listener;
+mod pool;
+mod request;
+mod runtime;
+mod shard;
+mod socket;
+mod timer;
+
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
+
+use obleth_link::ShardEnd;
+use obleth_policy::key::Pepper;
+
+/// What a shard must know before it starts. The same for all shards.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Keys that one shard remembers, `OBLETH_KEY_CACHE_ENTRIES`.
+    pub key_cache_entries: usize,
+    /// Age from which a remembered key is looked up again, `OBLETH_KEY_MAX_AGE_MS`.
+    pub key_max_age: Duration,
+    /// How long a key ever seen works while no store answers, `OBLETH_KEY_STALE_OK_SECS`.
+    pub key_stale_ok: Duration,
+    /// Whether a store outage lets known keys through at all, `OBLETH_FAIL_OPEN`.
+    pub fail_open: bool,
+    /// Digests are keyed with it, `OBLETH_API_KEY_PEPPER`.
+    pub pepper: Option<Pepper>,
+    /// Largest request body, `OBLETH_MAX_REQUEST_BYTES`.
+    pub max_request_bytes: u64,
+    /// Idle time after which a pooled connection to a backend is closed, `OBLETH_UPSTREAM_KEEPALIVE_MS`.
+    pub upstream_keepalive: Duration,
+    /// How long a drain waits for what is in flight, `OBLETH_DRAIN_TIMEOUT_SECS`.
+    pub drain_timeout: Duration,
+    /// Use epoll also where io_uring is to be had, `MONOIO_FORCE_LEGACY_DRIVER`.
+    pub force_epoll: bool,
+}
+
+/// Runs one shard on the calling thread until a `Drain` command has been carried out.
+///
+/// # Errors
+/// The kernel's, when neither io_uring nor epoll can be set up, or the listener cannot be used.
+pub fn run_shard(listener: TcpListener, end: ShardEnd, settings: Arc<Settings>) -> io::Result<()> {
+    runtime::run(settings.force_epoll, |driver| shard::Shard::start(listener, end, settings, driver))
+}

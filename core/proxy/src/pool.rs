@@ -1,0 +1,131 @@
+//! Idle connections to backends, per core and endpoint.
+//!
+//! The one that was used last goes out first, so that the others grow old and are closed. An idle connection
+//! is peeked at before it is used: a backend that closed it, or sent something unasked, is found out without
+//! spending a request on it. Only a connection whose last answer was received to its end ever comes in here;
+//! after a timeout or a fault it is closed by being dropped.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use obleth_policy::{id::EndpointId, snapshot::Endpoint, unit::Instant};
+
+use crate::{
+    Settings,
+    socket::{Handle, Reader, Writer},
+    timer::{Alarm, Timers},
+};
+
+/// Idle connections kept per endpoint and core. Above it, the oldest is closed.
+const MAX_IDLE: usize = 1024;
+/// A buffer that grew past this is not kept with an idle connection.
+const BUFFER_KEEP: usize = 16 * 1024;
+
+/// One connection to a backend. Dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    pub(crate) handle: Handle,
+    /// Bytes received and not yet used.
+    pub(crate) buf: Vec<u8>,
+    /// It has carried a request before: if it turns out closed, the request was not seen.
+    pub(crate) reused: bool,
+    endpoint: EndpointId,
+    revision: u64,
+}
+
+impl Upstream {
+    pub(crate) fn new((reader, writer, handle): (Reader, Writer, Handle), endpoint: &Endpoint) -> Self {
+        let (endpoint, revision) = (endpoint.id, endpoint.revision);
+        Self { reader, writer, handle, buf: Vec::new(), reused: false, endpoint, revision }
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    upstream: Upstream,
+    until: Instant,
+}
+
+/// See the module's text. Owned by the shard.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    keepalive: Duration,
+    idle: RefCell<HashMap<EndpointId, Vec<Idle>>>,
+    timers: Rc<Timers>,
+    due: Alarm,
+    due_set: Cell<bool>,
+}
+
+impl Pool {
+    pub(crate) fn new(settings: &Settings, timers: &Rc<Timers>) -> Self {
+        Self {
+            keepalive: settings.upstream_keepalive,
+            idle: RefCell::default(),
+            timers: Rc::clone(timers),
+            due: timers.alarm(),
+            due_set: Cell::new(false),
+        }
+    }
+
+    /// A connection to this endpoint that looks usable.
+    pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Upstream> {
+        let mut idle = self.idle.borrow_mut();
+        let stack = idle.get_mut(&endpoint.id)?;
+        let now = self.timers.clock().now();
+        while let Some(Idle { mut upstream, until }) = stack.pop() {
+            if upstream.revision == endpoint.revision && now < until && upstream.handle.is_quiet() {
+                upstream.reused = true;
+                return Some(upstream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose last answer is complete. `limit` is what the backend allowed, if it said so.
+    pub(crate) fn put(&self, mut upstream: Upstream, limit: Option<Duration>) {
+        let keepalive = limit.map_or(self.keepalive, |limit| limit.min(self.keepalive));
+        if keepalive.is_zero() || !upstream.buf.is_empty() {
+            return;
+        }
+        if upstream.buf.capacity() > BUFFER_KEEP {
+            upstream.buf = Vec::new();
+        }
+        let until = self.timers.clock().now().plus(keepalive);
+        let mut idle = self.idle.borrow_mut();
+        let stack = idle.entry(upstream.endpoint).or_default();
+        if stack.len() >= MAX_IDLE {
+            stack.remove(0);
+        }
+        stack.push(Idle { upstream, until });
+        if !self.due_set.replace(true) {
+            self.due.set(until);
+        }
+    }
+
+    /// Waits until some connection may have grown too old. Sleeps for good while the pool is empty.
+    pub(crate) async fn until_due(&self) {
+        self.due.wait().await;
+    }
+
+    /// Closes what is too old and sets the next time to look.
+    pub(crate) fn close_expired(&self) {
+        let now = self.timers.clock().now();
+        let mut next: Option<Instant> = None;
+        self.idle.borrow_mut().retain(|_, stack| {
+            stack.retain(|idle| idle.until > now);
+            next = stack.iter().map(|idle| idle.until).chain(next).min();
+            !stack.is_empty()
+        });
+        self.due_set.set(next.is_some());
+        match next {
+            Some(at) => self.due.set(at),
+            None => self.due.clear(),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Heads of our answers, and the health page.
+
+use std::rc::Rc;
+
+use obleth_link::Phase;
+use obleth_policy::outcome::Code;
+use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
+
+use super::{
+    After, Stop,
+    parse::{Call, allowed},
+    read::rest_is_small,
+    settle::Tally,
+};
+use crate::{downstream::Downstream, shard::Shard};
+
+/// Whether the connection goes on after an answer to this request.
+pub(super) fn after(shard: &Shard, call: &Call) -> After {
+    match call.head.keep_alive && rest_is_small(call) && !shard.draining.get() {
+        true => After::KeepAlive,
+        false => After::Close,
+    }
+}
+
+/// The lines that every answer has.
+pub(super) fn begin(out: &mut Vec<u8>, status: u16, request_id: &[u8]) {
+    write::status_line(out, status);
+    write::header(out, "x-request-id", request_id);
+}
+
+/// Ends the head of an answer, saying if the connection will be closed.
+pub(super) fn end(out: &mut Vec<u8>, after: After) {
+    if after == After::Close {
+        write::header(out, "connection", b"close");
+    }
+    write::end_head(out);
+}
+
+/// The head of a backend's answer as the client gets it, all but its framing and end.
+pub(super) fn relayed(out: &mut Vec<u8>, call: &Call, tally: &Tally, head: &ResponseHead, head_bytes: &[u8]) {
+    begin(out, head.status, call.request_id.as_bytes());
+    write::header_u64(out, "x-obleth-overhead-us", tally.overhead_us());
+    for (name, value, kind) in head.iter(head_bytes) {
+        if kind.comes_back() {
+            write::header_bytes(out, name, value);
+        } else if kind == HeaderKind::RateLimit {
+            // `x-ratelimit-…` is what this gateway says of its own limits.
+            let renamed = [b"x-upstream", name.get(1..).unwrap_or_default()].concat();
+            write::header_bytes(out, &renamed, value);
+        }
+    }
+}
+
+/// A whole answer of our own.
+pub(super) async fn json(
+    down: &Downstream,
+    call: &Call,
+    body: &[u8],
+    status: u16,
+    after: After,
+) -> Result<After, Stop> {
+    let mut out = Vec::with_capacity(body.len().saturating_add(256));
+    begin(&mut out, status, call.request_id.as_bytes());
+    write::header(&mut out, "content-type", b"application/json");
+    write::header_u64(&mut out, "content-length", u64::try_from(body.len()).unwrap_or(u64::MAX));
+    end(&mut out, after);
+    out.extend_from_slice(body);
+    down.send(out).await.map_err(|_| Stop::ClientGone(Phase::Answer))?;
+    Ok(after)
+}
+
+/// `GET /health`: no credentials, no store.
+pub(super) async fn health(shard: &Rc<Shard>, down: &Downstream, call: &Call) -> Result<After, Stop> {
+    let (status, body) = match shard.draining.get() {
+        false => (200, br#"{"status":"ok"}"#.as_slice()),
+        true => (503, br#"{"status":"draining"}"#.as_slice()),
+    };
+    json(down, call, body, status, after(shard, call)).await
+}
+
+/// Gate 2, the method.
+pub(super) fn check_method(call: &Call) -> Result<(), Stop> {
+    let wanted = allowed(call.route);
+    if wanted.is_some_and(|method| method != call.head.method) {
+        return Err(Code::MethodNotAllowed.into());
+    }
+    Ok(())
+}
+
+/// The `Allow` header's value for a route.
+pub(super) fn allow(call: &Call) -> &'static str {
+    allowed(call.route).map_or("", Method::as_str)
+}

@@ -1,0 +1,254 @@
+//! Gate 13: the request goes to a backend, and the head of its answer comes back.
+//!
+//! A request goes to another try only when nothing of it can have been seen: no connection came about, or a
+//! connection from the pool turned out to be closed before a single byte came back. Anything else may have
+//! run, and is not run again.
+
+use std::{io, pin::pin, rc::Rc};
+
+use obleth_link::{Attempt, Phase};
+use obleth_policy::{outcome::Code, snapshot::Endpoint};
+use obleth_wire::http1::{
+    BodyDecoder, HeadScan, HeaderKind, Limits, Method, ResponseHead, parse_response, write,
+};
+
+use super::{
+    Stop,
+    admit::{Admitted, Permit},
+    ask::Asked,
+    exchange::{Answer, Deadlines, Filled, Interrupt, guarded},
+    parse::Call,
+    settle::Tally,
+    verdict,
+};
+use crate::{
+    connect::connect,
+    downstream::{Downstream, Woke},
+    pool::Upstream,
+    shard::Shard,
+};
+
+/// A request leaves in one write up to this size, and in pieces of it above.
+const WRITE_PIECE: usize = 256 * 1024;
+
+/// An answer that goes to the client: its status is 2xx.
+#[derive(Debug)]
+pub(crate) struct Answering {
+    pub(super) answer: Answer,
+    pub(super) deadlines: Deadlines,
+    pub(super) strip_usage: bool,
+    pub(super) _permit: Permit,
+    pub(super) _asked: Asked,
+}
+
+impl Answering {
+    /// Whether the backend sends events.
+    pub(super) fn streams(&self) -> bool {
+        let kind = self.answer.head.get(&self.answer.head_bytes, HeaderKind::ContentType);
+        kind.is_some_and(|kind| {
+            kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+        })
+    }
+}
+
+/// Why one try came to nothing.
+enum Failed {
+    /// Nothing of the request can have been seen.
+    Unseen,
+    /// It may have run.
+    Seen,
+    Interrupted(Interrupt),
+}
+
+pub(super) async fn dispatch(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    call: &Call,
+    tally: &mut Tally,
+    admitted: Admitted,
+) -> Result<Answering, Stop> {
+    let Admitted { asked, permit } = admitted;
+    let endpoint = asked.model.endpoints.first().ok_or(Code::NoHealthyUpstream)?;
+    tally.dispatched(shard.timers.clock().now());
+    let deadlines = Deadlines::new(asked.model.timers, tally.dispatched_at());
+    let errand = Errand { shard, down, call, asked: &asked, endpoint, deadlines };
+    down.watch();
+    let answer = errand.run().await?;
+    if !(200..300).contains(&answer.head.status) {
+        return Err(verdict::refuse(shard, down, &deadlines, answer).await);
+    }
+    let strip_usage = asked.strip_usage;
+    Ok(Answering { answer, deadlines, strip_usage, _permit: permit, _asked: asked })
+}
+
+fn count(shard: &Shard, attempt: Attempt) {
+    if let Some(counter) = shard.end.gauges().attempts(attempt) {
+        counter.add(1);
+    }
+}
+
+/// What an interrupted wait for the answer's head means to the client.
+pub(super) fn interrupted(shard: &Shard, interrupt: Interrupt) -> Stop {
+    match interrupt {
+        Interrupt::ClientGone => {
+            count(shard, Attempt::ClientGone);
+            Stop::ClientGone(Phase::FirstByte)
+        }
+        Interrupt::Timeout => {
+            count(shard, Attempt::Timeout);
+            Code::UpstreamTimeout.into()
+        }
+        Interrupt::Expired => Code::Draining.into(),
+    }
+}
+
+/// One request on its way to one endpoint.
+struct Errand<'a> {
+    shard: &'a Rc<Shard>,
+    down: &'a Downstream,
+    call: &'a Call,
+    asked: &'a Asked,
+    endpoint: &'a Endpoint,
+    deadlines: Deadlines,
+}
+
+impl Errand<'_> {
+    /// Tries until there is an answer, or a reason not to try again.
+    async fn run(&self) -> Result<Answer, Stop> {
+        let mut pooled = self.shard.pool.take(self.endpoint);
+        loop {
+            let reused = pooled.is_some();
+            let mut upstream = match pooled.take() {
+                Some(upstream) => upstream,
+                None => self.open().await?,
+            };
+            match self.exchange(&mut upstream).await {
+                Ok((head, head_bytes)) => {
+                    count(self.shard, Attempt::Answered);
+                    let decoder = BodyDecoder::new(head.framing, &Limits::default());
+                    return Ok(Answer { upstream, head, head_bytes, decoder });
+                }
+                // The pool's connection was closed under our hands. The next try gets a fresh one.
+                Err(Failed::Unseen) if reused => count(self.shard, Attempt::Stale),
+                Err(Failed::Unseen | Failed::Seen) => {
+                    count(self.shard, Attempt::Cut);
+                    return Err(Code::UpstreamCut.into());
+                }
+                Err(Failed::Interrupted(interrupt)) => return Err(interrupted(self.shard, interrupt)),
+            }
+        }
+    }
+
+    /// A fresh connection to the first address of the endpoint that takes one.
+    async fn open(&self) -> Result<Upstream, Stop> {
+        for address in self.endpoint.addresses.iter() {
+            self.deadlines.arm(self.shard, self.down, self.deadlines.timers.connect);
+            // A connect that has begun may be given up: its socket is ours and is closed with it.
+            match self.down.wait(pin!(connect(self.shard.driver, *address))).await {
+                Woke::Done(Ok(parts)) => return Ok(Upstream::new(parts, self.endpoint)),
+                Woke::Done(Err(error)) => tracing::debug!(%error, "backend not reached"),
+                Woke::Alarm => tracing::debug!("backend not reached in time"),
+                Woke::Gone => return Err(interrupted(self.shard, Interrupt::ClientGone)),
+                Woke::Expired => return Err(interrupted(self.shard, Interrupt::Expired)),
+            }
+            count(self.shard, Attempt::Unreachable);
+        }
+        Err(Code::UpstreamUnreachable.into())
+    }
+
+    /// Sends the request and receives the head of its answer.
+    async fn exchange(&self, upstream: &mut Upstream) -> Result<(ResponseHead, Vec<u8>), Failed> {
+        let first_byte = self.deadlines.timers.first_byte;
+        self.deadlines.arm(self.shard, self.down, first_byte);
+        // A backend may answer and close before it has taken the whole body in: then what it said counts, and
+        // not that the rest could not be written.
+        let sent = self.send(upstream).await.map_err(Failed::Interrupted)?;
+        if sent.is_err() && upstream.reused {
+            return Err(Failed::Unseen);
+        }
+        self.deadlines.arm(self.shard, self.down, first_byte);
+        let limits = Limits::default();
+        let mut scan = HeadScan::default();
+        let mut last = 0;
+        loop {
+            let len = match upstream.buf.is_empty() {
+                true => None,
+                false => scan.find_end(&upstream.buf, &limits).map_err(|_| Failed::Seen)?,
+            };
+            let Some(len) = len else {
+                let before = upstream.buf.len();
+                let (filled, got) = upstream.fill(self.down, last).await.map_err(Failed::Interrupted)?;
+                last = got;
+                match filled {
+                    Filled::Bytes => continue,
+                    Filled::Closed if before == 0 && upstream.reused => return Err(Failed::Unseen),
+                    Filled::Closed => return Err(Failed::Seen),
+                }
+            };
+            let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(|_| Failed::Seen)?;
+            let rest = upstream.buf.split_off(len);
+            let head_bytes = std::mem::replace(&mut upstream.buf, rest);
+            if head.status >= 200 {
+                return Ok((head, head_bytes));
+            }
+            // An interim answer: the backend has seen the request, and the real answer follows.
+            upstream.reused = false;
+            scan.reset();
+        }
+    }
+
+    /// Writes head and body. The inner result is the backend's: it may have closed already.
+    async fn send(&self, upstream: &mut Upstream) -> Result<io::Result<()>, Interrupt> {
+        let length = self.asked.edits.len(self.asked.body.at.len());
+        let mut out = Vec::with_capacity(length.min(WRITE_PIECE).saturating_add(1024));
+        self.head(&mut out, length);
+        let mut sent = 0_usize;
+        loop {
+            sent = sent.saturating_add(self.copy_piece(sent, &mut out));
+            let write = upstream.writer.write_all(out);
+            let (written, mut emptied) = guarded(self.down, &upstream.handle, write).await?;
+            if written.is_err() || sent >= length {
+                return Ok(written);
+            }
+            emptied.clear();
+            out = emptied;
+        }
+    }
+
+    /// Appends the next piece of the edited body, from `skip` on, up to a write's size. Returns its length.
+    fn copy_piece(&self, mut skip: usize, out: &mut Vec<u8>) -> usize {
+        let inlet = self.down.inlet();
+        let body = inlet.get(self.asked.body.at.clone()).unwrap_or_default();
+        let before = out.len();
+        for piece in self.asked.edits.pieces(body) {
+            let room = WRITE_PIECE.saturating_sub(out.len());
+            let fresh = piece.get(skip.min(piece.len())..).unwrap_or_default();
+            skip = skip.saturating_sub(piece.len());
+            out.extend_from_slice(fresh.get(..room.min(fresh.len())).unwrap_or_default());
+            if fresh.len() > room {
+                break;
+            }
+        }
+        out.len().saturating_sub(before)
+    }
+
+    /// The request's head as the backend gets it: written anew, with what may pass of the client's headers.
+    fn head(&self, out: &mut Vec<u8>, length: usize) {
+        let inlet = self.down.inlet();
+        let route = self.call.route.upstream_path().unwrap_or_default();
+        write::request_line(out, "POST", [&*self.endpoint.base_path, route].concat().as_bytes());
+        write::header(out, "host", self.endpoint.authority.as_bytes());
+        write::header(out, "content-type", b"application/json");
+        write::header_u64(out, "content-length", u64::try_from(length).unwrap_or(u64::MAX));
+        if let Some(secret) = &self.endpoint.credential {
+            write::header(out, "authorization", ["Bearer ", secret.expose()].concat().as_bytes());
+        }
+        write::header(out, "x-request-id", self.call.request_id.as_bytes());
+        for (name, value, kind) in self.call.head.iter(&inlet) {
+            if kind.goes_upstream() {
+                write::header_bytes(out, name, value);
+            }
+        }
+        write::end_head(out);
+    }
+}

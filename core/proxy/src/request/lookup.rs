@@ -1,0 +1,71 @@
+//! Gate 3, the part that may have to ask, and gate 4: whose key it is, and whether it works.
+//!
+//! 401 is said only when a store has answered that there is no such key. When none can answer, a key that was
+//! seen before goes on working, and an unknown one is told to come back.
+
+use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+
+use obleth_link::Phase;
+use obleth_policy::{
+    id::TenantIx,
+    key::{KeyAnswer, KeyRecord, judge},
+    outcome::Code,
+};
+
+use super::{Stop, authenticate::Claimed};
+use crate::{
+    downstream::{Downstream, Woke},
+    keycache::{Flight, Found},
+    shard::{Pinned, Shard},
+};
+
+/// How long a request waits for the sidecar to look a key up. Longer, and it is as if no store answered.
+const LOOKUP_TIME: Duration = Duration::from_secs(2);
+
+/// A request of a key that works, under the configuration that it will run with.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) key: Arc<KeyRecord>,
+    pub(crate) tenant: TenantIx,
+    pub(crate) snapshot: Rc<Pinned>,
+}
+
+pub(super) async fn lookup(shard: &Rc<Shard>, down: &Downstream, claimed: Claimed) -> Result<Known, Stop> {
+    let clock = shard.timers.clock();
+    let found = shard.keys.find(claimed.digest, clock.now(), &shard.end);
+    let answer = match found {
+        Found::Key(key) => KeyAnswer::Found(key),
+        Found::NoSuchKey => KeyAnswer::Unknown,
+        Found::CannotAsk => KeyAnswer::StoreDown,
+        Found::Asked(flight) => {
+            tracing::debug!(digest = ?claimed.digest, "key looked up");
+            wait(down, &flight).await?
+        }
+    };
+    let key = match answer {
+        KeyAnswer::Found(key) => key,
+        KeyAnswer::Unknown => return Err(Code::InvalidApiKey.into()),
+        KeyAnswer::StoreDown => {
+            shard.keys.stale(&claimed.digest, clock.now()).ok_or(Code::AuthStoreUnavailable)?
+        }
+    };
+    // Pinned after the wait: the snapshot that knows a new key's tenant was sent before the key's answer.
+    let snapshot = shard.pin().ok_or(Code::AuthStoreUnavailable)?;
+    let tenant = snapshot.tenant(key.tenant);
+    judge(&key, tenant, clock.unix_ms())?;
+    let tenant = tenant.map(|tenant| tenant.ix).ok_or(Code::TenantNotFound)?;
+    Ok(Known { key, tenant, snapshot })
+}
+
+async fn wait(down: &Downstream, flight: &Flight) -> Result<KeyAnswer, Stop> {
+    let answered = pin!(poll_fn(|cx| flight.poll(cx.waker()).map_or(Poll::Pending, Poll::Ready)));
+    down.alarm.set_in(Some(LOOKUP_TIME));
+    let woke = down.wait(answered).await;
+    down.alarm.clear();
+    match woke {
+        Woke::Done(answer) => Ok(answer),
+        Woke::Gone => Err(Stop::ClientGone(Phase::Upload)),
+        Woke::Alarm => Ok(KeyAnswer::StoreDown),
+        Woke::Expired => Err(Code::Draining.into()),
+    }
+}

@@ -1,0 +1,146 @@
+//! The path of a request, one file per stage.
+//!
+//! [`infer`] reads like a contents page: each stage takes what the stage before it made, so that a request
+//! cannot be dispatched without a permit, nor settled twice. A stage that says no returns a [`Stop`]; what
+//! the client is told, and how the connection goes on, is decided in one place.
+//!
+//! | stage | gates of the contract | file |
+//! |---|---|---|
+//! | parse | 1 head, 2 route | `parse` |
+//! | authenticate | 3 credential | `authenticate` |
+//! | lookup | 3 store, 4 key and tenant state | `lookup` |
+//! | read | 5 size and coding | `read` |
+//! | ask | 6 body, 7 model, 8 grant | `ask` |
+//! | admit | 12 admission | `admit` |
+//! | dispatch | 13 upstream | `dispatch`, `exchange`, `verdict` |
+//! | stream | the answer's way back | `stream` for events, `relay` for everything else |
+//! | settle | figures | `settle` |
+//! | reject | every refusal | `reject` |
+
+mod admit;
+mod answer;
+mod ask;
+mod authenticate;
+mod dispatch;
+mod exchange;
+mod ids;
+mod lookup;
+mod models;
+mod parse;
+mod read;
+mod reject;
+mod relay;
+mod settle;
+mod stream;
+mod verdict;
+
+use std::rc::Rc;
+
+use obleth_link::Phase;
+use obleth_policy::{
+    outcome::{Code, Ending, Reject},
+    route::Route,
+};
+
+pub(crate) use self::ids::RequestIds;
+use self::{parse::Call, settle::Tally};
+use crate::{downstream::Downstream, shard::Shard};
+
+/// Why a request goes no further.
+#[derive(Debug)]
+enum Stop {
+    /// Nothing has been sent yet: the client is told.
+    Refused(Reject),
+    /// The client left; nobody is told.
+    ClientGone(Phase),
+    /// The answer had begun and cannot be completed. The connection ends without the body's end.
+    Cut(Code),
+}
+
+impl From<Code> for Stop {
+    fn from(code: Code) -> Self {
+        Self::Refused(code.into())
+    }
+}
+
+impl From<Reject> for Stop {
+    fn from(reject: Reject) -> Self {
+        Self::Refused(reject)
+    }
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// The next request may follow.
+    KeepAlive,
+    /// Nothing more is said on it.
+    Close,
+}
+
+/// Serves one connection: its requests in order, one at a time.
+pub(crate) async fn serve(shard: &Rc<Shard>, down: &Downstream) {
+    while one(shard, down).await == After::KeepAlive {}
+}
+
+async fn one(shard: &Rc<Shard>, down: &Downstream) -> After {
+    let mut call = match parse::parse(shard, down).await {
+        Ok(call) => call,
+        Err(parse::NoCall::Closed) => return After::Close,
+        Err(parse::NoCall::Refused(reject)) => return reject::answer_unparsed(shard, down, &reject).await,
+    };
+    let mut tally = Tally::begin(&call);
+    let (ending, after) = match serve_call(shard, down, &mut call, &mut tally).await {
+        Ok(after) => (tally.completed(), after),
+        Err(Stop::Refused(reject)) => {
+            tracing::debug!(code = reject.code.as_str(), request_id = %call.request_id, "refused");
+            (Ending::refused(&reject), reject::answer(shard, down, &call, &reject).await)
+        }
+        Err(Stop::ClientGone(phase)) => {
+            tally.left(phase);
+            (Ending::CLIENT_GONE, After::Close)
+        }
+        Err(Stop::Cut(code)) => {
+            tracing::debug!(code = code.as_str(), request_id = %call.request_id, "answer cut");
+            (Ending::failed_after_head(code), After::Close)
+        }
+    };
+    settle::settle(shard, &tally, ending);
+    match after {
+        After::KeepAlive => read::finish(down, &mut call).await,
+        After::Close => After::Close,
+    }
+}
+
+async fn serve_call(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    call: &mut Call,
+    tally: &mut Tally,
+) -> Result<After, Stop> {
+    answer::check_method(call)?;
+    match call.route {
+        Route::Health => answer::health(shard, down, call).await,
+        Route::Models => models::answer(shard, down, call).await,
+        Route::Chat | Route::Completions | Route::Embeddings => infer(shard, down, call, tally).await,
+        Route::Unknown => Err(Code::UnknownEndpoint.into()),
+    }
+}
+
+async fn infer(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    call: &mut Call,
+    tally: &mut Tally,
+) -> Result<After, Stop> {
+    let claimed = authenticate::authenticate(shard, down, call)?;
+    let known = lookup::lookup(shard, down, claimed).await?;
+    let body = read::read(shard, down, call).await?;
+    let asked = ask::ask(down, call, known, body)?;
+    let admitted = admit::admit(shard, asked)?;
+    let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;
+    match answering.streams() {
+        true => stream::stream(shard, down, call, tally, answering).await,
+        false => relay::relay(shard, down, call, tally, answering).await,
+    }
+}

@@ -1,0 +1,146 @@
+//! Gates 1 and 2: a head from the socket, and the endpoint it asks for.
+//!
+//! Nothing of a request is used before its head has passed the strict parser. Routing looks at method and path
+//! and at nothing else, least of all at `Host`.
+
+use std::{rc::Rc, time::Duration};
+
+use obleth_policy::{
+    outcome::{Code, Reject},
+    route::Route,
+    unit::Instant,
+};
+use obleth_wire::http1::{
+    BodyDecoder, Framing, HeadError, HeadScan, HeaderKind, Limits, Method, RequestHead, Span, Version,
+    parse_request,
+};
+
+use super::ids::RequestId;
+use crate::{
+    downstream::{Downstream, Woke},
+    shard::Shard,
+};
+
+/// How long a client connection may stay without a request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a head may take from its first byte to its last.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// A request whose head is known. Its bytes stay in the connection's inlet until the request is over.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) head: RequestHead,
+    pub(crate) route: Route,
+    /// The id in `/v1/models/{id}`, still percent-encoded.
+    pub(crate) model_id: Option<Span>,
+    pub(crate) request_id: RequestId,
+    pub(crate) parsed_at: Instant,
+    /// Where the body's decoding stands.
+    pub(crate) decoder: BodyDecoder,
+    /// Bytes of the inlet that belong to this request and are done with.
+    pub(crate) used: usize,
+    /// The client waits for `100 Continue` and has not been told.
+    pub(crate) body_withheld: bool,
+}
+
+/// Why there is no request.
+#[derive(Debug)]
+pub(crate) enum NoCall {
+    /// The client closed, or had nothing to say for too long.
+    Closed,
+    /// What came is no request.
+    Refused(Reject),
+}
+
+/// Waits for a head and parses it.
+pub(crate) async fn parse(shard: &Rc<Shard>, down: &Downstream) -> Result<Call, NoCall> {
+    let limits = Limits::default();
+    let mut scan = HeadScan::default();
+    let mut have = down.inlet().len();
+    let mut begun = have > 0;
+    down.set_idle(!begun);
+    down.alarm.set_in(Some(if begun { HEAD_TIME } else { KEEP_ALIVE }));
+    if !begun && shard.draining.get() {
+        return Err(NoCall::Closed);
+    }
+    let len = loop {
+        if have > 0 {
+            match scan.find_end(&down.inlet(), &limits) {
+                Ok(Some(len)) => break len,
+                Ok(None) => {}
+                Err(error) => return Err(NoCall::Refused(blame(error))),
+            }
+        }
+        match down.more_than(have).await {
+            Woke::Done(()) => {}
+            Woke::Alarm if begun => return Err(NoCall::Refused(Code::RequestTimeout.into())),
+            Woke::Alarm | Woke::Gone | Woke::Expired => return Err(NoCall::Closed),
+        }
+        if !begun {
+            begun = true;
+            down.set_idle(false);
+            down.alarm.set_in(Some(HEAD_TIME));
+        }
+        have = down.inlet().len();
+    };
+    down.alarm.clear();
+    let inlet = down.inlet();
+    let head = parse_request(&inlet, len, &limits).map_err(|error| NoCall::Refused(blame(error)))?;
+    let (route, model_id) = route(&head, &inlet).map_err(NoCall::Refused)?;
+    let theirs = head.get(&inlet, HeaderKind::RequestId);
+    let clock = shard.timers.clock();
+    Ok(Call {
+        route,
+        model_id,
+        request_id: shard.request_ids.of(theirs, clock.unix_ms()),
+        parsed_at: clock.now(),
+        decoder: BodyDecoder::new(head.framing, &limits),
+        used: head.len,
+        body_withheld: head.expect_continue && head.framing != Framing::None,
+        head,
+    })
+}
+
+fn blame(error: HeadError) -> Reject {
+    match error {
+        HeadError::Bad(what) => {
+            Reject::new(Code::BadRequest, format!("The request is not valid HTTP/1.1: {what}."))
+        }
+        HeadError::UriTooLong => Code::UriTooLong.into(),
+        HeadError::TooLarge => Code::HeadersTooLarge.into(),
+        HeadError::Version => Code::HttpVersion.into(),
+    }
+}
+
+/// The endpoint of a head. An unknown path or a wrong method is an endpoint of its own kind, refused later,
+/// so that such requests are counted like all others; only the version is refused here.
+fn route(head: &RequestHead, inlet: &[u8]) -> Result<(Route, Option<Span>), Reject> {
+    let path = head.path.of(inlet);
+    let health = path == b"/health";
+    if head.version == Version::Http10 && !(health && head.method == Method::Get) {
+        return Err(Code::HttpVersion.into());
+    }
+    const MODELS: &[u8] = b"/v1/models/";
+    Ok(match path {
+        b"/v1/chat/completions" => (Route::Chat, None),
+        b"/v1/completions" => (Route::Completions, None),
+        b"/v1/embeddings" => (Route::Embeddings, None),
+        b"/v1/models" => (Route::Models, None),
+        b"/health" => (Route::Health, None),
+        _ if path.len() > MODELS.len() && path.starts_with(MODELS) => {
+            let skipped = u32::try_from(MODELS.len()).unwrap_or(0);
+            let start = head.path.start.saturating_add(skipped);
+            (Route::Models, Some(Span { start, end: head.path.end }))
+        }
+        _ => (Route::Unknown, None),
+    })
+}
+
+/// The only method that an endpoint answers to.
+pub(crate) fn allowed(route: Route) -> Option<Method> {
+    match route {
+        Route::Chat | Route::Completions | Route::Embeddings => Some(Method::Post),
+        Route::Models | Route::Health => Some(Method::Get),
+        Route::Unknown => None,
+    }
+}

@@ -1,0 +1,112 @@
+//! Every refusal: one shape of body, its headers, and a connection that is left in order.
+//!
+//! The client must be able to read the refusal even while it is still sending its body. A small rest is taken
+//! in afterwards; a large one is discarded on a connection that is then closed.
+
+use std::rc::Rc;
+
+use obleth_policy::outcome::{Code, Ending, Reject};
+use obleth_policy::route::Route;
+use obleth_wire::{http1::write, json};
+
+use super::{After, answer, ids::RequestId, parse::Call, read::linger};
+use crate::{downstream::Downstream, shard::Shard};
+
+/// Refuses a request. What is left of its body is the caller's to take in, if the connection is kept.
+pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call, reject: &Reject) -> After {
+    // Bytes that are no valid HTTP leave no place where a next request could begin.
+    let after = match reject.code {
+        Code::BadRequest | Code::RequestTimeout => After::Close,
+        _ => answer::after(shard, call),
+    };
+    let allow = match reject.code {
+        Code::MethodNotAllowed => Some(answer::allow(call)),
+        _ => None,
+    };
+    send(down, reject, &call.request_id, after, allow).await
+}
+
+/// Refuses what could not be read as a request at all.
+pub(super) async fn answer_unparsed(shard: &Rc<Shard>, down: &Downstream, reject: &Reject) -> After {
+    if let Some(counter) = shard.end.gauges().requests(Route::Unknown, Ending::refused(reject)) {
+        counter.add(1);
+    }
+    let id = shard.request_ids.of(None, shard.timers.clock().unix_ms());
+    send(down, reject, &id, After::Close, None).await
+}
+
+async fn send(
+    down: &Downstream,
+    reject: &Reject,
+    id: &RequestId,
+    after: After,
+    allow: Option<&str>,
+) -> After {
+    let body = body(reject, id);
+    let mut out = Vec::with_capacity(body.len().saturating_add(512));
+    answer::begin(&mut out, reject.status, id.as_bytes());
+    write::header(&mut out, "content-type", b"application/json");
+    write::header_u64(&mut out, "content-length", u64::try_from(body.len()).unwrap_or(u64::MAX));
+    if let Some(method) = allow {
+        write::header(&mut out, "allow", method.as_bytes());
+    }
+    if let Some(ms) = reject.retry_after_ms {
+        write::header_u64(&mut out, "retry-after", u64::from(ms.div_ceil(1000).clamp(1, 59)));
+        write::header_u64(&mut out, "retry-after-ms", u64::from(ms));
+    }
+    if reject.retry_is_useless() {
+        write::header(&mut out, "x-should-retry", b"false");
+    }
+    if reject.status == 401 {
+        write::header(&mut out, "www-authenticate", b"Bearer");
+    }
+    answer::end(&mut out, after);
+    out.extend_from_slice(&body);
+    if down.send(out).await.is_err() {
+        return After::Close;
+    }
+    if after == After::Close {
+        linger(down).await;
+    }
+    after
+}
+
+/// The error object, alone: also what goes into an event of a stream that breaks off.
+pub(super) fn body(reject: &Reject, id: &RequestId) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(br#"{"error":{"message":"#);
+    json::write_string(&mut out, &reject.message);
+    out.extend_from_slice(br#","type":"#);
+    json::write_string(&mut out, reject.kind().as_str());
+    out.extend_from_slice(br#","param":"#);
+    match reject.param {
+        Some(param) => json::write_string(&mut out, param),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(br#","code":"#);
+    json::write_string(&mut out, reject.code.as_str());
+    out.extend_from_slice(br#","request_id":"#);
+    json::write_string(&mut out, &id.to_string());
+    out.extend_from_slice(b"}}");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use obleth_policy::unit::UnixMs;
+
+    use super::*;
+    use crate::request::ids::RequestIds;
+
+    #[test]
+    fn the_error_body_has_the_one_shape_also_with_hostile_words() {
+        let id = RequestIds::new().unwrap().of(Some(b"a\"b\\c"), UnixMs(0));
+        let reject = Reject::new(Code::InvalidJson, "line\nbreak \"quoted\" \u{1}").param("model");
+        let text = String::from_utf8(body(&reject, &id)).unwrap();
+        assert_eq!(
+            text,
+            "{\"error\":{\"message\":\"line\\nbreak \\\"quoted\\\" \\u0001\",\"type\":\"invalid_request_error\",\
+             \"param\":\"model\",\"code\":\"invalid_json\",\"request_id\":\"a\\\"b\\\\c\"}}"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! The way back of an answer that is not a stream of events: JSON, as a rule.
+//!
+//! Bytes pass as they come. A small answer is held until it is whole, so that it leaves in one write, and so that
+//! a backend that breaks off in the middle still becomes an honest status. Usage is read on the side.
+
+use std::rc::Rc;
+
+use obleth_link::Phase;
+use obleth_policy::outcome::Code;
+use obleth_wire::{
+    http1::{Framing, write},
+    usage::JsonUsage,
+};
+
+use super::{
+    After, Stop, answer,
+    dispatch::Answering,
+    exchange::{Filled, Interrupt},
+    parse::Call,
+    settle::Tally,
+};
+use crate::{downstream::Downstream, shard::Shard};
+
+/// An answer up to this size leaves in one piece; a larger one is passed on as it comes.
+const HOLD: usize = 64 * 1024;
+
+pub(super) async fn relay(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    call: &Call,
+    tally: &mut Tally,
+    answering: Answering,
+) -> Result<After, Stop> {
+    let Answering { mut answer, deadlines, _permit: permit, _asked: asked, .. } = answering;
+    let after = answer::after(shard, call);
+    let mut usage = JsonUsage::new();
+    let mut held = Vec::new();
+    let mut out = Vec::new();
+    let mut head_sent = false;
+    let mut last = 0;
+    let known_length = match answer.head.framing {
+        Framing::Length(length) => Some(length),
+        Framing::None => Some(0),
+        Framing::Chunked | Framing::UntilClose => None,
+    };
+    loop {
+        let ended = answer.decode(|data| {
+            usage.push(data);
+            held.extend_from_slice(data);
+        });
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(_) => return Err(broken(head_sent, Code::UpstreamCut)),
+        };
+        if ended || held.len() > HOLD || (head_sent && !held.is_empty()) {
+            if !head_sent {
+                answer::relayed(&mut out, call, tally, &answer.head, &answer.head_bytes);
+                let length = known_length.or(ended.then(|| u64::try_from(held.len()).unwrap_or(u64::MAX)));
+                match length {
+                    Some(length) => write::header_u64(&mut out, "content-length", length),
+                    None => write::header(&mut out, "transfer-encoding", b"chunked"),
+                };
+                answer::end(&mut out, after);
+            }
+            let chunked = known_length.is_none() && (head_sent || !ended);
+            match chunked {
+                true => write::chunk(&mut out, &held),
+                false => out.extend_from_slice(&held),
+            }
+            if chunked && ended {
+                out.extend_from_slice(write::LAST_CHUNK);
+            }
+            held.clear();
+            head_sent = true;
+            tally.first_byte(shard.timers.clock().now());
+            tally.used(usage.finish(), 0);
+            out = match down.send(out).await {
+                Ok(emptied) => emptied,
+                Err(_) => return Err(Stop::ClientGone(Phase::Answer)),
+            };
+        }
+        if ended {
+            drop((permit, asked));
+            answer.done_with_upstream(shard);
+            return Ok(after);
+        }
+        deadlines.arm(shard, down, deadlines.timers.idle);
+        match answer.upstream.fill(down, last).await {
+            Ok((Filled::Bytes, got)) => last = got,
+            Ok((Filled::Closed, _)) => match answer.decoder.at_eof() {
+                // A body that runs until the close has ended; the decoder cannot know, so its framing is ended here.
+                Ok(()) => answer.end_at_close(),
+                Err(_) => return Err(broken(head_sent, Code::UpstreamCut)),
+            },
+            Err(Interrupt::ClientGone) => return Err(Stop::ClientGone(Phase::Answer)),
+            Err(interrupt) => return Err(broken(head_sent, interrupt.code())),
+        }
+    }
+}
+
+/// A failure is a status as long as nothing has been sent.
+fn broken(head_sent: bool, code: Code) -> Stop {
+    if head_sent { Stop::Cut(code) } else { code.into() }
+}

@@ -1,0 +1,115 @@
+//! The end of a request: what it was, how long it took, what it cost.
+//!
+//! A [`Tally`] collects times and usage along the path; [`settle`] turns it into figures, once.
+
+use std::time::Duration;
+
+use obleth_link::Phase;
+use obleth_policy::{
+    outcome::{Code, Ending},
+    route::Route,
+    unit::Instant,
+};
+use obleth_wire::usage::Usage;
+
+use super::parse::Call;
+use crate::shard::Shard;
+
+/// What is known of a request so far. Owned by the request.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    route: Route,
+    parsed_at: Instant,
+    dispatched_at: Option<Instant>,
+    first_byte_at: Option<Instant>,
+    left: Option<Phase>,
+    usage: Option<Usage>,
+    counted_output: u64,
+    fault: Option<Code>,
+}
+
+impl Tally {
+    pub(super) fn begin(call: &Call) -> Self {
+        Self {
+            route: call.route,
+            parsed_at: call.parsed_at,
+            dispatched_at: None,
+            first_byte_at: None,
+            left: None,
+            usage: None,
+            counted_output: 0,
+            fault: None,
+        }
+    }
+
+    /// The request goes to a backend.
+    pub(super) fn dispatched(&mut self, now: Instant) {
+        self.dispatched_at = Some(now);
+    }
+
+    pub(super) fn dispatched_at(&self) -> Instant {
+        self.dispatched_at.unwrap_or(self.parsed_at)
+    }
+
+    /// The first byte of content goes to the client; only the first call counts.
+    pub(super) fn first_byte(&mut self, now: Instant) {
+        self.first_byte_at.get_or_insert(now);
+    }
+
+    /// The client left in this phase.
+    pub(super) fn left(&mut self, phase: Phase) {
+        self.left = Some(phase);
+    }
+
+    /// What the backend said it used, and what was counted going by; the latter stands in where it said nothing.
+    pub(super) fn used(&mut self, usage: Option<Usage>, counted_output: u64) {
+        self.usage = usage.or(self.usage);
+        self.counted_output = counted_output;
+    }
+
+    /// The client has a whole answer, in which the backend itself says that it failed.
+    pub(super) fn failed(&mut self, code: Code) {
+        self.fault = Some(code);
+    }
+
+    /// How a request ended whose answer is complete.
+    pub(super) fn completed(&self) -> Ending {
+        self.fault.map_or(Ending::OK, Ending::failed_after_head)
+    }
+
+    fn overhead(&self) -> Option<Duration> {
+        self.dispatched_at.map(|at| at.since(self.parsed_at))
+    }
+
+    /// From the parsed head to dispatch, in microseconds.
+    pub(super) fn overhead_us(&self) -> u64 {
+        self.overhead().map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Puts a finished request into the figures.
+pub(super) fn settle(shard: &Shard, tally: &Tally, ending: Ending) {
+    let gauges = shard.end.gauges();
+    if let Some(counter) = gauges.requests(tally.route, ending) {
+        counter.add(1);
+    }
+    if let Some(counter) = tally.left.and_then(|phase| gauges.client_closed(phase)) {
+        counter.add(1);
+    }
+    let Some(overhead) = tally.overhead() else { return };
+    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    gauges.overhead.record(micros(overhead), u64::try_from(overhead.as_nanos()).unwrap_or(u64::MAX));
+    let total = micros(shard.timers.clock().now().since(tally.parsed_at));
+    gauges.duration.record(total.div_ceil(1000), total);
+    if let Some(at) = tally.first_byte_at {
+        let ttft = micros(at.since(tally.parsed_at));
+        gauges.ttft.record(ttft.div_ceil(1000), ttft);
+    }
+    match tally.usage {
+        Some(usage) => {
+            gauges.input_tokens.add(usage.input);
+            gauges.output_tokens.add(usage.output);
+        }
+        None => gauges.output_tokens.add(tally.counted_output),
+    }
+}

@@ -1,0 +1,165 @@
+//! What a backend's refusal means to the client.
+//!
+//! A status that blames the request is passed on, in our envelope; one that blames us or the backend is a 502.
+//! Of the backend's words, only its message goes on, without addresses.
+
+use std::rc::Rc;
+
+use obleth_policy::outcome::{Code, RELAYED_STATUSES, Reject};
+use obleth_wire::{http1::HeaderKind, json};
+
+use super::{
+    Stop,
+    dispatch::interrupted,
+    exchange::{Answer, Deadlines, Filled},
+};
+use crate::{downstream::Downstream, shard::Shard};
+
+/// Of a refusal's body, this much is looked at.
+const BODY_LIMIT: usize = 64 * 1024;
+/// Of a backend's message, this much is passed on.
+const MESSAGE_LIMIT: usize = 1024;
+/// The longest and shortest `retry-after` that clients treat well.
+const RETRY_AFTER_SECS: std::ops::RangeInclusive<u32> = 1..=59;
+
+/// Receives the rest of a refusal and judges it.
+pub(super) async fn refuse(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    deadlines: &Deadlines,
+    mut answer: Answer,
+) -> Stop {
+    let mut body = Vec::new();
+    let mut last = 0;
+    loop {
+        let ended = answer.decode(|data| {
+            let room = BODY_LIMIT.saturating_sub(body.len());
+            body.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+        });
+        if !matches!(ended, Ok(false)) || body.len() >= BODY_LIMIT {
+            break;
+        }
+        deadlines.arm(shard, down, deadlines.timers.idle);
+        match answer.upstream.fill(down, last).await {
+            Ok((Filled::Bytes, got)) => last = got,
+            Ok((Filled::Closed, _)) => break,
+            Err(interrupt) => return interrupted(shard, interrupt),
+        }
+    }
+    let reject = judge(&answer, &body);
+    answer.done_with_upstream(shard);
+    reject.into()
+}
+
+fn judge(answer: &Answer, body: &[u8]) -> Reject {
+    let retry_after_ms = answer
+        .head
+        .get(&answer.head_bytes, HeaderKind::RetryAfter)
+        .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse::<u32>().ok())
+        .map(|secs| secs.clamp(*RETRY_AFTER_SECS.start(), *RETRY_AFTER_SECS.end()).saturating_mul(1000));
+    match answer.head.status {
+        429 => {
+            let wait = retry_after_ms.or(Some(obleth_policy::outcome::DEFAULT_RETRY_AFTER_MS));
+            Reject::relayed(429, message(body), wait)
+        }
+        status if RELAYED_STATUSES.contains(&status) => Reject::relayed(status, message(body), None),
+        503 => {
+            let reject = Reject::from(Code::NoHealthyUpstream);
+            Reject { retry_after_ms: retry_after_ms.or(reject.retry_after_ms), ..reject }
+        }
+        401 | 403 => Code::UpstreamAuth.into(),
+        404 => Code::UpstreamNotFound.into(),
+        _ => Code::UpstreamError.into(),
+    }
+}
+
+/// The message in a backend's error body, in any of the shapes that backends use; empty if there is none.
+fn message(body: &[u8]) -> String {
+    let mut found = None;
+    let mut inner = None;
+    let scanned = json::members(body, |member| {
+        if member.is("message") || member.is("detail") {
+            found = member.text().map(|text| text.into_owned());
+        } else if member.is("error") {
+            match member.text() {
+                Some(text) => found = Some(text.into_owned()),
+                None => inner = Some(member.raw().to_owned()),
+            }
+        }
+        Ok(())
+    });
+    if scanned.is_err() {
+        return String::new();
+    }
+    match (inner, found) {
+        (Some(object), _) if object.starts_with('{') => message(object.as_bytes()),
+        (_, Some(text)) => without_addresses(&text),
+        _ => String::new(),
+    }
+}
+
+/// The text without words that look like a URL or a network address, at most [`MESSAGE_LIMIT`] bytes long.
+fn without_addresses(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(MESSAGE_LIMIT));
+    for word in text.split_inclusive(char::is_whitespace) {
+        let kept = if looks_like_address(word.trim()) { "[removed] " } else { word };
+        if out.len().saturating_add(kept.len()) > MESSAGE_LIMIT {
+            break;
+        }
+        out.push_str(kept);
+    }
+    out.trim_end().to_owned()
+}
+
+fn looks_like_address(word: &str) -> bool {
+    let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '[' && c != ':');
+    let host = bare.split(['/', ',', ';', '\'', '"', ')']).next().unwrap_or_default();
+    bare.contains("://")
+        || host.parse::<std::net::SocketAddr>().is_ok()
+        || host.parse::<std::net::IpAddr>().is_ok()
+        || host.rsplit_once(':').is_some_and(|(name, port)| {
+            name.contains(|c: char| c.is_ascii_alphabetic()) && port.len() >= 2 && port.parse::<u16>().is_ok()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_is_found_in_every_shape_that_backends_use() {
+        for body in [
+            r#"{"error":{"message":"too long","code":400}}"#,
+            r#"{"error":"too long"}"#,
+            r#"{"detail":"too long"}"#,
+            r#"{"object":"error","message":"too long"}"#,
+        ] {
+            assert_eq!(message(body.as_bytes()), "too long", "{body}");
+        }
+        for body in ["", "<html>", r#"{"detail":[{"loc":["body"]}]}"#, r#"{"error":null}"#] {
+            assert_eq!(message(body.as_bytes()), "", "{body}");
+        }
+    }
+
+    #[test]
+    fn addresses_do_not_reach_the_client() {
+        for leak in [
+            "http://10.1.2.3:8000/v1",
+            "10.1.2.3",
+            "10.1.2.3:8000",
+            "vllm-7.cluster.local:8000",
+            "[::1]:80",
+            "(http://x)",
+        ] {
+            let said = without_addresses(&format!("cannot reach {leak} now"));
+            assert_eq!(said, "cannot reach [removed] now", "{leak}");
+        }
+        let harmless = "max_tokens: 5 is more than 4096, at 10:30";
+        assert_eq!(without_addresses(harmless), harmless);
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        assert!(without_addresses(&"word ".repeat(10_000)).len() <= MESSAGE_LIMIT);
+    }
+}

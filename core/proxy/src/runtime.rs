@@ -1,0 +1,33 @@
+//! The runtime of a shard: io_uring with the ring flags that measured best, epoll where it is not to be had.
+//!
+//! `SINGLE_ISSUER` with `DEFER_TASKRUN` lets the kernel finish work when the shard asks for completions
+//! instead of interrupting it; kernels before 6.1 do not know it and get a plain ring. io_uring itself may be
+//! forbidden (seccomp in containers, a sysctl), and then everything runs on epoll: slower, and the same.
+
+use std::{future::Future, io};
+
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver};
+use obleth_link::Driver;
+
+/// Entries of the submission ring; completions have twice as many. Too small a ring submits in pieces.
+const RING_ENTRIES: u32 = 4096;
+
+/// Builds the runtime on this thread and runs the future that `start` makes to its end.
+pub(crate) fn run<F>(force_epoll: bool, start: impl FnOnce(Driver) -> F) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>>,
+{
+    if !force_epoll && monoio::utils::detect_uring() {
+        let mut tuned = io_uring::IoUring::builder();
+        tuned.setup_single_issuer().setup_defer_taskrun();
+        let ring = |flags| {
+            RuntimeBuilder::<TimeDriver<IoUringDriver>>::new().with_entries(RING_ENTRIES).uring_builder(flags)
+        };
+        let built = ring(tuned).build().or_else(|_| ring(io_uring::IoUring::builder()).build());
+        if let Ok(mut runtime) = built {
+            return runtime.block_on(start(Driver::IoUring));
+        }
+    }
+    let mut runtime = RuntimeBuilder::<TimeDriver<LegacyDriver>>::new().with_entries(RING_ENTRIES).build()?;
+    runtime.block_on(start(Driver::Epoll))
+}

@@ -1,0 +1,229 @@
+//! Everything that one core owns, and its life from the first snapshot to the end of a drain.
+//!
+//! A shard serves only after the sidecar has sent it a snapshot. It wakes for its sockets, its alarms and its
+//! doorbell, and for nothing else: an idle shard uses no processor.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::poll_fn,
+    io,
+    net::TcpListener,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use monoio::net::TcpStream;
+use obleth_link::{Command, Driver, Event, ShardEnd};
+use obleth_policy::{admission::Admission, snapshot::Snapshot};
+
+use crate::{
+    Settings, downstream::Downstream, keycache::KeyCache, listener, pool::Pool, request::RequestIds,
+    timer::Timers,
+};
+
+/// After a drain's last request: how long connections may take to send their last bytes and close.
+const LINGER: Duration = Duration::from_millis(2500);
+
+/// State of one core. One per shard thread, behind an `Rc`; lives as long as the thread.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) end: ShardEnd,
+    pub(crate) driver: Driver,
+    pub(crate) timers: Rc<Timers>,
+    pub(crate) keys: KeyCache,
+    pub(crate) pool: Pool,
+    pub(crate) admission: RefCell<Admission>,
+    pub(crate) request_ids: RequestIds,
+    /// No new request is taken on.
+    pub(crate) draining: Cell<bool>,
+    /// The drain's time is up: what is in flight ends now.
+    pub(crate) expired: Cell<bool>,
+    snapshot: RefCell<Option<Rc<Pinned>>>,
+    connections: RefCell<HashMap<u64, Weak<Downstream>>>,
+    next_connection: Cell<u64>,
+    life: RefCell<Option<Waker>>,
+}
+
+/// A snapshot as a request holds it. When the last request has let go of it, it goes back to the sidecar.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    snapshot: Arc<Snapshot>,
+    end: ShardEnd,
+}
+
+impl std::ops::Deref for Pinned {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // A full ring means that this shard frees it itself.
+        let _ = self.end.tell(Event::Retired(Arc::clone(&self.snapshot)));
+    }
+}
+
+impl Shard {
+    /// Lives the shard's life. Returns when a drain is done.
+    pub(crate) async fn start(
+        listener: TcpListener,
+        end: ShardEnd,
+        settings: Arc<Settings>,
+        driver: Driver,
+    ) -> io::Result<()> {
+        listener.set_nonblocking(driver == Driver::Epoll)?;
+        let listener = monoio::net::TcpListener::from_std(listener)?;
+        let bell = TcpStream::from_std(end.bell().fd().try_clone_to_owned()?.into())?;
+        let timers = Timers::new();
+        let shard = Rc::new(Self {
+            keys: KeyCache::new(&settings),
+            pool: Pool::new(&settings, &timers),
+            request_ids: RequestIds::new()?,
+            settings,
+            end,
+            driver,
+            timers,
+            admission: RefCell::default(),
+            draining: Cell::new(false),
+            expired: Cell::new(false),
+            snapshot: RefCell::default(),
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+            life: RefCell::default(),
+        });
+        let gauges = shard.end.gauges();
+        gauges.thread.set(u64::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap_or(0));
+        monoio::spawn(Rc::clone(&shard.timers).run());
+        monoio::spawn(Rc::clone(&shard).listen_to_link(bell));
+        monoio::spawn(Rc::clone(&shard).reap_pool());
+        // A full ring cannot be: nothing else has been said yet, and after a restart the sidecar empties it.
+        let _ = shard.end.tell(Event::Started);
+        shard.until(|shard| shard.snapshot.borrow().is_some()).await;
+        monoio::spawn(listener::accept(Rc::clone(&shard), listener));
+        gauges.start_serving(driver);
+        tracing::info!(shard = shard.end.shard, driver = driver.as_str(), "shard serves");
+        shard.drain_when_told().await;
+        gauges.stop_serving();
+        Ok(())
+    }
+
+    /// The configuration of the moment, for a request that starts now.
+    pub(crate) fn pin(&self) -> Option<Rc<Pinned>> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// A connection begins; the number ends it.
+    pub(crate) fn register(&self, connection: &Rc<Downstream>) -> u64 {
+        let number = self.next_connection.get();
+        self.next_connection.set(number.wrapping_add(1));
+        self.connections.borrow_mut().insert(number, Rc::downgrade(connection));
+        self.end.gauges().connections.add(1);
+        number
+    }
+
+    /// A connection has ended.
+    pub(crate) fn unregister(&self, number: u64) {
+        self.connections.borrow_mut().remove(&number);
+        self.end.gauges().connections.sub(1);
+        self.stir();
+    }
+
+    /// Has the shard's own task look at what has changed.
+    pub(crate) fn stir(&self) {
+        if let Some(waker) = self.life.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        poll_fn(|cx| {
+            *self.life.borrow_mut() = Some(cx.waker().clone());
+            if holds(self) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Handles commands as they come, and sleeps by the doorbell in between.
+    async fn listen_to_link(self: Rc<Self>, bell: TcpStream) {
+        loop {
+            while let Some(command) = self.end.take() {
+                self.obey(command);
+            }
+            self.end.bell().going_to_sleep();
+            if !self.end.has_command() {
+                // Only readiness: the eventfd is read by the bell itself. An error cannot last, and the
+                // loop looks at the ring either way.
+                let _ = bell.readable(false).await;
+            }
+            self.end.bell().awake();
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        match command {
+            Command::Snapshot(snapshot) => {
+                tracing::debug!(shard = self.end.shard, generation = snapshot.generation, "new snapshot");
+                let pinned = Pinned { snapshot, end: self.end.clone() };
+                *self.snapshot.borrow_mut() = Some(Rc::new(pinned));
+            }
+            Command::KeyAnswer(digest, answer) => {
+                self.keys.answered(digest, answer, self.timers.clock().now());
+            }
+            Command::KeyChanged(digest) => self.keys.forget(&digest),
+            Command::AllKeysChanged => self.keys.forget_all(),
+            Command::Ping(number) => self.end.beat(number),
+            Command::Drain => self.draining.set(true),
+        }
+        self.stir();
+    }
+
+    /// Closes pooled connections as their time comes.
+    async fn reap_pool(self: Rc<Self>) {
+        loop {
+            self.pool.until_due().await;
+            self.pool.close_expired();
+        }
+    }
+
+    fn each_connection(&self, act: impl Fn(&Downstream)) {
+        let connections: Vec<_> = self.connections.borrow().values().filter_map(Weak::upgrade).collect();
+        connections.iter().for_each(|connection| act(connection));
+    }
+
+    /// Waits for the drain and carries it out: requests in flight may finish, connections without one are
+    /// closed, new requests are refused; when the time is up, what is left ends with an error.
+    async fn drain_when_told(self: &Rc<Self>) {
+        self.until(|shard| shard.draining.get()).await;
+        tracing::info!(shard = self.end.shard, "draining");
+        self.each_connection(Downstream::close_if_idle);
+        let deadline = self.timers.alarm();
+        deadline.set_in(Some(self.settings.drain_timeout));
+        let idle = |shard: &Self| shard.end.gauges().in_flight.get() == 0;
+        if !self.until_or(&deadline, idle).await {
+            tracing::warn!(shard = self.end.shard, "drain timeout: requests in flight are cut");
+            self.expired.set(true);
+            self.each_connection(Downstream::wake);
+        }
+        deadline.set_in(Some(LINGER));
+        self.until_or(&deadline, |shard| shard.connections.borrow().is_empty()).await;
+    }
+
+    /// Waits until something holds (true) or the alarm fires (false).
+    async fn until_or(&self, alarm: &crate::timer::Alarm, holds: impl Fn(&Self) -> bool) -> bool {
+        poll_fn(|cx| {
+            *self.life.borrow_mut() = Some(cx.waker().clone());
+            if holds(self) {
+                return Poll::Ready(true);
+            }
+            if alarm.poll_fired(cx) { Poll::Ready(false) } else { Poll::Pending }
+        })
+        .await
+    }
+}

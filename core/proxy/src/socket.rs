@@ -1,0 +1,135 @@
+//! A connected TCP socket with its two directions apart, and a way to end what waits on it.
+//!
+//! On io_uring a read or write that has begun must be awaited to its end: dropping it loses bytes. So nothing
+//! here is cancelled. To end a wait, the socket is shut down; the kernel then completes the operation, and
+//! whoever awaits it gets it back. This works the same on both drivers.
+
+#![allow(unsafe_code)] // one borrow of a descriptor, below
+
+use std::{
+    cell::UnsafeCell,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    rc::Rc,
+};
+
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut, SliceMut},
+    io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
+    net::TcpStream,
+};
+use rustix::{
+    io::FdFlags,
+    net::{RecvFlags, Shutdown},
+};
+
+/// The reading direction. One read at a time.
+#[derive(Debug)]
+pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
+
+/// The writing direction. One write at a time.
+#[derive(Debug)]
+pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
+
+/// Acts on the socket while others wait on it. Keeps the descriptor open.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    fd: RawFd,
+    open: Rc<UnsafeCell<TcpStream>>,
+}
+
+/// Takes a stream apart.
+pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
+    let fd = stream.as_raw_fd();
+    let open = Rc::new(UnsafeCell::new(stream));
+    let handle = Handle { fd, open: Rc::clone(&open) };
+    (Reader(OwnedReadHalf(Rc::clone(&open))), Writer(OwnedWriteHalf(open)), handle)
+}
+
+impl Reader {
+    /// Appends up to `room` bytes to `buf`. `Ok(0)` is the end. Must be awaited to its end.
+    pub(crate) async fn append(&mut self, mut buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
+        buf.reserve(room);
+        let (filled, end) = (buf.len(), buf.len().saturating_add(room));
+        let (got, slice) = self.0.read(SliceMut::new(buf, filled, end)).await;
+        (got, slice.into_inner())
+    }
+
+    /// Fills an empty buffer up to its capacity. `Ok(0)` is the end. Must be awaited to its end.
+    pub(crate) async fn fill<B: IoBufMut>(&mut self, buf: B) -> BufResult<usize, B> {
+        self.0.read(buf).await
+    }
+}
+
+impl Writer {
+    /// Writes all of `bytes`. Must be awaited to its end.
+    pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let total = bytes.len();
+        let (first, mut bytes) = self.0.write(bytes).await;
+        let mut done = match first {
+            Ok(n) if n == total => return (Ok(()), bytes),
+            Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
+            Ok(n) => n,
+            Err(e) => return (Err(e), bytes),
+        };
+        while done < total {
+            let (more, rest) = self.0.write(bytes.slice(done..)).await;
+            bytes = rest.into_inner();
+            match more {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
+                Ok(n) => done = done.saturating_add(n),
+                Err(e) => return (Err(e), bytes),
+            }
+        }
+        (Ok(()), bytes)
+    }
+}
+
+impl Handle {
+    fn fd(&self) -> BorrowedFd<'_> {
+        debug_assert!(Rc::strong_count(&self.open) > 0);
+        // SAFETY: `self.open` holds the stream that owns this descriptor, so it stays open, and the number
+        // stays its own, for as long as the borrow of `self` lasts.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    /// Ends both directions: whoever waits is released, the peer sees the end.
+    pub(crate) fn shut_both(&self) {
+        // Fails only when the connection is gone already, which is what was wanted.
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+    }
+
+    /// Ends our reading: a waiting read returns. What we write still goes out.
+    pub(crate) fn shut_read(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Read);
+    }
+
+    /// Tells the peer that nothing more comes. What it sends is still read.
+    pub(crate) fn shut_write(&self) {
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
+    }
+
+    /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        let peeked = rustix::net::recv(self.fd(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+
+    /// The outcome of a connect that has become writable.
+    pub(crate) fn connected(&self) -> io::Result<()> {
+        Ok(rustix::net::sockopt::socket_error(self.fd())??)
+    }
+
+    /// io_uring waits by itself, and hands a non-blocking socket's "try again" through instead.
+    pub(crate) fn set_blocking(&self) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(self.fd())?;
+        Ok(rustix::fs::fcntl_setfl(self.fd(), flags & !rustix::fs::OFlags::NONBLOCK)?)
+    }
+
+    /// Children must not inherit the socket; io_uring's accept does not see to that.
+    pub(crate) fn set_cloexec(&self) -> io::Result<()> {
+        Ok(rustix::io::fcntl_setfd(self.fd(), FdFlags::CLOEXEC)?)
+    }
+}

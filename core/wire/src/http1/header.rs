@@ -1,0 +1,159 @@
+//! Header lines, and what each is to a gateway.
+//!
+//! A header's name is compared once, while the head is parsed; everything later (the credential, the forwarding
+//! of the rest, the response's own headers) asks for its [`HeaderKind`]. What is forwarded is decided here and
+//! nowhere else, so that no stage can leak a credential by listing headers of its own.
+
+use smallvec::SmallVec;
+
+use super::head::Span;
+
+/// The header lines of a head, in their order. More than fit inline go to the heap: SDKs send 12 to 18.
+pub type Headers = SmallVec<[Header; 24]>;
+
+/// One header line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The name as it was sent, in any case.
+    pub name: Span,
+    /// The value without the white space around it.
+    pub value: Span,
+    /// What the header is to a gateway.
+    pub kind: HeaderKind,
+}
+
+/// What a header is to a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderKind {
+    /// `authorization`
+    Authorization,
+    /// `x-api-key`
+    XApiKey,
+    /// `api-key`
+    ApiKey,
+    /// `cookie`
+    Cookie,
+    /// `set-cookie`
+    SetCookie,
+    /// `host`
+    Host,
+    /// `content-length`
+    ContentLength,
+    /// `content-type`
+    ContentType,
+    /// `content-encoding`
+    ContentEncoding,
+    /// `accept-encoding`
+    AcceptEncoding,
+    /// `cache-control`
+    CacheControl,
+    /// `transfer-encoding`
+    TransferEncoding,
+    /// `connection`
+    Connection,
+    /// `keep-alive`, `te`, `trailer`, `upgrade`, `http2-settings`, `proxy-*`, and any header that would be passed
+    /// on but is named by a `connection` option (RFC 9110 §7.6.1).
+    HopByHop,
+    /// `expect`
+    Expect,
+    /// `x-request-id`
+    RequestId,
+    /// `retry-after`
+    RetryAfter,
+    /// `x-obleth-*`
+    Obleth,
+    /// `openai-*`
+    OpenAi,
+    /// `x-ratelimit-*`
+    RateLimit,
+    /// Everything else.
+    Other,
+}
+
+impl HeaderKind {
+    /// The kind of a header by its name, in any case. Never [`HeaderKind::HopByHop`] because of a `connection`
+    /// option: only the head as a whole knows those.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
+        let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+        let starts =
+            |wanted: &[u8]| name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted));
+        match name.len() {
+            2 if is(b"te") => Self::HopByHop,
+            4 if is(b"host") => Self::Host,
+            6 if is(b"cookie") => Self::Cookie,
+            6 if is(b"expect") => Self::Expect,
+            7 if is(b"api-key") => Self::ApiKey,
+            7 if is(b"upgrade") || is(b"trailer") => Self::HopByHop,
+            9 if is(b"x-api-key") => Self::XApiKey,
+            10 if is(b"connection") => Self::Connection,
+            10 if is(b"set-cookie") => Self::SetCookie,
+            10 if is(b"keep-alive") => Self::HopByHop,
+            11 if is(b"retry-after") => Self::RetryAfter,
+            12 if is(b"content-type") => Self::ContentType,
+            12 if is(b"x-request-id") => Self::RequestId,
+            13 if is(b"authorization") => Self::Authorization,
+            13 if is(b"cache-control") => Self::CacheControl,
+            14 if is(b"content-length") => Self::ContentLength,
+            14 if is(b"http2-settings") => Self::HopByHop,
+            15 if is(b"accept-encoding") => Self::AcceptEncoding,
+            16 if is(b"content-encoding") => Self::ContentEncoding,
+            17 if is(b"transfer-encoding") => Self::TransferEncoding,
+            _ if starts(b"x-obleth-") => Self::Obleth,
+            _ if starts(b"x-ratelimit-") => Self::RateLimit,
+            _ if starts(b"openai-") => Self::OpenAi,
+            _ if starts(b"proxy-") => Self::HopByHop,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether a caller's header of this kind is passed on to a backend. Credentials, cookies and hop-by-hop
+    /// headers are not; neither are those the gateway writes itself: host, length, type, accepted codings,
+    /// request id.
+    #[must_use]
+    pub fn goes_upstream(self) -> bool {
+        match self {
+            Self::ContentEncoding
+            | Self::CacheControl
+            | Self::RetryAfter
+            | Self::OpenAi
+            | Self::RateLimit
+            | Self::Other => true,
+            Self::Authorization
+            | Self::XApiKey
+            | Self::ApiKey
+            | Self::Cookie
+            | Self::SetCookie
+            | Self::Host
+            | Self::ContentLength
+            | Self::ContentType
+            | Self::AcceptEncoding
+            | Self::TransferEncoding
+            | Self::Connection
+            | Self::HopByHop
+            | Self::Expect
+            | Self::RequestId
+            | Self::Obleth => false,
+        }
+    }
+
+    /// Whether a backend's header of this kind is passed back to the caller as it is. `x-ratelimit-*` is not:
+    /// the caller gets it under another name.
+    #[must_use]
+    pub fn comes_back(self) -> bool {
+        matches!(self, Self::ContentType | Self::ContentEncoding | Self::CacheControl | Self::OpenAi)
+    }
+}
+
+/// The first header of a kind.
+pub(super) fn first<'b>(headers: &[Header], buf: &'b [u8], kind: HeaderKind) -> Option<&'b [u8]> {
+    headers.iter().find(|header| header.kind == kind).map(|header| header.value.of(buf))
+}
+
+/// Names, values and kinds of all headers, in their order.
+pub(super) fn iter<'b>(
+    headers: &'b [Header],
+    buf: &'b [u8],
+) -> impl Iterator<Item = (&'b [u8], &'b [u8], HeaderKind)> {
+    headers.iter().map(move |header| (header.name.of(buf), header.value.of(buf), header.kind))
+}

@@ -1,0 +1,140 @@
+//! Writes heads and chunks into a caller's buffer.
+//!
+//! Messages leave re-serialised from their parsed form, so what a peer receives is our spelling, never a caller's.
+//! Nothing a caller controls may end a line: what holds a CR, a LF or a NUL is left out, and the functions say so.
+
+/// Ends a chunked body without trailers.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Appends `HTTP/1.1 {status} {reason}`.
+pub fn status_line(out: &mut Vec<u8>, status: u16) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    decimal(out, u64::from(status));
+    out.push(b' ');
+    out.extend_from_slice(reason(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends `{method} {path} HTTP/1.1`. False, and nothing written, if either would break the line.
+pub fn request_line(out: &mut Vec<u8>, method: &str, path: &[u8]) -> bool {
+    if !is_token(method.as_bytes()) || path.is_empty() || !path.iter().all(u8::is_ascii_graphic) {
+        return false;
+    }
+    out.extend_from_slice(method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(path);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    true
+}
+
+/// Appends `{name}: {value}`. False, and nothing written, if the name is not a token or the value holds a CR, a LF
+/// or a NUL.
+pub fn header(out: &mut Vec<u8>, name: &str, value: &[u8]) -> bool {
+    header_bytes(out, name.as_bytes(), value)
+}
+
+/// As [`header`], for a name that is passed on from a parsed head.
+pub fn header_bytes(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
+    if !is_token(name) || memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
+        return false;
+    }
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+    true
+}
+
+/// Appends `{name}: {value}` for a number. False, and nothing written, if the name is not a token.
+pub fn header_u64(out: &mut Vec<u8>, name: &str, value: u64) -> bool {
+    header(out, name, itoa::Buffer::new().format(value).as_bytes())
+}
+
+/// Appends the empty line that ends a head.
+pub fn end_head(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends one chunk: size line, data, CRLF. Nothing for empty data, since an empty chunk would end the body.
+pub fn chunk(out: &mut Vec<u8>, data: &[u8]) {
+    if data.is_empty() {
+        return;
+    }
+    chunk_head(out, data.len());
+    out.extend_from_slice(data);
+    chunk_tail(out);
+}
+
+/// Appends the size line of a chunk of `len` bytes, which the caller sends itself, and then [`chunk_tail`]. `len`
+/// must not be 0: that would end the body.
+pub fn chunk_head(out: &mut Vec<u8>, len: usize) {
+    let digits = usize::BITS.saturating_sub(len.leading_zeros()).div_ceil(4).max(1);
+    for place in (0..digits).rev() {
+        let digit = (len.unbounded_shr(place.saturating_mul(4)) & 0x0F) as u8;
+        out.push(if digit < 10 { b'0' | digit } else { b'a'.saturating_add(digit.saturating_sub(10)) });
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the CRLF behind a chunk's data.
+pub fn chunk_tail(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\r\n");
+}
+
+fn decimal(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// A token (RFC 9110 §5.6.2): what a method or a header name is made of.
+fn is_token(name: &[u8]) -> bool {
+    let tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.iter().all(tchar)
+}
+
+/// The standard reason phrase (RFC 9110 §15, RFC 6585); empty for a status without one.
+#[must_use]
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}

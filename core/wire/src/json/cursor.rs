@@ -1,0 +1,258 @@
+//! The strict reader under the scan: one position in one text, moved over tokens that are checked as they pass.
+//!
+//! It exists apart from the scan so that the grammar of RFC 8259 stands in one place. It must never recurse (a body of
+//! brackets would eat the stack) and never build a value. Its text is valid UTF-8; the caller has checked that.
+
+use super::{JsonError, Kind, MAX_DEPTH};
+
+/// Bytes looked at together in a string; a multiple of the vector width that the compiler may count on.
+const BLOCK: usize = 32;
+
+/// A position in a text.
+pub(super) struct Cursor<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl<'b> Cursor<'b> {
+    pub(super) fn new(bytes: &'b [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// Offset of the next byte; at most the text's length, or one more after the last `advance`.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    #[inline]
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    #[inline]
+    pub(super) fn advance(&mut self, count: usize) {
+        self.at = self.at.saturating_add(count);
+    }
+
+    #[cold]
+    pub(super) fn fault(&self, what: &'static str) -> JsonError {
+        JsonError::Syntax { at: self.at, what }
+    }
+
+    #[inline]
+    pub(super) fn skip_blank(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.advance(1);
+        }
+    }
+
+    /// Moves over a name and says whether it holds escapes.
+    pub(super) fn key(&mut self) -> Result<bool, JsonError> {
+        if self.peek() != Some(b'"') {
+            return Err(self.fault("expected a field name in double quotes"));
+        }
+        self.string()
+    }
+
+    /// Moves over the colon and the white space on both sides of it.
+    pub(super) fn colon(&mut self) -> Result<(), JsonError> {
+        self.skip_blank();
+        if self.peek() != Some(b':') {
+            return Err(self.fault("expected `:`"));
+        }
+        self.advance(1);
+        self.skip_blank();
+        Ok(())
+    }
+
+    /// Moves over one value of a member of the outermost object and says what it was.
+    pub(super) fn value(&mut self) -> Result<Kind, JsonError> {
+        match self.peek() {
+            Some(b'{') => self.container().map(|()| Kind::Object),
+            Some(b'[') => self.container().map(|()| Kind::Array),
+            _ => self.scalar(),
+        }
+    }
+
+    /// Moves over a string, a number or a literal.
+    #[inline]
+    fn scalar(&mut self) -> Result<Kind, JsonError> {
+        match self.peek() {
+            Some(b'"') => self.string().map(|_| Kind::String),
+            Some(b'-' | b'0'..=b'9') => self.number().map(|()| Kind::Number),
+            Some(b't') => self.literal(b"true").map(|()| Kind::Bool),
+            Some(b'f') => self.literal(b"false").map(|()| Kind::Bool),
+            Some(b'n') => self.literal(b"null").map(|()| Kind::Null),
+            _ => Err(self.fault("expected a value")),
+        }
+    }
+
+    /// Moves over an array or an object with all that it holds.
+    fn container(&mut self) -> Result<(), JsonError> {
+        // Bit 0 is the innermost open container: 1 an object, 0 an array. The outermost object is not among them.
+        let mut kinds: u128 = 0;
+        let mut depth: u32 = 0;
+        loop {
+            match self.peek() {
+                Some(open @ (b'{' | b'[')) => {
+                    depth = depth.saturating_add(1);
+                    if depth >= MAX_DEPTH {
+                        return Err(JsonError::TooDeep);
+                    }
+                    let is_object = open == b'{';
+                    kinds = (kinds << 1) | u128::from(is_object);
+                    self.advance(1);
+                    self.skip_blank();
+                    let empty = self.peek() == Some(if is_object { b'}' } else { b']' });
+                    if !empty {
+                        if is_object {
+                            self.key()?;
+                            self.colon()?;
+                        }
+                        continue;
+                    }
+                }
+                _ => {
+                    self.scalar()?;
+                }
+            }
+            if self.after_value(&mut kinds, &mut depth)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// After a value: closes what ends here and moves to the next value; true when the outermost container is closed.
+    #[inline]
+    fn after_value(&mut self, kinds: &mut u128, depth: &mut u32) -> Result<bool, JsonError> {
+        loop {
+            self.skip_blank();
+            let is_object = *kinds & 1 == 1;
+            match (self.peek(), is_object) {
+                (Some(b','), true) => {
+                    self.advance(1);
+                    self.skip_blank();
+                    self.key()?;
+                    self.colon()?;
+                    return Ok(false);
+                }
+                (Some(b','), false) => {
+                    self.advance(1);
+                    self.skip_blank();
+                    return Ok(false);
+                }
+                (Some(b'}'), true) | (Some(b']'), false) => {
+                    self.advance(1);
+                    *kinds >>= 1;
+                    *depth = depth.saturating_sub(1);
+                    if *depth == 0 {
+                        return Ok(true);
+                    }
+                }
+                (_, true) => return Err(self.fault("expected `,` or `}`")),
+                (_, false) => return Err(self.fault("expected `,` or `]`")),
+            }
+        }
+    }
+
+    /// Moves over a string, from its opening quote, and says whether it holds escapes.
+    #[inline]
+    fn string(&mut self) -> Result<bool, JsonError> {
+        self.advance(1);
+        let mut escaped = false;
+        loop {
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            self.advance(plain_run(rest));
+            match self.peek() {
+                Some(b'"') => {
+                    self.advance(1);
+                    return Ok(escaped);
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                Some(_) => return Err(self.fault("raw control character in a string")),
+                None => return Err(self.fault("unterminated string")),
+            }
+        }
+    }
+
+    #[inline]
+    fn escape(&mut self) -> Result<(), JsonError> {
+        match self.bytes.get(self.at.saturating_add(1)) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.advance(2),
+            Some(b'u') => {
+                let digits = self.bytes.get(self.at.saturating_add(2)..self.at.saturating_add(6));
+                if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+                    return Err(self.fault("`\\u` needs four hexadecimal digits"));
+                }
+                self.advance(6);
+            }
+            _ => return Err(self.fault("unknown escape in a string")),
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), JsonError> {
+        if self.peek() == Some(b'-') {
+            self.advance(1);
+        }
+        if self.peek() == Some(b'0') {
+            self.advance(1);
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.advance(1);
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.advance(1);
+            if let Some(b'+' | b'-') = self.peek() {
+                self.advance(1);
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// Moves over one or more digits.
+    #[inline]
+    fn digits(&mut self) -> Result<(), JsonError> {
+        if !matches!(self.peek(), Some(b'0'..=b'9')) {
+            return Err(self.fault("expected a digit"));
+        }
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.advance(1);
+        }
+        Ok(())
+    }
+
+    fn literal(&mut self, word: &'static [u8]) -> Result<(), JsonError> {
+        if !self.bytes.get(self.at..).unwrap_or_default().starts_with(word) {
+            return Err(self.fault("expected a value"));
+        }
+        self.advance(word.len());
+        Ok(())
+    }
+}
+
+/// Bytes that end a run of ordinary characters in a string.
+#[inline]
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+}
+
+/// Length of the run of ordinary string characters at the start of `bytes`. One pass finds quotes, escapes and
+/// forbidden control characters together; whole blocks are tested without a branch per byte.
+#[inline]
+fn plain_run(bytes: &[u8]) -> usize {
+    let clean = bytes
+        .chunks_exact(BLOCK)
+        .take_while(|block| !block.iter().fold(false, |hit, &byte| hit | is_special(byte)))
+        .count()
+        .saturating_mul(BLOCK);
+    let rest = bytes.get(clean..).unwrap_or_default();
+    clean.saturating_add(rest.iter().position(|&byte| is_special(byte)).unwrap_or(rest.len()))
+}

@@ -1,0 +1,221 @@
+//! Gate 6: the few top-level fields of a request body that the gateway reads, or why it cannot.
+//!
+//! It exists to judge a body once, in place, before anything is spent on it. It must never guess: a field that is read
+//! here and stands there twice, or holds something a backend could read differently, is refused.
+
+use std::{borrow::Cow, ops::Range};
+
+use crate::json::{self, Cut, JsonError, Kind, Member};
+
+/// Which endpoint's body it is; it decides which fields are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `POST /v1/chat/completions`
+    Chat,
+    /// `POST /v1/completions`
+    Completions,
+    /// `POST /v1/embeddings`: nothing of it streams and it has no output limit, so only `model` and `priority` are read.
+    Embeddings,
+}
+
+/// The fields that the gateway reads. Values and private spans refer to the scanned body.
+#[derive(Clone, Debug)]
+pub struct RequestFields<'b> {
+    /// The model as the client named it, never empty. Owned only if it was written with escapes.
+    pub model: Cow<'b, str>,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// Whether the client asked for usage in its stream; always false where `stream` is.
+    pub include_usage: bool,
+    /// `max_tokens`, in output tokens.
+    pub max_tokens: Option<u64>,
+    /// `max_completion_tokens`, in output tokens.
+    pub max_completion_tokens: Option<u64>,
+    /// The value of `model`.
+    pub(super) model_value: Range<usize>,
+    pub(super) stream_options: StreamOptions,
+    /// The member `priority` with its comma.
+    pub(super) priority: Option<Cut>,
+}
+
+impl RequestFields<'_> {
+    /// Whether the client set `priority`, which only the gateway may set.
+    pub fn has_priority(&self) -> bool {
+        self.priority.is_some()
+    }
+}
+
+/// What stands for `stream_options`, as far as asking for usage has to know.
+#[derive(Clone, Debug, Default)]
+pub(super) enum StreamOptions {
+    #[default]
+    Absent,
+    /// `null`, at this range.
+    Null(Range<usize>),
+    /// An object without `include_usage`.
+    Without {
+        /// Offset after its `{`.
+        open: usize,
+        empty: bool,
+    },
+    /// An object with `include_usage`.
+    With {
+        /// The value of `include_usage`.
+        value: Range<usize>,
+        asked: bool,
+    },
+}
+
+/// Why a body is refused; `Display` is the message for the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    /// Code `invalid_json`.
+    #[error("The request body is not acceptable JSON: {message}.")]
+    InvalidJson {
+        /// What is wrong and where.
+        message: Cow<'static, str>,
+    },
+    /// Code `missing_model`.
+    #[error("The request names no model: `model` must be a non-empty string.")]
+    MissingModel,
+    /// Code `invalid_parameter`.
+    #[error("`{param}` {message}.")]
+    InvalidParameter {
+        /// The member's name, for `error.param`.
+        param: &'static str,
+        /// What the value must be, to be read after the name.
+        message: &'static str,
+    },
+}
+
+impl From<JsonError> for BodyFault {
+    fn from(error: JsonError) -> Self {
+        Self::InvalidJson { message: Cow::Owned(error.to_string()) }
+    }
+}
+
+const BOOLEAN: &str = "must be true, false or null";
+const COUNT: &str = "must be a whole number of tokens, 0 or more, or null";
+
+/// Everything read so far. The outer `Option`s say whether the member was there, which is how duplicates are found.
+#[derive(Default)]
+struct Reading<'b> {
+    model: Option<Member<'b>>,
+    stream: Option<Member<'b>>,
+    stream_options: Option<Member<'b>>,
+    max_tokens: Option<Member<'b>>,
+    max_completion_tokens: Option<Member<'b>>,
+    priority: Option<Cut>,
+}
+
+impl<'b> Reading<'b> {
+    fn take(&mut self, member: Member<'b>, dialect: Dialect) -> Result<(), JsonError> {
+        if let Some(cut) = &mut self.priority {
+            cut.follow(&member);
+        }
+        if member.is("priority") {
+            return once(&mut self.priority, Cut::of(&member), "priority");
+        }
+        if member.is("model") {
+            return once(&mut self.model, member, "model");
+        }
+        if dialect == Dialect::Embeddings {
+            return Ok(());
+        }
+        if member.is("stream") {
+            once(&mut self.stream, member, "stream")
+        } else if member.is("stream_options") {
+            once(&mut self.stream_options, member, "stream_options")
+        } else if member.is("max_tokens") {
+            once(&mut self.max_tokens, member, "max_tokens")
+        } else if member.is("max_completion_tokens") {
+            once(&mut self.max_completion_tokens, member, "max_completion_tokens")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), JsonError> {
+    if slot.is_some() {
+        return Err(JsonError::Duplicate(name));
+    }
+    *slot = Some(value);
+    Ok(())
+}
+
+/// Reads the fields of a whole request body, in one pass without a copy.
+///
+/// The body must be one strict JSON object; the first fault found is returned, faults of the JSON before faults of a
+/// field, and a missing model before other fields.
+pub fn scan_request<'b>(body: &'b [u8], dialect: Dialect) -> Result<RequestFields<'b>, BodyFault> {
+    let mut reading = Reading::default();
+    json::members(body, |member| reading.take(member, dialect))?;
+    let (model, model_value) = model(reading.model)?;
+    let stream = boolean("stream", reading.stream)?.unwrap_or(false);
+    let stream_options = reading.stream_options.map(stream_options).transpose()?.unwrap_or_default();
+    let asked = matches!(stream_options, StreamOptions::With { asked: true, .. });
+    Ok(RequestFields {
+        model,
+        stream,
+        include_usage: stream && asked,
+        max_tokens: count("max_tokens", reading.max_tokens)?,
+        max_completion_tokens: count("max_completion_tokens", reading.max_completion_tokens)?,
+        model_value,
+        stream_options,
+        priority: reading.priority,
+    })
+}
+
+fn model(member: Option<Member<'_>>) -> Result<(Cow<'_, str>, Range<usize>), BodyFault> {
+    let member = member.filter(|member| member.kind != Kind::Null).ok_or(BodyFault::MissingModel)?;
+    let refused =
+        BodyFault::InvalidParameter { param: "model", message: "must be a string of valid characters" };
+    let name = member.text().ok_or(refused)?;
+    if name.is_empty() {
+        return Err(BodyFault::MissingModel);
+    }
+    Ok((name, member.value))
+}
+
+/// A boolean; `None` where the member is absent or null.
+fn boolean(param: &'static str, member: Option<Member<'_>>) -> Result<Option<bool>, BodyFault> {
+    let Some(member) = member.filter(|member| member.kind != Kind::Null) else { return Ok(None) };
+    let refused = BodyFault::InvalidParameter { param, message: BOOLEAN };
+    json::parse_bool(member.raw()).map(Some).ok_or(refused)
+}
+
+/// A number of tokens; `None` where the member is absent or null.
+fn count(param: &'static str, member: Option<Member<'_>>) -> Result<Option<u64>, BodyFault> {
+    let Some(member) = member.filter(|member| member.kind != Kind::Null) else { return Ok(None) };
+    let refused = BodyFault::InvalidParameter { param, message: COUNT };
+    json::parse_u64(member.raw()).map(Some).ok_or(refused)
+}
+
+fn stream_options(member: Member<'_>) -> Result<StreamOptions, BodyFault> {
+    match member.kind {
+        Kind::Null => return Ok(StreamOptions::Null(member.value)),
+        Kind::Object => {}
+        _ => {
+            let message = "must be an object or null";
+            return Err(BodyFault::InvalidParameter { param: "stream_options", message });
+        }
+    }
+    let base = member.value.start;
+    let mut include_usage = None;
+    let shape = json::members(member.raw().as_bytes(), |inner| {
+        if inner.is("include_usage") {
+            return once(&mut include_usage, inner, "stream_options.include_usage");
+        }
+        Ok(())
+    })?;
+    let Some(found) = include_usage else {
+        return Ok(StreamOptions::Without {
+            open: base.saturating_add(shape.open),
+            empty: shape.members == 0,
+        });
+    };
+    let value = base.saturating_add(found.value.start)..base.saturating_add(found.value.end);
+    let asked = boolean("stream_options.include_usage", Some(found))?.unwrap_or(false);
+    Ok(StreamOptions::With { value, asked })
+}

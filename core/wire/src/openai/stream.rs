@@ -1,0 +1,315 @@
+//! Between the bytes a backend streams and the bytes the client gets: usage is read, and taken out where it was ours.
+//!
+//! It exists because the gateway asks every stream for usage, whether the client did or not, and the client's bytes
+//! must equal those of a direct call. It must never hold an event that is complete, never change an event it does not
+//! fully understand, and never let the cut of the reads change a byte of the result.
+
+use std::{mem, ops::Range, sync::LazyLock};
+
+use memchr::memmem::Finder;
+
+use crate::{
+    json::{self, Cut, JsonError, Kind, Member},
+    sse::{self, EventScanner},
+    usage::Usage,
+};
+
+/// Largest event that is read or edited, in bytes; a larger one passes verbatim. Bounds what a stream holds in memory.
+pub const MAX_EVENT: usize = 1 << 20;
+/// A buffer that grew beyond this for one event is given back after it, so that long streams stay small.
+const KEEP_CAPACITY: usize = 16 << 10;
+
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""usage""#));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""error""#));
+static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""choices""#));
+
+/// What becomes of an event in a stream whose usage is stripped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    /// The final usage event: it would not be there.
+    Drop,
+    /// All of it but this range of the event's bytes.
+    Without(Range<usize>),
+}
+
+/// The filter of one stream. Owned by the task that serves it; dropping it forgets what is held.
+#[derive(Debug, Default)]
+pub struct StreamFilter {
+    strip_usage: bool,
+    scanner: EventScanner,
+    /// The bytes so far of an event that has not ended.
+    held: Vec<u8>,
+    /// The data of an event with several `data` lines, joined.
+    joined: Vec<u8>,
+    /// The event being received has passed [`MAX_EVENT`] and is no longer held.
+    oversized: bool,
+    /// The last event ended with CR: whether an LF that comes next, which belongs to it, leaves.
+    line_feed_leaves: Option<bool>,
+    usage: Option<Usage>,
+    done: bool,
+    has_event: bool,
+    error_event: bool,
+    content_events: u64,
+}
+
+impl StreamFilter {
+    /// `strip_usage`: the client did not ask for usage, but the gateway did.
+    pub fn new(strip_usage: bool) -> Self {
+        Self { strip_usage, ..Self::default() }
+    }
+
+    /// Appends to `out` what may leave of `input`, the next payload bytes of the upstream's body.
+    ///
+    /// Without stripping that is all of it, at once. With stripping, every complete event leaves at once; an incomplete
+    /// one is held until it ends or passes [`MAX_EVENT`].
+    pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) {
+        if !self.strip_usage {
+            out.extend_from_slice(input);
+        }
+        let mut rest = input;
+        while let Some((&first, after_first)) = rest.split_first() {
+            if let Some(leaves) = self.line_feed_leaves.take()
+                && first == b'\n'
+            {
+                if leaves {
+                    self.emit(b"\n", out);
+                }
+                rest = after_first;
+                continue;
+            }
+            let Some(end) = self.scanner.find_end(rest) else {
+                self.hold(rest, out);
+                return;
+            };
+            let (last_part, after) = rest.split_at_checked(end.len).unwrap_or((rest, &[]));
+            let leaves = self.complete(last_part, out);
+            self.line_feed_leaves = end.cr.then_some(leaves);
+            rest = after;
+        }
+    }
+
+    /// The upstream's body ended cleanly: what is held is read as if it were complete, and leaves.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        if !self.held.is_empty() {
+            self.complete(b"", out);
+        }
+    }
+
+    /// The last usage reported, in whichever event it was.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Whether `data: [DONE]` was seen, the clean end of a stream.
+    pub fn done(&self) -> bool {
+        self.done
+    }
+
+    /// Whether a complete event with data was seen; comments do not count.
+    pub fn has_event(&self) -> bool {
+        self.has_event
+    }
+
+    /// Events whose `choices` are not empty: about the tokens generated, for streams in which usage never comes.
+    pub fn content_events(&self) -> u64 {
+        self.content_events
+    }
+
+    /// Whether an event with a top-level `error` that is not null was seen; backends report failures so under a 200.
+    pub fn error_event(&self) -> bool {
+        self.error_event
+    }
+
+    /// Bytes leave here in a stripped stream; in any other they have left already.
+    fn emit(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        if self.strip_usage {
+            out.extend_from_slice(bytes);
+        }
+    }
+
+    /// Keeps a part of an event that has not ended.
+    fn hold(&mut self, part: &[u8], out: &mut Vec<u8>) {
+        if self.oversized {
+            self.emit(part, out);
+        } else if self.held.len().saturating_add(part.len()) > MAX_EVENT {
+            self.give_up(part, out);
+            self.oversized = true;
+        } else {
+            self.held.extend_from_slice(part);
+        }
+    }
+
+    /// Lets an event that is too large leave as far as it is here. It counts as an event with data.
+    fn give_up(&mut self, part: &[u8], out: &mut Vec<u8>) {
+        self.has_event = true;
+        self.emit(&self.held, out);
+        self.emit(part, out);
+        self.held = Vec::new();
+    }
+
+    /// Ends an event with its last part and says whether it leaves.
+    fn complete(&mut self, last_part: &[u8], out: &mut Vec<u8>) -> bool {
+        if mem::take(&mut self.oversized) {
+            self.emit(last_part, out);
+            return true;
+        }
+        if self.held.len().saturating_add(last_part.len()) > MAX_EVENT {
+            self.give_up(last_part, out);
+            return true;
+        }
+        if self.held.is_empty() {
+            return self.pass_on(last_part, out);
+        }
+        let mut event = mem::take(&mut self.held);
+        event.extend_from_slice(last_part);
+        let leaves = self.pass_on(&event, out);
+        event.clear();
+        if event.capacity() <= KEEP_CAPACITY {
+            self.held = event;
+        }
+        leaves
+    }
+
+    fn pass_on(&mut self, event: &[u8], out: &mut Vec<u8>) -> bool {
+        match self.read_event(event) {
+            Verdict::Pass => self.emit(event, out),
+            Verdict::Drop => return false,
+            Verdict::Without(range) => {
+                self.emit(event.get(..range.start).unwrap_or_default(), out);
+                self.emit(event.get(range.end..).unwrap_or_default(), out);
+            }
+        }
+        true
+    }
+
+    fn read_event(&mut self, event: &[u8]) -> Verdict {
+        let mut lines = sse::data_lines(event);
+        let Some(first) = lines.next() else { return Verdict::Pass };
+        if lines.next().is_some() {
+            return self.read_joined(event);
+        }
+        let start = first.start;
+        let verdict = self.read_data(event.get(first).unwrap_or_default());
+        match verdict {
+            Verdict::Without(cut) => {
+                Verdict::Without(cut.start.saturating_add(start)..cut.end.saturating_add(start))
+            }
+            other => other,
+        }
+    }
+
+    /// Reads an event whose data stands in several lines.
+    fn read_joined(&mut self, event: &[u8]) -> Verdict {
+        let mut joined = mem::take(&mut self.joined);
+        joined.clear();
+        for line in sse::data_lines(event) {
+            joined.extend_from_slice(event.get(line).unwrap_or_default());
+            joined.push(b'\n');
+        }
+        joined.pop();
+        let verdict = match self.read_data(&joined) {
+            Verdict::Without(cut) => {
+                Verdict::Without(place_in_event(event, cut.start)..place_in_event(event, cut.end))
+            }
+            other => other,
+        };
+        if joined.capacity() <= KEEP_CAPACITY {
+            self.joined = joined;
+        }
+        verdict
+    }
+
+    /// Reads the data of one event. A range in the verdict refers to `data`.
+    fn read_data(&mut self, data: &[u8]) -> Verdict {
+        self.has_event = true;
+        if data.starts_with(b"[DONE]") {
+            self.done = true;
+            return Verdict::Pass;
+        }
+        if USAGE.find(data).is_none()
+            && ERROR.find(data).is_none()
+            && let Some(filled) = choices_at_a_glance(data)
+        {
+            self.content_events = self.content_events.saturating_add(u64::from(filled));
+            return Verdict::Pass;
+        }
+        let mut chunk = Chunk::default();
+        if json::members(data, |member| chunk.take(member)).is_err() {
+            return Verdict::Pass;
+        }
+        self.error_event |= chunk.has_error;
+        self.content_events = self.content_events.saturating_add(u64::from(chunk.choices == Choices::Filled));
+        let Some((usage, cut)) = chunk.usage else { return Verdict::Pass };
+        self.usage = Usage::parse(usage.raw().as_bytes()).or(self.usage);
+        match usage.kind {
+            Kind::Object if chunk.choices == Choices::Empty && !chunk.has_error => Verdict::Drop,
+            Kind::Object | Kind::Null => Verdict::Without(cut.range()),
+            _ => Verdict::Pass,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Choices {
+    /// Not there, or not an array.
+    #[default]
+    Absent,
+    Empty,
+    Filled,
+}
+
+/// What one event says at its top level.
+#[derive(Default)]
+struct Chunk<'b> {
+    choices: Choices,
+    has_error: bool,
+    usage: Option<(Member<'b>, Cut)>,
+}
+
+impl<'b> Chunk<'b> {
+    fn take(&mut self, member: Member<'b>) -> Result<(), JsonError> {
+        if let Some((_, cut)) = &mut self.usage {
+            cut.follow(&member);
+        }
+        if member.is("usage") {
+            if self.usage.is_some() {
+                return Err(JsonError::Duplicate("usage"));
+            }
+            let cut = Cut::of(&member);
+            self.usage = Some((member, cut));
+        } else if member.is("choices") && member.kind == Kind::Array {
+            self.choices = if member.is_filled_array() { Choices::Filled } else { Choices::Empty };
+        } else if member.is("error") {
+            self.has_error |= member.kind != Kind::Null;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the top-level `choices` are filled, without a scan of the JSON; `None` if that takes a scan to know.
+fn choices_at_a_glance(data: &[u8]) -> Option<bool> {
+    let Some(name) = CHOICES.find(data) else { return Some(false) };
+    let (before, found) = data.split_at_checked(name)?;
+    // A second brace before the name: it may stand in an inner object.
+    let inside = before.strip_prefix(b"{")?;
+    if memchr::memchr(b'{', inside).is_some() {
+        return None;
+    }
+    let value = found.strip_prefix(br#""choices""#)?.trim_ascii_start().strip_prefix(b":")?;
+    let elements = value.trim_ascii_start().strip_prefix(b"[")?;
+    Some(!elements.trim_ascii_start().starts_with(b"]"))
+}
+
+/// Where the byte at `offset` of the joined data stands in the event; for a joining LF, where its line ends.
+fn place_in_event(event: &[u8], offset: usize) -> usize {
+    let mut joined_start: usize = 0;
+    for line in sse::data_lines(event) {
+        let joined_end = joined_start.saturating_add(line.len());
+        if offset <= joined_end {
+            return line.start.saturating_add(offset.saturating_sub(joined_start));
+        }
+        joined_start = joined_end.saturating_add(1);
+    }
+    event.len()
+}

@@ -1,0 +1,328 @@
+//! Token usage as backends report it, read from the bytes of an answer.
+//!
+//! It exists because usage is the base of every charge, and because an answer of megabytes is passed on without being
+//! parsed: [`JsonUsage`] watches it go by in constant memory. It must never estimate, never alter the answer, and
+//! never fail it: what cannot be read is no usage.
+
+use smallvec::SmallVec;
+
+use crate::json::{self, Kind, Member};
+
+/// Longest `usage` value that is read, in bytes; a longer one counts as absent. Real ones have 60 to 400.
+pub const MAX_USAGE: usize = 4096;
+/// Bytes of a `usage` value kept without an allocation.
+const INLINE_USAGE: usize = 384;
+/// Longest spelling of the name `usage`: every letter as a `\u` escape.
+const MAX_KEY: usize = 30;
+
+/// Tokens of one exchange, as the backend counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt, cached ones included.
+    pub input: u64,
+    /// Tokens generated; 0 for embeddings.
+    pub output: u64,
+    /// Tokens of the prompt that came from a cache; at most `input`.
+    pub cached_input: u64,
+}
+
+impl Usage {
+    /// Reads a `usage` value: `prompt_tokens`, `completion_tokens` and `prompt_tokens_details.cached_tokens`, or the
+    /// names `input_tokens`, `output_tokens` and `input_tokens_details` of later APIs (the older name wins).
+    ///
+    /// Numbers that are not non-negative integers are ignored. `None` if it is not an object or names no token count.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let mut found = [None; 4];
+        let mut cached = None;
+        let [prompt, completion, input, output] = &mut found;
+        json::members(value, |member| {
+            let count = json::parse_u64(member.raw());
+            if member.is("prompt_tokens") {
+                *prompt = count;
+            } else if member.is("completion_tokens") {
+                *completion = count;
+            } else if member.is("input_tokens") {
+                *input = count;
+            } else if member.is("output_tokens") {
+                *output = count;
+            } else if member.is("prompt_tokens_details") || member.is("input_tokens_details") {
+                cached = cached_tokens(&member).or(cached);
+            }
+            Ok(())
+        })
+        .ok()?;
+        let [prompt, completion, input, output] = found;
+        let (input, output) = (prompt.or(input), completion.or(output));
+        if input.is_none() && output.is_none() {
+            return None;
+        }
+        let input = input.unwrap_or(0);
+        Some(Self { input, output: output.unwrap_or(0), cached_input: cached.unwrap_or(0).min(input) })
+    }
+}
+
+fn cached_tokens(details: &Member<'_>) -> Option<u64> {
+    if details.kind != Kind::Object {
+        return None;
+    }
+    let mut cached = None;
+    json::members(details.raw().as_bytes(), |member| {
+        if member.is("cached_tokens") {
+            cached = json::parse_u64(member.raw());
+        }
+        Ok(())
+    })
+    .ok()?;
+    cached
+}
+
+/// What the scan of an answer expects next. "Top level" is the inside of the outermost object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    /// The answer's `{`.
+    Object,
+    /// At the top level: a name, a comma or the end.
+    Key,
+    /// Inside a name; `escape` says that the byte before was a backslash.
+    InKey {
+        escape: bool,
+    },
+    Colon,
+    Value,
+    /// Inside a string that is a member's value.
+    InString {
+        escape: bool,
+    },
+    /// Inside a number or a literal.
+    InScalar,
+    /// Inside an array or object, `depth` brackets of its own kind deep. Brackets of the other kind are not counted:
+    /// in valid JSON they are balanced wherever these are.
+    InNested {
+        bracket: Bracket,
+        depth: u64,
+    },
+    /// Inside a string within an array or object.
+    InNestedString {
+        bracket: Bracket,
+        depth: u64,
+        escape: bool,
+    },
+    /// The object has ended, or the answer is not an object: nothing more is looked at.
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bracket {
+    Curly,
+    Square,
+}
+
+impl Bracket {
+    fn pair(self) -> (u8, u8) {
+        match self {
+            Self::Curly => (b'{', b'}'),
+            Self::Square => (b'[', b']'),
+        }
+    }
+}
+
+/// Reads the top-level `usage` of a JSON answer that passes by in pieces, in constant memory.
+///
+/// Made for one answer. It does not validate: of a broken answer it reports what it found, or nothing.
+#[derive(Clone, Debug)]
+pub struct JsonUsage {
+    expect: Expect,
+    /// The spelling of the name being read, as far as it could be `usage`.
+    key: SmallVec<[u8; MAX_KEY]>,
+    key_too_long: bool,
+    /// Whether the value being read is that of `usage`.
+    capturing: bool,
+    captured: SmallVec<[u8; INLINE_USAGE]>,
+    captured_too_long: bool,
+}
+
+impl Default for JsonUsage {
+    fn default() -> Self {
+        Self {
+            expect: Expect::Object,
+            key: SmallVec::new(),
+            key_too_long: false,
+            capturing: false,
+            captured: SmallVec::new(),
+            captured_too_long: false,
+        }
+    }
+}
+
+impl JsonUsage {
+    /// For an answer whose first byte comes next.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Looks at the next bytes of the answer.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() && self.expect != Expect::Over {
+            let capturing = self.capturing;
+            let taken = self.step(rest);
+            let (seen, after) = rest.split_at_checked(taken).unwrap_or((rest, &[]));
+            if capturing {
+                self.capture(seen);
+            }
+            rest = after;
+        }
+    }
+
+    /// The usage found so far; of several `usage` members the last counts.
+    pub fn finish(&self) -> Option<Usage> {
+        if self.captured_too_long {
+            return None;
+        }
+        Usage::parse(&self.captured)
+    }
+
+    /// Takes one token, or as much of it as is there, and says how many bytes that was. Takes none only where a scalar
+    /// ends, and then expects a key, which takes at least one.
+    fn step(&mut self, rest: &[u8]) -> usize {
+        let first = rest.first().copied().unwrap_or_default();
+        match self.expect {
+            Expect::Object => match first {
+                b'{' => self.turn(Expect::Key),
+                b' ' | b'\n' | b'\r' | b'\t' => 1,
+                _ => self.turn(Expect::Over),
+            },
+            Expect::Key => match first {
+                b'"' => {
+                    self.key.clear();
+                    self.key_too_long = false;
+                    self.turn(Expect::InKey { escape: false })
+                }
+                b'}' => self.turn(Expect::Over),
+                _ => 1,
+            },
+            Expect::InKey { escape } => self.key_part(rest, escape),
+            Expect::Colon => {
+                if first == b':' {
+                    self.begin_value();
+                }
+                1
+            }
+            Expect::Value => match first {
+                b' ' | b'\n' | b'\r' | b'\t' => 1,
+                b'"' => self.turn(Expect::InString { escape: false }),
+                b'{' => self.turn(Expect::InNested { bracket: Bracket::Curly, depth: 1 }),
+                b'[' => self.turn(Expect::InNested { bracket: Bracket::Square, depth: 1 }),
+                _ => {
+                    self.expect = Expect::InScalar;
+                    0
+                }
+            },
+            Expect::InString { escape } => {
+                let (taken, open) = string_part(rest, escape);
+                match open {
+                    Some(escape) => self.expect = Expect::InString { escape },
+                    None => self.end_value(),
+                }
+                taken
+            }
+            Expect::InScalar => {
+                let end = memchr::memchr2(b',', b'}', rest);
+                if end.is_some() {
+                    self.end_value();
+                }
+                end.unwrap_or(rest.len())
+            }
+            Expect::InNested { bracket, depth } => self.nested_part(rest, bracket, depth),
+            Expect::InNestedString { bracket, depth, escape } => {
+                let (taken, open) = string_part(rest, escape);
+                self.expect = match open {
+                    Some(escape) => Expect::InNestedString { bracket, depth, escape },
+                    None => Expect::InNested { bracket, depth },
+                };
+                taken
+            }
+            Expect::Over => rest.len(),
+        }
+    }
+
+    /// Takes one byte and expects something else from the next.
+    fn turn(&mut self, next: Expect) -> usize {
+        self.expect = next;
+        1
+    }
+
+    fn key_part(&mut self, rest: &[u8], escape: bool) -> usize {
+        let (taken, open) = string_part(rest, escape);
+        let spelt = rest.get(..taken).unwrap_or_default();
+        let spelt = if open.is_none() { spelt.strip_suffix(b"\"").unwrap_or(spelt) } else { spelt };
+        if self.key.len().saturating_add(spelt.len()) > MAX_KEY {
+            self.key_too_long = true;
+        } else {
+            self.key.extend_from_slice(spelt);
+        }
+        self.expect = open.map_or(Expect::Colon, |escape| Expect::InKey { escape });
+        taken
+    }
+
+    fn begin_value(&mut self) {
+        self.expect = Expect::Value;
+        let named =
+            !self.key_too_long && str::from_utf8(&self.key).is_ok_and(|key| json::key_is(key, "usage"));
+        if named {
+            self.capturing = true;
+            self.captured.clear();
+            self.captured_too_long = false;
+        }
+    }
+
+    fn end_value(&mut self) {
+        self.expect = Expect::Key;
+        self.capturing = false;
+    }
+
+    /// Takes bytes of an array or object up to the next bracket of its kind or the start of a string.
+    fn nested_part(&mut self, rest: &[u8], bracket: Bracket, depth: u64) -> usize {
+        let (open, close) = bracket.pair();
+        let Some(hit) = memchr::memchr3(open, close, b'"', rest) else { return rest.len() };
+        let byte = rest.get(hit).copied().unwrap_or_default();
+        if byte == b'"' {
+            self.expect = Expect::InNestedString { bracket, depth, escape: false };
+        } else if byte == open {
+            self.expect = Expect::InNested { bracket, depth: depth.saturating_add(1) };
+        } else if depth > 1 {
+            self.expect = Expect::InNested { bracket, depth: depth.saturating_sub(1) };
+        } else {
+            self.end_value();
+        }
+        hit.saturating_add(1)
+    }
+
+    fn capture(&mut self, seen: &[u8]) {
+        if self.captured.len().saturating_add(seen.len()) > MAX_USAGE {
+            self.captured_too_long = true;
+        } else if !self.captured_too_long {
+            self.captured.extend_from_slice(seen);
+        }
+    }
+}
+
+/// Takes bytes of a string up to and with its closing quote. Says how many, and `None` if it ended, else whether the
+/// last byte was a backslash that escapes the next. `escape`: the byte before `rest` was such a backslash.
+fn string_part(rest: &[u8], escape: bool) -> (usize, Option<bool>) {
+    let mut at = usize::from(escape);
+    loop {
+        let Some(hit) = memchr::memchr2(b'"', b'\\', rest.get(at..).unwrap_or_default()) else {
+            return (rest.len(), Some(false));
+        };
+        let hit = at.saturating_add(hit);
+        let after = hit.saturating_add(1);
+        if rest.get(hit) == Some(&b'"') {
+            return (after, None);
+        }
+        if after == rest.len() {
+            return (after, Some(true));
+        }
+        at = after.saturating_add(1);
+    }
+}

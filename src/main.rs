@@ -1,0 +1,2 @@
+//! The binary: wiring only.
+fn main() {}
