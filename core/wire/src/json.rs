@@ -99,6 +99,12 @@ impl<'b> Member<'b> {
         if self.key_escaped { key_is(raw, name) } else { raw == name }
     }
 
+    /// Whether the name is `name` to a reader that ignores the case of ASCII letters, as Go's does.
+    pub fn is_in_any_case(&self, name: &str) -> bool {
+        let literal = self.body.get(self.key.clone()).unwrap_or_default();
+        unescape(literal).is_some_and(|key| key.eq_ignore_ascii_case(name))
+    }
+
     /// The value's bytes as they stand in the text.
     pub fn raw(&self) -> &'b str {
         self.body.get(self.value.clone()).unwrap_or_default()

@@ -30,6 +30,20 @@ fn edited(body: &str, edits: &Edits<'_>) -> String {
 }
 
 #[test]
+fn a_second_model_in_another_case_is_a_duplicate() {
+    for body in [
+        r#"{"model":"granted","MODEL":"other"}"#,
+        r#"{"Model":"other","model":"granted"}"#,
+        r#"{"model":"granted","m\u004fdel":"other"}"#,
+    ] {
+        let fault = scan_request(body.as_bytes(), Dialect::Chat).unwrap_err();
+        assert!(matches!(fault, BodyFault::InvalidJson { .. }), "{body}");
+    }
+    let alone = scan_request(br#"{"Model":"m"}"#, Dialect::Chat).unwrap_err();
+    assert_eq!(alone, BodyFault::MissingModel);
+}
+
+#[test]
 fn the_fields_are_read() {
     let body = br#"{"messages":[{"model":"no"}],"model":"org\/m","stream":true,"max_tokens":7,
         "max_completion_tokens":0,"stream_options":{"x":1,"include_usage":true},"priority":-3}"#;

@@ -64,7 +64,9 @@ pub(super) async fn json(
     write::header(&mut out, "content-type", b"application/json");
     write::header_u64(&mut out, "content-length", u64::try_from(body.len()).unwrap_or(u64::MAX));
     end(&mut out, after);
-    out.extend_from_slice(body);
+    if call.head.method != Method::Head {
+        out.extend_from_slice(body);
+    }
     down.send(out).await.map_err(|_| Stop::ClientGone(Phase::Answer))?;
     Ok(after)
 }

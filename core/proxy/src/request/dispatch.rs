@@ -42,12 +42,13 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
-    /// Whether the backend sends events.
+    /// Whether the backend sends events that can be read: compressed ones are passed on as they are.
     pub(super) fn streams(&self) -> bool {
-        let kind = self.answer.head.get(&self.answer.head_bytes, HeaderKind::ContentType);
-        kind.is_some_and(|kind| {
-            kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-        })
+        let value = |kind| self.answer.head.get(&self.answer.head_bytes, kind);
+        const EVENTS: &[u8] = b"text/event-stream";
+        let is_events =
+            |kind: &[u8]| kind.get(..EVENTS.len()).is_some_and(|k| k.eq_ignore_ascii_case(EVENTS));
+        value(HeaderKind::ContentType).is_some_and(is_events) && value(HeaderKind::ContentEncoding).is_none()
     }
 }
 

@@ -80,11 +80,14 @@ enum After {
 
 /// Serves one connection: its requests in order, one at a time.
 pub(crate) async fn serve(shard: &Rc<Shard>, down: &Downstream) {
-    while one(shard, down).await == After::KeepAlive {}
+    let mut new = true;
+    while one(shard, down, new).await == After::KeepAlive {
+        new = false;
+    }
 }
 
-async fn one(shard: &Rc<Shard>, down: &Downstream) -> After {
-    let mut call = match parse::parse(shard, down).await {
+async fn one(shard: &Rc<Shard>, down: &Downstream, new: bool) -> After {
+    let mut call = match parse::parse(shard, down, new).await {
         Ok(call) => call,
         Err(parse::NoCall::Closed) => return After::Close,
         Err(parse::NoCall::Refused(reject)) => return reject::answer_unparsed(shard, down, &reject).await,

@@ -53,14 +53,17 @@ pub(crate) enum NoCall {
 }
 
 /// Waits for a head and parses it.
-pub(crate) async fn parse(shard: &Rc<Shard>, down: &Downstream) -> Result<Call, NoCall> {
+///
+/// A connection on which a drain finds no request is closed, but one that is new may still say what it wants:
+/// a load balancer that asks for its health is told.
+pub(crate) async fn parse(shard: &Rc<Shard>, down: &Downstream, new: bool) -> Result<Call, NoCall> {
     let limits = Limits::default();
     let mut scan = HeadScan::default();
     let mut have = down.inlet().len();
     let mut begun = have > 0;
     down.set_idle(!begun);
     down.alarm.set_in(Some(if begun { HEAD_TIME } else { KEEP_ALIVE }));
-    if !begun && shard.draining.get() {
+    if !begun && !new && shard.draining.get() {
         return Err(NoCall::Closed);
     }
     let len = loop {

@@ -7,7 +7,10 @@ use std::rc::Rc;
 
 use obleth_policy::outcome::{Code, Ending, Reject};
 use obleth_policy::route::Route;
-use obleth_wire::{http1::write, json};
+use obleth_wire::{
+    http1::{Method, write},
+    json,
+};
 
 use super::{After, answer, ids::RequestId, parse::Call, read::linger};
 use crate::{downstream::Downstream, shard::Shard};
@@ -19,11 +22,12 @@ pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call, re
         Code::BadRequest | Code::RequestTimeout => After::Close,
         _ => answer::after(shard, call),
     };
-    let allow = match reject.code {
-        Code::MethodNotAllowed => Some(answer::allow(call)),
-        _ => None,
-    };
-    send(down, reject, &call.request_id, after, allow).await
+    let mut out = head(reject, &call.request_id);
+    if reject.code == Code::MethodNotAllowed {
+        write::header(&mut out, "allow", answer::allow(call).as_bytes());
+    }
+    let body = body(reject, &call.request_id);
+    send(down, out, after, if call.head.method == Method::Head { b"" } else { &body }).await
 }
 
 /// Refuses what could not be read as a request at all.
@@ -32,24 +36,14 @@ pub(super) async fn answer_unparsed(shard: &Rc<Shard>, down: &Downstream, reject
         counter.add(1);
     }
     let id = shard.request_ids.of(None, shard.timers.clock().unix_ms());
-    send(down, reject, &id, After::Close, None).await
+    send(down, head(reject, &id), After::Close, &body(reject, &id)).await
 }
 
-async fn send(
-    down: &Downstream,
-    reject: &Reject,
-    id: &RequestId,
-    after: After,
-    allow: Option<&str>,
-) -> After {
-    let body = body(reject, id);
-    let mut out = Vec::with_capacity(body.len().saturating_add(512));
+/// The head of a refusal, all but its end.
+fn head(reject: &Reject, id: &RequestId) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
     answer::begin(&mut out, reject.status, id.as_bytes());
     write::header(&mut out, "content-type", b"application/json");
-    write::header_u64(&mut out, "content-length", u64::try_from(body.len()).unwrap_or(u64::MAX));
-    if let Some(method) = allow {
-        write::header(&mut out, "allow", method.as_bytes());
-    }
     if let Some(ms) = reject.retry_after_ms {
         write::header_u64(&mut out, "retry-after", u64::from(ms.div_ceil(1000).clamp(1, 59)));
         write::header_u64(&mut out, "retry-after-ms", u64::from(ms));
@@ -60,8 +54,13 @@ async fn send(
     if reject.status == 401 {
         write::header(&mut out, "www-authenticate", b"Bearer");
     }
+    out
+}
+
+async fn send(down: &Downstream, mut out: Vec<u8>, after: After, body: &[u8]) -> After {
+    write::header_u64(&mut out, "content-length", u64::try_from(body.len()).unwrap_or(u64::MAX));
     answer::end(&mut out, after);
-    out.extend_from_slice(&body);
+    out.extend_from_slice(body);
     if down.send(out).await.is_err() {
         return After::Close;
     }

@@ -57,6 +57,8 @@ pub(super) async fn relay(
                 answer::relayed(&mut out, call, tally, &answer.head, &answer.head_bytes);
                 let length = known_length.or(ended.then(|| u64::try_from(held.len()).unwrap_or(u64::MAX)));
                 match length {
+                    // RFC 9110 §8.6: a 204 has no length.
+                    Some(_) if answer.head.status == 204 => true,
                     Some(length) => write::header_u64(&mut out, "content-length", length),
                     None => write::header(&mut out, "transfer-encoding", b"chunked"),
                 };

@@ -20,7 +20,7 @@ use obleth_wire::{
 use super::{
     After, Stop, answer,
     dispatch::Answering,
-    exchange::{Answer, Deadlines, Filled, Interrupt},
+    exchange::{Answer, Filled, Interrupt},
     parse::Call,
     reject,
     settle::Tally,
@@ -109,7 +109,13 @@ pub(super) async fn stream(
         if ended {
             return Err(events.break_off(Code::UpstreamCut).await);
         }
-        match events.more(tally, &mut answer, &deadlines, after).await? {
+        // The prefill of a long prompt comes before the first event, not between two of them.
+        let limit = match filter.has_event() {
+            true => deadlines.timers.idle,
+            false => deadlines.timers.first_byte,
+        };
+        let deadline = deadlines.end(shard.timers.clock().now(), limit);
+        match events.more(tally, &mut answer, deadline, after).await? {
             Ok(Filled::Bytes) => {}
             Ok(Filled::Closed) => match answer.decoder.at_eof() {
                 Ok(()) => answer.end_at_close(),
@@ -145,11 +151,10 @@ impl Events<'_> {
         &mut self,
         tally: &Tally,
         answer: &mut Answer,
-        deadlines: &Deadlines,
+        deadline: Option<Instant>,
         after: After,
     ) -> Result<Result<Filled, Interrupt>, Stop> {
         let now = || self.shard.timers.clock().now();
-        let deadline = deadlines.end(now(), deadlines.timers.idle);
         let handle = answer.upstream.handle.clone();
         let room = answer.upstream.room(0);
         let received = std::mem::take(&mut answer.upstream.buf);

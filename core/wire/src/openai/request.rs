@@ -101,6 +101,8 @@ const COUNT: &str = "must be a whole number of tokens, 0 or more, or null";
 #[derive(Default)]
 struct Reading<'b> {
     model: Option<Member<'b>>,
+    /// A member that some backends take for `model`, because they ignore case.
+    model_in_other_case: bool,
     stream: Option<Member<'b>>,
     stream_options: Option<Member<'b>>,
     max_tokens: Option<Member<'b>>,
@@ -119,6 +121,7 @@ impl<'b> Reading<'b> {
         if member.is("model") {
             return once(&mut self.model, member, "model");
         }
+        self.model_in_other_case |= member.is_in_any_case("model");
         if dialect == Dialect::Embeddings {
             return Ok(());
         }
@@ -151,6 +154,9 @@ fn once<T>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), Jso
 pub fn scan_request<'b>(body: &'b [u8], dialect: Dialect) -> Result<RequestFields<'b>, BodyFault> {
     let mut reading = Reading::default();
     json::members(body, |member| reading.take(member, dialect))?;
+    if reading.model.is_some() && reading.model_in_other_case {
+        return Err(JsonError::Duplicate("model").into());
+    }
     let (model, model_value) = model(reading.model)?;
     let stream = boolean("stream", reading.stream)?.unwrap_or(false);
     let stream_options = reading.stream_options.map(stream_options).transpose()?.unwrap_or_default();
