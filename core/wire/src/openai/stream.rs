@@ -61,19 +61,16 @@ impl StreamFilter {
 
     /// Appends to `out` what may leave of `input`, the next payload bytes of the upstream's body.
     ///
-    /// Without stripping that is all of it, at once. With stripping, every complete event leaves at once; an incomplete
-    /// one is held until it ends or passes [`MAX_EVENT`].
+    /// Every complete event leaves at once; an incomplete one, of which a client can make nothing yet, is held until
+    /// it ends or passes [`MAX_EVENT`]. So what has left always ends with an event, and an error event can follow it.
     pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) {
-        if !self.strip_usage {
-            out.extend_from_slice(input);
-        }
         let mut rest = input;
         while let Some((&first, after_first)) = rest.split_first() {
             if let Some(leaves) = self.line_feed_leaves.take()
                 && first == b'\n'
             {
                 if leaves {
-                    self.emit(b"\n", out);
+                    out.push(b'\n');
                 }
                 rest = after_first;
                 continue;
@@ -121,17 +118,10 @@ impl StreamFilter {
         self.error_event
     }
 
-    /// Bytes leave here in a stripped stream; in any other they have left already.
-    fn emit(&self, bytes: &[u8], out: &mut Vec<u8>) {
-        if self.strip_usage {
-            out.extend_from_slice(bytes);
-        }
-    }
-
     /// Keeps a part of an event that has not ended.
     fn hold(&mut self, part: &[u8], out: &mut Vec<u8>) {
         if self.oversized {
-            self.emit(part, out);
+            out.extend_from_slice(part);
         } else if self.held.len().saturating_add(part.len()) > MAX_EVENT {
             self.give_up(part, out);
             self.oversized = true;
@@ -143,15 +133,15 @@ impl StreamFilter {
     /// Lets an event that is too large leave as far as it is here. It counts as an event with data.
     fn give_up(&mut self, part: &[u8], out: &mut Vec<u8>) {
         self.has_event = true;
-        self.emit(&self.held, out);
-        self.emit(part, out);
+        out.extend_from_slice(&self.held);
+        out.extend_from_slice(part);
         self.held = Vec::new();
     }
 
     /// Ends an event with its last part and says whether it leaves.
     fn complete(&mut self, last_part: &[u8], out: &mut Vec<u8>) -> bool {
         if mem::take(&mut self.oversized) {
-            self.emit(last_part, out);
+            out.extend_from_slice(last_part);
             return true;
         }
         if self.held.len().saturating_add(last_part.len()) > MAX_EVENT {
@@ -173,11 +163,11 @@ impl StreamFilter {
 
     fn pass_on(&mut self, event: &[u8], out: &mut Vec<u8>) -> bool {
         match self.read_event(event) {
-            Verdict::Pass => self.emit(event, out),
+            Verdict::Pass => out.extend_from_slice(event),
             Verdict::Drop => return false,
             Verdict::Without(range) => {
-                self.emit(event.get(..range.start).unwrap_or_default(), out);
-                self.emit(event.get(range.end..).unwrap_or_default(), out);
+                out.extend_from_slice(event.get(..range.start).unwrap_or_default());
+                out.extend_from_slice(event.get(range.end..).unwrap_or_default());
             }
         }
         true
@@ -243,6 +233,7 @@ impl StreamFilter {
         let Some((usage, cut)) = chunk.usage else { return Verdict::Pass };
         self.usage = Usage::parse(usage.raw().as_bytes()).or(self.usage);
         match usage.kind {
+            _ if !self.strip_usage => Verdict::Pass,
             Kind::Object if chunk.choices == Choices::Empty && !chunk.has_error => Verdict::Drop,
             Kind::Object | Kind::Null => Verdict::Without(cut.range()),
             _ => Verdict::Pass,
