@@ -1,0 +1,255 @@
+//! A shard with a played sidecar and a simulated backend.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use obleth_link::{BufferBudget, Command, Event, SidecarEnd, links};
+use obleth_policy::{
+    id::{EndpointId, KeyId, ModelId, PoolIx, TenantId, TenantIx},
+    key::{KeyAnswer, KeyDigest, KeyRecord},
+    snapshot::{Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
+    unit::{LimitMs, UnixMs},
+};
+use obleth_proxy::Settings;
+use uuid::Uuid;
+
+/// Each test runs on io_uring and on epoll.
+pub(crate) const BOTH_DRIVERS: [bool; 2] = [false, true];
+/// How long something that must happen may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// See the module's text. Dropping it ends the shard.
+pub(crate) struct Rig {
+    address: SocketAddr,
+    sidecar: SidecarEnd,
+    backend: obleth_upstream::Handle,
+    played: Arc<Played>,
+    shard: Option<JoinHandle<()>>,
+    player: Option<JoinHandle<()>>,
+}
+
+/// What the sidecar's player saw, and what it is told.
+#[derive(Default)]
+struct Played {
+    silent: AtomicBool,
+    stop: AtomicBool,
+    lookups: AtomicUsize,
+    retired: Mutex<Vec<u64>>,
+    snapshot: Mutex<Option<Arc<Snapshot>>>,
+}
+
+impl Rig {
+    pub(crate) fn start(force_epoll: bool, adjust: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            key_cache_entries: 100,
+            key_max_age: Duration::from_secs(10),
+            key_stale_ok: Duration::from_secs(1000),
+            fail_open: true,
+            pepper: None,
+            max_request_bytes: 1 << 20,
+            upstream_keepalive: Duration::from_secs(4),
+            drain_timeout: Duration::from_secs(5),
+            force_epoll,
+        };
+        adjust(&mut settings);
+        let backend = obleth_upstream::spawn(obleth_upstream::Options::default()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sidecar, mut ends) = links(1, BufferBudget::new(1 << 30)).unwrap();
+        let end = ends.remove(0);
+        let played = Arc::new(Played::default());
+        *played.snapshot.lock().unwrap() = Some(snapshot(1, backend.addr));
+        let shard = std::thread::spawn(move || {
+            obleth_proxy::run_shard(listener, end, Arc::new(settings)).unwrap();
+        });
+        let player = std::thread::spawn({
+            let (sidecar, played) = (sidecar.clone(), Arc::clone(&played));
+            move || play(&sidecar, &played)
+        });
+        let rig = Self { address, sidecar, backend, played, shard: Some(shard), player: Some(player) };
+        rig.until("the shard serves", || rig.sidecar.gauges().shard(0).is_serving());
+        rig
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// One request on a connection of its own; everything that comes back.
+    pub(crate) fn request(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// The sidecar answers no more.
+    pub(crate) fn silence(&self) {
+        self.played.silent.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn send(&self, command: Command) {
+        self.sidecar.send(0, command).unwrap();
+    }
+
+    pub(crate) fn publish(&self, generation: u64) {
+        self.send(Command::Snapshot(snapshot(generation, self.backend.addr)));
+    }
+
+    pub(crate) fn lookups(&self) -> usize {
+        self.played.lookups.load(Ordering::SeqCst)
+    }
+
+    /// Generations that came home.
+    pub(crate) fn retired(&self) -> Vec<u64> {
+        self.played.retired.lock().unwrap().clone()
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.sidecar.gauges().sum(|shard| &shard.in_flight)
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.sidecar.gauges().sum(|shard| &shard.connections)
+    }
+
+    /// Processor time of the shard's thread.
+    pub(crate) fn shard_cpu(&self) -> Duration {
+        let thread = self.sidecar.gauges().shard(0).thread.get();
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap();
+        Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
+    }
+
+    pub(crate) fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "it never came about that {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The shard has to end by itself.
+    pub(crate) fn join(&mut self) {
+        let shard = self.shard.take().unwrap();
+        self.until("the shard has ended", || shard.is_finished());
+        shard.join().unwrap();
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.sidecar.send(0, Command::Drain);
+        if let Some(shard) = self.shard.take() {
+            let _ = shard.join();
+        }
+        self.played.stop.store(true, Ordering::SeqCst);
+        if let Some(player) = self.player.take() {
+            let _ = player.join();
+        }
+    }
+}
+
+fn play(sidecar: &SidecarEnd, played: &Played) {
+    while !played.stop.load(Ordering::SeqCst) {
+        while let Some(event) = sidecar.take(0) {
+            let reply = match event {
+                Event::Started => played.snapshot.lock().unwrap().take().map(Command::Snapshot),
+                Event::KeyLookup(digest) => {
+                    played.lookups.fetch_add(1, Ordering::SeqCst);
+                    let silent = played.silent.load(Ordering::SeqCst);
+                    (!silent).then(|| Command::KeyAnswer(digest, answer(digest)))
+                }
+                Event::Retired(snapshot) => {
+                    played.retired.lock().unwrap().push(snapshot.generation);
+                    None
+                }
+            };
+            if let Some(command) = reply {
+                sidecar.send(0, command).unwrap();
+            }
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn answer(digest: KeyDigest) -> KeyAnswer {
+    if digest != KeyDigest::of(b"sk_known", None) {
+        return KeyAnswer::Unknown;
+    }
+    KeyAnswer::Found(Arc::new(KeyRecord {
+        id: KeyId(Uuid::from_u128(1)),
+        tenant: TenantId(Uuid::from_u128(2)),
+        disabled: false,
+        deleted: false,
+        expires_at: None,
+        grant: ModelGrant::All,
+    }))
+}
+
+fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
+    let limit = LimitMs(60_000);
+    let model = Model {
+        id: ModelId(Uuid::from_u128(3)),
+        pool: PoolIx(0),
+        name: "demo".into(),
+        aliases: Vec::new(),
+        enabled: true,
+        upstream_model: None,
+        max_in_flight: 32,
+        created: UnixMs(0),
+        max_model_len: None,
+        endpoints: vec![Endpoint {
+            id: EndpointId(Uuid::from_u128(4)),
+            revision: 1,
+            authority: backend.to_string().into(),
+            base_path: "/v1".into(),
+            addresses: vec![backend].into(),
+            credential: None,
+        }],
+        timers: Timers { connect: limit, first_byte: limit, idle: limit, total: LimitMs(0) },
+    };
+    let tenant = Tenant {
+        id: TenantId(Uuid::from_u128(2)),
+        ix: TenantIx(0),
+        name: "tenant".into(),
+        status: TenantStatus::Active,
+        weight: 100,
+        group: "default".into(),
+        grant: ModelGrant::All,
+    };
+    Arc::new(Snapshot::new(generation, vec![model], vec![tenant]))
+}
+
+/// A chat request with this key and these further header lines.
+pub(crate) fn chat(key: &str, headers: &str) -> String {
+    post(key, headers, r#"{"model":"demo","messages":[{"role":"user","content":"hi"}]}"#)
+}
+
+/// The same, streamed, with a key that works.
+pub(crate) fn chat_stream(headers: &str) -> String {
+    post("sk_known", headers, r#"{"model":"demo","stream":true,"messages":[{"role":"user","content":"hi"}]}"#)
+}
+
+fn post(key: &str, headers: &str, body: &str) -> String {
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n{headers}\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The status of an answer.
+pub(crate) fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
