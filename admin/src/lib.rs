@@ -1,1 +1,297 @@
 //! The sidecar: everything that may wait for a remote, on one tokio thread.
+//!
+//! It owns the store, the admin API and the metrics, tells the shards what they run under, and looks keys up
+//! for them. Traffic must never depend on it: shards go on with what they know when it stalls or dies.
+//!
+//! | file | what |
+//! |---|---|
+//! | `store/` | SQLite on threads of its own; rows come and go typed |
+//! | `snapshot.rs` | rows to the snapshot that requests run under |
+//! | `pump.rs`, `outbox.rs`, `seen.rs` | the link: events of the shards in, commands out |
+//! | `resolve.rs`, `address.rs` | where backends are |
+//! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
+//! | `api/`, `metrics/`, `server.rs` | the two listeners |
+
+mod address;
+mod api;
+mod clock;
+mod metrics;
+mod outbox;
+mod pump;
+mod random;
+mod resolve;
+mod seen;
+mod server;
+mod snapshot;
+mod stop;
+mod store;
+mod vault;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use obleth_link::SidecarEnd;
+use obleth_policy::{
+    key::{KeyDigest, Pepper},
+    snapshot::{Secret, Timers},
+};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+pub use address::{AddressFault, check_api_base};
+pub use random::{generate_key_secret, generate_token};
+pub use stop::StopSignal;
+pub use store::OpenError;
+pub use vault::{BadMasterKey, MasterKey};
+
+use address::ApiBase;
+use api::{App, Shared, TokenDigest};
+use metrics::Probes;
+use pump::Pump;
+use resolve::Names;
+use snapshot::{Defaults, Publisher};
+use store::{
+    Db, KeyLookup, Store,
+    rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
+};
+
+/// How long the first snapshot waits for names; what does not resolve by then follows in a later one.
+const FIRST_NAMES: Duration = Duration::from_secs(1);
+/// Pause between tries to read back what could not be published.
+const REREAD_PAUSE: Duration = Duration::from_secs(1);
+/// Threads that may hang in the system's resolver.
+const RESOLVER_THREADS: usize = 32;
+/// Name of the demo's tenant and of its model.
+const DEMO: &str = "demo";
+
+/// What the sidecar must know before it starts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The SQLite file; its folder exists. `OBLETH_DATABASE_URL`.
+    pub database: PathBuf,
+    /// Encrypts upstream credentials at rest. `OBLETH_MASTER_KEY`.
+    pub master_key: MasterKey,
+    /// What admin requests must show. `OBLETH_ADMIN_TOKEN`.
+    pub admin_token: Secret,
+    /// Digests are keyed with it. The shards' must be the same. `OBLETH_API_KEY_PEPPER`.
+    pub pepper: Option<Pepper>,
+    /// For models that name no endpoint.
+    pub default_upstream: Option<DefaultUpstream>,
+    /// For models that state no time limits.
+    pub default_timers: Timers,
+    /// Slots of a model that states none. `OBLETH_DEFAULT_MODEL_MAX_IN_FLIGHT`.
+    pub default_model_max_in_flight: u32,
+    /// Ceiling of the process. `OBLETH_GLOBAL_MAX_IN_FLIGHT`.
+    pub global_max_in_flight: u32,
+    /// Keys that are remembered for an outage of the store. `OBLETH_KEY_CACHE_ENTRIES`.
+    pub key_cache_entries: usize,
+    /// Of the program.
+    pub version: &'static str,
+    /// It was built from.
+    pub commit: &'static str,
+}
+
+/// The backend of models that name none.
+#[derive(Clone, Debug)]
+pub struct DefaultUpstream {
+    /// As `api_base` of an endpoint; [`check_api_base`] judges it. `OBLETH_UPSTREAM_BASE_URL`.
+    pub base_url: String,
+    /// `OBLETH_UPSTREAM_API_KEY`.
+    pub api_key: Option<Secret>,
+}
+
+/// The demo's key and what to ask for with it.
+#[derive(Clone)]
+pub struct DemoSeed {
+    /// The secret of a fresh key.
+    pub secret: String,
+    /// The model's name.
+    pub model: &'static str,
+}
+
+/// The demo could not be set up; the text says why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SeedError(String);
+
+/// An opened store and all that is needed to run. Owned by the thread that will run it; on drop the store is
+/// closed.
+#[derive(Debug)]
+pub struct Sidecar {
+    settings: Settings,
+    default_upstream: Option<(ApiBase, Option<Secret>)>,
+    db: Db,
+    keys: KeyLookup,
+}
+
+impl Sidecar {
+    /// Opens and migrates the store on the calling thread, so that every fault is known before a port is bound.
+    ///
+    /// # Errors
+    /// One clear line each; see [`OpenError`].
+    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+        let parse = |upstream: &DefaultUpstream| {
+            let base = ApiBase::parse(&upstream.base_url).map_err(OpenError::DefaultUpstream)?;
+            Ok((base, upstream.api_key.clone()))
+        };
+        let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
+        let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
+        Ok(Self { settings, default_upstream, db, keys })
+    }
+
+    /// Puts the demo's tenant, model and a fresh key into the store. What an earlier demo left is used again;
+    /// the model moves to `upstream`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn seed_demo(&mut self, upstream: SocketAddr) -> Result<DemoSeed, SeedError> {
+        self.seed(upstream).map_err(|error| SeedError(error.to_string()))
+    }
+
+    fn seed(&mut self, upstream: SocketAddr) -> Result<DemoSeed, store::fault::StoreError> {
+        let act = |action| Act { actor: DEMO.to_owned(), action };
+        let tenant = match self.db.tenant_named(DEMO)? {
+            Some(tenant) => tenant,
+            None => self.db.create_tenant(&act("tenant.create"), TenantRow::draft(DEMO.into()))?,
+        };
+        let endpoint = EndpointRow::draft("default".into(), format!("http://{upstream}/v1"));
+        match self.db.model_named(DEMO)? {
+            Some(model) => {
+                let edit = |row: &mut ModelRow| {
+                    (row.enabled, row.endpoints) = (true, vec![endpoint]);
+                    Ok(())
+                };
+                self.db.update_model(&act("model.update"), model.id, edit)?;
+            }
+            None => {
+                let draft = ModelRow { endpoints: vec![endpoint], ..ModelRow::draft(DEMO.into()) };
+                self.db.create_model(&act("model.create"), draft)?;
+            }
+        }
+        let secret = generate_key_secret();
+        let digest = KeyDigest::of(secret.as_bytes(), self.settings.pepper.as_ref());
+        let name = format!("{DEMO} {}", random::fresh_id(clock::now()));
+        self.db.create_key(&act("key.create"), KeyRow::draft(tenant.id, name, &secret, digest))?;
+        Ok(DemoSeed { secret, model: DEMO })
+    }
+
+    /// Runs on the calling thread until `stop` is triggered, and then finishes within a second. The listeners
+    /// come bound.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses a thread or a descriptor.
+    pub fn run(
+        self,
+        link: SidecarEnd,
+        admin: TcpListener,
+        metrics: TcpListener,
+        stop: StopSignal,
+    ) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(RESOLVER_THREADS)
+            .build()?;
+        let mut threads = Vec::new();
+        let result = runtime.block_on(self.serve(link, (admin, metrics), stop, &mut threads));
+        // Not waiting for what hangs in the system's resolver. Dropping the tasks lets the store's threads end.
+        runtime.shutdown_background();
+        for thread in threads {
+            // A thread that panicked has said so itself.
+            let _ = thread.join();
+        }
+        result
+    }
+
+    async fn serve(
+        self,
+        link: SidecarEnd,
+        (admin, metrics): (TcpListener, TcpListener),
+        stop: StopSignal,
+        threads: &mut Vec<JoinHandle<()>>,
+    ) -> io::Result<()> {
+        let Self { settings, default_upstream, db, keys } = self;
+        let (admin, metrics) = (server::adopt(admin)?, server::adopt(metrics)?);
+        let (store, handles) = Store::start(db, keys)?;
+        threads.extend(handles);
+        let app = assemble(&settings, default_upstream, store, link);
+        let probes = Probes::new(Arc::clone(&app.pump), settings.version, settings.commit);
+        let pump = Arc::clone(&app.pump).run(app.store.clone());
+        let background = tokio::spawn(start_publishing(Arc::clone(&app)));
+        let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
+        let metrics = server::serve(metrics, metrics::router(probes), stop);
+        let (admin, metrics) = (tokio::spawn(admin), tokio::spawn(metrics));
+        tracing::info!(target: "obleth_admin", "the sidecar is up");
+        tokio::select! {
+            ended = pump => return ended,
+            _ = background => return Err(io::Error::other("the sidecar's publisher ended")),
+            done = async { tokio::join!(admin, metrics) } => drop(done),
+        }
+        tracing::info!(target: "obleth_admin", "the sidecar stops");
+        Ok(())
+    }
+}
+
+fn assemble(
+    settings: &Settings,
+    default_upstream: Option<(ApiBase, Option<Secret>)>,
+    store: Store,
+    link: SidecarEnd,
+) -> App {
+    let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
+    let names = Arc::new(Names::new(resolve::ask_system));
+    let has_default_upstream = default_upstream.is_some();
+    let defaults = Defaults {
+        upstream: default_upstream,
+        timers: settings.default_timers,
+        model_max_in_flight: settings.default_model_max_in_flight,
+    };
+    Arc::new(Shared {
+        publisher: Arc::new(Publisher::new(defaults, Arc::clone(&names), Arc::clone(&pump))),
+        store,
+        pump,
+        names,
+        token: TokenDigest::of(&settings.admin_token),
+        pepper: settings.pepper.clone(),
+        has_default_upstream,
+        global_max_in_flight: settings.global_max_in_flight,
+        version: settings.version,
+        commit: settings.commit,
+        unpublished: Notify::new(),
+    })
+}
+
+/// Publishes the first snapshot, then keeps names fresh and makes up for what could not be published.
+async fn start_publishing(app: App) {
+    let registry = read_until_it_works(&app).await;
+    app.publisher.prepare(&registry);
+    let silent = || {};
+    // A name that takes longer is resolved by the task below.
+    let _ = timeout(FIRST_NAMES, app.names.refresh(&silent)).await;
+    app.publisher.publish(registry);
+    let publisher = Arc::clone(&app.publisher);
+    let refresh = Arc::clone(&app.names).run(move || publisher.republish());
+    let reread = async {
+        loop {
+            app.unpublished.notified().await;
+            app.publisher.publish(read_until_it_works(&app).await);
+        }
+    };
+    tokio::join!(refresh, reread);
+}
+
+async fn read_until_it_works(app: &App) -> store::rows::Registry {
+    loop {
+        match app.store.call(Db::registry).await {
+            Ok(registry) => return registry,
+            Err(_) => sleep(REREAD_PAUSE).await,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `/keys` and `/tenants/{id}/keys`: credentials of tenants.
+//!
+//! The secret is made here, shown in the answer of the creation, and kept nowhere.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::Response,
+};
+use obleth_policy::{
+    id::{KeyId, TenantId},
+    key::KeyDigest,
+    unit::UnixMs,
+};
+use serde::Serialize;
+
+use super::{
+    App, IN_FLIGHT, RATES, WEIGHTS, act, body::Fields, error::ApiError, id_of, list::ListQuery, tenants,
+    tenants::set,
+};
+use crate::{
+    random,
+    store::{fault::Kind, rows::KeyRow},
+};
+
+type Answer = Result<Json<KeyRow>, ApiError>;
+
+fn id(text: &str) -> Result<KeyId, ApiError> {
+    id_of(text, Kind::Key).map(KeyId)
+}
+
+/// What a body says about a key; what it does not say stays.
+#[derive(Debug, Default)]
+struct Edit {
+    name: Option<String>,
+    disabled: Option<bool>,
+    expires_at: Option<Option<UnixMs>>,
+    allowed_models: Option<Option<Vec<String>>>,
+    weight: Option<u32>,
+    tokens_per_minute: Option<Option<i64>>,
+    requests_per_minute: Option<Option<i64>>,
+    max_in_flight: Option<Option<u32>>,
+}
+
+impl Edit {
+    fn read(mut body: Fields) -> Result<Self, ApiError> {
+        let edit = Self {
+            name: body.name("name")?,
+            disabled: body.flag("disabled")?,
+            expires_at: body.maybe_time("expires_at")?,
+            allowed_models: body.maybe_model_names("allowed_models")?,
+            weight: body.number("weight", WEIGHTS)?,
+            tokens_per_minute: body.maybe_number("tokens_per_minute", RATES)?,
+            requests_per_minute: body.maybe_number("requests_per_minute", RATES)?,
+            max_in_flight: body.maybe_number("max_in_flight", IN_FLIGHT)?,
+        };
+        body.finish()?;
+        Ok(edit)
+    }
+
+    fn apply(self, row: &mut KeyRow) {
+        set(&mut row.name, self.name);
+        set(&mut row.disabled, self.disabled);
+        set(&mut row.expires_at, self.expires_at);
+        set(&mut row.allowed_models, self.allowed_models);
+        set(&mut row.weight, self.weight);
+        set(&mut row.tokens_per_minute, self.tokens_per_minute);
+        set(&mut row.requests_per_minute, self.requests_per_minute);
+        set(&mut row.max_in_flight, self.max_in_flight);
+    }
+}
+
+async fn update(app: &App, of: &str, action: &'static str, edit: Edit) -> Answer {
+    let id = id(of)?;
+    app.change_key(move |db| db.update_key(&act(action), id, |row| edit.apply(row))).await.map(Json)
+}
+
+async fn list_by(app: &App, tenant: Option<TenantId>, query: &ListQuery) -> Result<Response, ApiError> {
+    let page = query.page;
+    let rows = app.ask(move |db| db.list_keys(tenant, page)).await?;
+    Ok(query.answer(rows, |row| row.id.0))
+}
+
+pub(super) async fn list(State(app): State<App>, query: ListQuery) -> Result<Response, ApiError> {
+    list_by(&app, query.tenant, &query).await
+}
+
+pub(super) async fn list_of_tenant(
+    State(app): State<App>,
+    Path(of): Path<String>,
+    query: ListQuery,
+) -> Result<Response, ApiError> {
+    list_by(&app, Some(tenants::id(&of)?), &query).await
+}
+
+pub(super) async fn show(State(app): State<App>, Path(of): Path<String>) -> Answer {
+    let id = id(&of)?;
+    app.ask(move |db| db.key(id)).await.map(Json)
+}
+
+/// A key with its secret: the only answer that ever holds one.
+#[derive(Serialize)]
+pub(super) struct Created {
+    #[serde(flatten)]
+    row: KeyRow,
+    secret: String,
+}
+
+pub(super) async fn create_for_tenant(
+    State(app): State<App>,
+    Path(of): Path<String>,
+    body: Fields,
+) -> Result<(StatusCode, Json<Created>), ApiError> {
+    create_by(&app, tenants::id(&of)?, body).await
+}
+
+pub(super) async fn create(
+    State(app): State<App>,
+    mut body: Fields,
+) -> Result<(StatusCode, Json<Created>), ApiError> {
+    let tenant = body.text("tenant_id")?;
+    let tenant = body.required("tenant_id", tenant)?;
+    let unknown = |_| ApiError::invalid("tenant_id", "`tenant_id` is not the id of a tenant.");
+    create_by(&app, tenants::id(&tenant).map_err(unknown)?, body).await
+}
+
+async fn create_by(
+    app: &App,
+    tenant: TenantId,
+    mut body: Fields,
+) -> Result<(StatusCode, Json<Created>), ApiError> {
+    let name = body.name("name")?;
+    let name = body.required("name", name)?;
+    let edit = Edit::read(body)?;
+    let secret = random::generate_key_secret();
+    let digest = KeyDigest::of(secret.as_bytes(), app.pepper.as_ref());
+    let mut row = KeyRow::draft(tenant, name, &secret, digest);
+    edit.apply(&mut row);
+    let row = app.change_key(move |db| db.create_key(&act("key.create"), row)).await?;
+    Ok((StatusCode::CREATED, Json(Created { row, secret })))
+}
+
+pub(super) async fn edit(State(app): State<App>, Path(of): Path<String>, body: Fields) -> Answer {
+    update(&app, &of, "key.update", Edit::read(body)?).await
+}
+
+pub(super) async fn delete(State(app): State<App>, Path(of): Path<String>) -> Answer {
+    let id = id(&of)?;
+    app.change_key(move |db| db.delete_key(&act("key.delete"), id)).await.map(Json)
+}
+
+pub(super) async fn set_disabled(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let disabled = body.flag("disabled")?;
+    let disabled = Some(body.required("disabled", disabled)?);
+    body.finish()?;
+    update(&app, &of, "key.disabled", Edit { disabled, ..Edit::default() }).await
+}
+
+pub(super) async fn set_weight(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let weight = body.number("weight", WEIGHTS)?;
+    let weight = Some(body.required("weight", weight)?);
+    body.finish()?;
+    update(&app, &of, "key.weight", Edit { weight, ..Edit::default() }).await
+}
+
+pub(super) async fn set_quota(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let edit = Edit {
+        tokens_per_minute: body.maybe_number("tokens_per_minute", RATES)?,
+        requests_per_minute: body.maybe_number("requests_per_minute", RATES)?,
+        ..Edit::default()
+    };
+    let given = edit.tokens_per_minute.is_some() || edit.requests_per_minute.is_some();
+    body.finish()?;
+    if !given {
+        let message = "Give `tokens_per_minute`, `requests_per_minute` or both.";
+        return Err(ApiError::invalid("tokens_per_minute", message));
+    }
+    update(&app, &of, "key.quota", edit).await
+}
+
+pub(super) async fn set_allowlist(
+    State(app): State<App>,
+    Path(of): Path<String>,
+    mut body: Fields,
+) -> Answer {
+    let allowed_models = body.maybe_model_names("allowed_models")?;
+    let allowed_models = Some(body.required("allowed_models", allowed_models)?);
+    body.finish()?;
+    update(&app, &of, "key.allowlist", Edit { allowed_models, ..Edit::default() }).await
+}

@@ -1,0 +1,157 @@
+//! `/tenants`: the parties that requests are accounted to.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::Response,
+};
+use obleth_policy::{id::TenantId, snapshot::TenantStatus};
+
+use super::{App, IN_FLIGHT, RATES, WEIGHTS, act, body::Fields, error::ApiError, id_of, list::ListQuery};
+use crate::store::{
+    fault::Kind,
+    rows::{TenantRow, status_from},
+};
+
+type Answer = Result<Json<TenantRow>, ApiError>;
+
+pub(super) fn id(text: &str) -> Result<TenantId, ApiError> {
+    id_of(text, Kind::Tenant).map(TenantId)
+}
+
+/// What a body says about a tenant; what it does not say stays.
+#[derive(Debug, Default)]
+struct Edit {
+    name: Option<String>,
+    weight: Option<u32>,
+    group_name: Option<String>,
+    status: Option<TenantStatus>,
+    tokens_per_minute: Option<Option<i64>>,
+    requests_per_minute: Option<Option<i64>>,
+    max_in_flight: Option<Option<u32>>,
+    allowed_models: Option<Option<Vec<String>>>,
+}
+
+impl Edit {
+    fn read(mut body: Fields) -> Result<Self, ApiError> {
+        let edit = Self {
+            name: body.name("name")?,
+            weight: body.number("weight", WEIGHTS)?,
+            group_name: body.name("group_name")?,
+            status: status(&mut body)?,
+            tokens_per_minute: body.maybe_number("tokens_per_minute", RATES)?,
+            requests_per_minute: body.maybe_number("requests_per_minute", RATES)?,
+            max_in_flight: body.maybe_number("max_in_flight", IN_FLIGHT)?,
+            allowed_models: body.maybe_model_names("allowed_models")?,
+        };
+        body.finish()?;
+        Ok(edit)
+    }
+
+    fn apply(self, row: &mut TenantRow) {
+        set(&mut row.name, self.name);
+        set(&mut row.weight, self.weight);
+        set(&mut row.group_name, self.group_name);
+        set(&mut row.status, self.status);
+        set(&mut row.tokens_per_minute, self.tokens_per_minute);
+        set(&mut row.requests_per_minute, self.requests_per_minute);
+        set(&mut row.max_in_flight, self.max_in_flight);
+        set(&mut row.allowed_models, self.allowed_models);
+    }
+}
+
+/// Puts a value in where there is one.
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn status(body: &mut Fields) -> Result<Option<TenantStatus>, ApiError> {
+    let wrong = || ApiError::invalid("status", "`status` must be `active`, `suspended` or `archived`.");
+    body.text("status")?.map(|text| status_from(&text).ok_or_else(wrong)).transpose()
+}
+
+async fn update(app: &App, of: &str, action: &'static str, edit: Edit) -> Answer {
+    let id = id(of)?;
+    app.change(move |db| db.update_tenant(&act(action), id, |row| edit.apply(row))).await.map(Json)
+}
+
+pub(super) async fn list(State(app): State<App>, query: ListQuery) -> Result<Response, ApiError> {
+    let page = query.page;
+    let rows = app.ask(move |db| db.list_tenants(page)).await?;
+    Ok(query.answer(rows, |row| row.id.0))
+}
+
+pub(super) async fn show(State(app): State<App>, Path(of): Path<String>) -> Answer {
+    let id = id(&of)?;
+    app.ask(move |db| db.tenant(id)).await.map(Json)
+}
+
+pub(super) async fn create(
+    State(app): State<App>,
+    mut body: Fields,
+) -> Result<(StatusCode, Json<TenantRow>), ApiError> {
+    let name = body.name("name")?;
+    let mut row = TenantRow::draft(body.required("name", name)?);
+    Edit::read(body)?.apply(&mut row);
+    let row = app.change(move |db| db.create_tenant(&act("tenant.create"), row)).await?;
+    Ok((StatusCode::CREATED, Json(row)))
+}
+
+pub(super) async fn edit(State(app): State<App>, Path(of): Path<String>, body: Fields) -> Answer {
+    update(&app, &of, "tenant.update", Edit::read(body)?).await
+}
+
+pub(super) async fn delete(State(app): State<App>, Path(of): Path<String>) -> Answer {
+    let id = id(&of)?;
+    app.change(move |db| db.delete_tenant(&act("tenant.delete"), id)).await.map(Json)
+}
+
+pub(super) async fn set_quota(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let edit = Edit {
+        tokens_per_minute: body.maybe_number("tokens_per_minute", RATES)?,
+        requests_per_minute: body.maybe_number("requests_per_minute", RATES)?,
+        ..Edit::default()
+    };
+    let given = edit.tokens_per_minute.is_some() || edit.requests_per_minute.is_some();
+    body.finish()?;
+    if !given {
+        let message = "Give `tokens_per_minute`, `requests_per_minute` or both.";
+        return Err(ApiError::invalid("tokens_per_minute", message));
+    }
+    update(&app, &of, "tenant.quota", edit).await
+}
+
+pub(super) async fn set_weight(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let weight = body.number("weight", WEIGHTS)?;
+    let weight = Some(body.required("weight", weight)?);
+    body.finish()?;
+    update(&app, &of, "tenant.weight", Edit { weight, ..Edit::default() }).await
+}
+
+pub(super) async fn set_group(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let group_name = body.name("group_name")?;
+    let group_name = Some(body.required("group_name", group_name)?);
+    body.finish()?;
+    update(&app, &of, "tenant.group", Edit { group_name, ..Edit::default() }).await
+}
+
+pub(super) async fn set_status(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let status = status(&mut body)?;
+    let status = Some(body.required("status", status)?);
+    body.finish()?;
+    update(&app, &of, "tenant.status", Edit { status, ..Edit::default() }).await
+}
+
+pub(super) async fn set_allowlist(
+    State(app): State<App>,
+    Path(of): Path<String>,
+    mut body: Fields,
+) -> Answer {
+    let allowed_models = body.maybe_model_names("allowed_models")?;
+    let allowed_models = Some(body.required("allowed_models", allowed_models)?);
+    body.finish()?;
+    update(&app, &of, "tenant.allowlist", Edit { allowed_models, ..Edit::default() }).await
+}

@@ -1,0 +1,141 @@
+//! The shards' figures as metrics: names, help and units of every family.
+//!
+//! Labels come from fixed tables only; what a client typed is never a label.
+
+use std::collections::BTreeMap;
+
+use obleth_link::{
+    Attempt, Driver, Gauges, Histogram, LATENCY_BOUNDS_MS, OVERHEAD_BOUNDS_US, Phase, ShardGauges,
+};
+use obleth_policy::{outcome::Ending, route::Route};
+
+use super::exposition::{
+    Exposition,
+    Kind::{self, Counter, Gauge},
+};
+
+/// Everything that `/metrics` shows. `busy` has one ratio per shard; `build` is version and commit.
+pub(super) fn text(gauges: &Gauges, busy: &[f64], build: (&str, &str)) -> String {
+    let mut out = Exposition::default();
+    traffic(&mut out, gauges);
+    times(&mut out, gauges);
+    tokens_and_upstreams(&mut out, gauges);
+    process(&mut out, gauges, busy, build);
+    out.into_text()
+}
+
+fn traffic(out: &mut Exposition, gauges: &Gauges) {
+    let in_flight = gauges.sum(|shard| &shard.in_flight);
+    out.single("obleth_in_flight", Gauge, "Requests between admission and settlement.", in_flight);
+    out.single("obleth_queue_depth", Gauge, "Requests that wait for a slot.", 0);
+    let (requests, rejected) = count_requests(gauges);
+    let help = "Requests done, by what the client got and how it went.";
+    let mut family = out.family("obleth_requests_total", Counter, help);
+    for ((endpoint, status, outcome), count) in requests {
+        let status = status.to_string();
+        family.sample(&[("endpoint", endpoint), ("status", &status), ("outcome", outcome)], count);
+    }
+    let mut family =
+        out.family("obleth_rejected_total", Counter, "Requests answered with an error, by its code.");
+    for (code, count) in rejected {
+        family.sample(&[("code", code)], count);
+    }
+    let mut family = out.family("obleth_client_closed_total", Counter, "Clients that left first, by phase.");
+    for phase in Phase::ALL {
+        let count =
+            gauges.shards().filter_map(|shard| shard.client_closed(phase)).map(|c| c.get()).sum::<u64>();
+        family.sample(&[("phase", phase.as_str())], count);
+    }
+}
+
+type Requests = BTreeMap<(&'static str, u16, &'static str), u64>;
+type Rejected = BTreeMap<&'static str, u64>;
+
+/// Several endings share a set of labels. Series at zero are left out, but for one per family.
+fn count_requests(gauges: &Gauges) -> (Requests, Rejected) {
+    let (mut requests, mut rejected) = (Requests::new(), Rejected::new());
+    let first = (Route::Chat.label(), Ending::OK.status, Ending::OK.outcome.as_str());
+    requests.insert(first, 0);
+    rejected.insert(obleth_policy::outcome::Code::InvalidApiKey.as_str(), 0);
+    for route in Route::ALL {
+        // The plain row of the relayed code shares its counter with its first relayed status: counted once.
+        for (_, ending) in Ending::all().enumerate().filter(|(at, ending)| ending.ix() == *at) {
+            let of_shard = |shard: &ShardGauges| shard.requests(route, ending).map_or(0, |count| count.get());
+            let count: u64 = gauges.shards().map(of_shard).sum();
+            if count == 0 {
+                continue;
+            }
+            *requests.entry((route.label(), ending.status, ending.outcome.as_str())).or_default() += count;
+            if let Some(code) = ending.code.filter(|_| ending.status >= 400) {
+                *rejected.entry(code.as_str()).or_default() += count;
+            }
+        }
+    }
+    (requests, rejected)
+}
+
+fn times(out: &mut Exposition, gauges: &Gauges) {
+    let latency: Vec<f64> = LATENCY_BOUNDS_MS.iter().map(|ms| *ms as f64 / 1e3).collect();
+    let overhead: Vec<f64> = OVERHEAD_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).collect();
+    let (counts, sum_us) = merge(gauges, |shard| &shard.duration);
+    out.family("obleth_request_duration_seconds", Kind::Histogram, "From the parsed head to the last byte.")
+        .histogram(&latency, &counts, sum_us as f64 / 1e6);
+    let (counts, sum_us) = merge(gauges, |shard| &shard.ttft);
+    out.family(
+        "obleth_ttft_seconds",
+        Kind::Histogram,
+        "From the parsed head to the first byte of the answer.",
+    )
+    .histogram(&latency, &counts, sum_us as f64 / 1e6);
+    let (counts, sum_ns) = merge(gauges, |shard| &shard.overhead);
+    out.family(
+        "obleth_overhead_seconds",
+        Kind::Histogram,
+        "The gateway's own time from the parsed head to dispatch.",
+    )
+    .histogram(&overhead, &counts, sum_ns as f64 / 1e9);
+}
+
+fn merge<const N: usize>(gauges: &Gauges, of: impl Fn(&ShardGauges) -> &Histogram<N>) -> (Vec<u64>, u64) {
+    let mut counts = vec![0; N + 1];
+    for shard in gauges.shards() {
+        counts.iter_mut().zip(of(shard).counts()).for_each(|(sum, count)| *sum += count);
+    }
+    (counts, gauges.shards().map(|shard| of(shard).sum()).sum())
+}
+
+fn tokens_and_upstreams(out: &mut Exposition, gauges: &Gauges) {
+    let sum = |figure: fn(&ShardGauges) -> &obleth_link::Counter| gauges.sum(figure);
+    let help = "Tokens that backends counted as input.";
+    out.single("obleth_input_tokens_total", Counter, help, sum(|shard| &shard.input_tokens));
+    let help = "Tokens that backends generated.";
+    out.single("obleth_output_tokens_total", Counter, help, sum(|shard| &shard.output_tokens));
+    let mut family =
+        out.family("obleth_upstream_attempts_total", Counter, "Tries at backends, by how they went.");
+    for attempt in Attempt::ALL {
+        let count = gauges.shards().filter_map(|shard| shard.attempts(attempt)).map(|c| c.get()).sum::<u64>();
+        family.sample(&[("outcome", attempt.as_str())], count);
+    }
+    let help = "Keys that a shard knew.";
+    out.single("obleth_key_cache_hits_total", Counter, help, sum(|shard| &shard.key_hits));
+    let help = "Keys that a shard had to ask for.";
+    out.single("obleth_key_cache_misses_total", Counter, help, sum(|shard| &shard.key_misses));
+}
+
+fn process(out: &mut Exposition, gauges: &Gauges, busy: &[f64], (version, commit): (&str, &str)) {
+    let help = "Processor time of a shard's thread against time passed, since the last scrape.";
+    let mut family = out.family("obleth_shard_busy_ratio", Gauge, help);
+    for (shard, ratio) in busy.iter().enumerate() {
+        family.sample(&[("shard", &shard.to_string())], ratio);
+    }
+    let restarts = gauges.sum(|shard| &shard.restarts);
+    out.single("obleth_worker_restarts_total", Counter, "Shards that died and were started again.", restarts);
+    let mut family =
+        out.family("obleth_io_driver", Gauge, "Whether any shard runs on this driver of the kernel's.");
+    for driver in [Driver::IoUring, Driver::Epoll] {
+        let in_use = gauges.shards().any(|shard| shard.is_serving() && shard.driver() == driver);
+        family.sample(&[("driver", driver.as_str())], u8::from(in_use));
+    }
+    out.family("obleth_build_info", Gauge, "Always 1; what runs is in the labels.")
+        .sample(&[("version", version), ("commit", commit)], 1);
+}

@@ -1,0 +1,294 @@
+//! Names of backends to addresses, off the shards.
+//!
+//! A name is resolved when it is written, when the sidecar starts, and every 30 s while it is in use; without
+//! names there is no timer. A refresh that fails keeps the last good addresses. Link-local and metadata
+//! addresses are dropped from every answer, so a name cannot smuggle one in.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::address::{AddressFault, Host, Target, is_forbidden};
+
+/// Age at which a name that resolved is asked again. Longer, and a moved backend stays lost for longer.
+const REFRESH: Duration = Duration::from_secs(30);
+/// First pause after a name that never resolved; doubles up to [`REFRESH`].
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait for one answer.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time that a write waits for the name in it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What asks the system; an argument for the tests' sake.
+pub(crate) type Ask = fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// The system's resolver, on a thread of the runtime's blocking pool.
+pub(crate) fn ask_system(
+    host: String,
+    port: u16,
+) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+}
+
+/// All names in use and what is known of them.
+pub(crate) struct Names {
+    ask: Ask,
+    entries: Mutex<HashMap<Target, Entry>>,
+    woken: Notify,
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names").field("entries", &*self.lock()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    addresses: Arc<[SocketAddr]>,
+    /// Tries since the last good one.
+    failures: u32,
+    due: Instant,
+}
+
+/// One answer, judged.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Good(Vec<SocketAddr>),
+    /// It resolves, but only to addresses that are never used.
+    Forbidden,
+    /// No answer.
+    None,
+}
+
+impl Entry {
+    fn unknown(now: Instant) -> Self {
+        Self { addresses: Arc::new([]), failures: 0, due: now }
+    }
+
+    /// Takes an answer in. Returns whether the addresses are other ones now.
+    fn learn(&mut self, answer: Answer, now: Instant) -> bool {
+        let Answer::Good(addresses) = answer else {
+            let pause = FIRST_RETRY.saturating_mul(1 << self.failures.min(5)).min(REFRESH);
+            self.failures = self.failures.saturating_add(1);
+            self.due = now + if self.addresses.is_empty() { pause } else { REFRESH };
+            return false;
+        };
+        self.failures = 0;
+        self.due = now + REFRESH;
+        let is_same = |known: &[SocketAddr]| {
+            // Resolvers rotate the order; that alone is no change.
+            known.len() == addresses.len() && addresses.iter().all(|address| known.contains(address))
+        };
+        if is_same(&self.addresses) {
+            return false;
+        }
+        self.addresses = addresses.into();
+        true
+    }
+}
+
+impl Names {
+    pub(crate) fn new(ask: Ask) -> Self {
+        Self { ask, entries: Mutex::default(), woken: Notify::new() }
+    }
+
+    /// What a name resolved to last; empty if it never did.
+    pub(crate) fn addresses(&self, target: &Target) -> Arc<[SocketAddr]> {
+        self.lock().get(target).map(|entry| Arc::clone(&entry.addresses)).unwrap_or_default()
+    }
+
+    /// From now on exactly these names are in use.
+    pub(crate) fn want(&self, targets: HashSet<Target>) {
+        let mut entries = self.lock();
+        entries.retain(|target, _| targets.contains(target));
+        let now = Instant::now();
+        for target in targets {
+            entries.entry(target).or_insert_with(|| Entry::unknown(now));
+        }
+        drop(entries);
+        self.woken.notify_one();
+    }
+
+    /// Resolves the name in an address that is about to be written. One that does not resolve is fine: it is
+    /// tried again once it is in use.
+    ///
+    /// # Errors
+    /// It resolves to link-local or metadata addresses only.
+    pub(crate) async fn check(&self, target: &Target) -> Result<(), AddressFault> {
+        let Host::Name(_) = target.host else { return Ok(()) };
+        let answer = timeout(WRITE_TIMEOUT, self.look_up(target)).await.unwrap_or(Answer::None);
+        if answer == Answer::Forbidden {
+            return Err(AddressFault::Forbidden);
+        }
+        let now = Instant::now();
+        self.lock().entry(target.clone()).or_insert_with(|| Entry::unknown(now)).learn(answer, now);
+        Ok(())
+    }
+
+    /// Resolves what is due and calls `changed` when an address is another one, for ever.
+    pub(crate) async fn run(self: Arc<Self>, changed: impl Fn()) {
+        loop {
+            self.refresh(&changed).await;
+            match self.next_due() {
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => {}
+                    () = self.woken.notified() => {}
+                },
+                None => self.woken.notified().await,
+            }
+        }
+    }
+
+    /// Resolves what is due, all at the same time.
+    pub(crate) async fn refresh(self: &Arc<Self>, changed: &impl Fn()) {
+        let now = Instant::now();
+        let due: Vec<Target> = self
+            .lock()
+            .iter()
+            .filter(|(_, entry)| entry.due <= now)
+            .map(|(target, _)| target.clone())
+            .collect();
+        let mut lookups = JoinSet::new();
+        for target in due {
+            let this = Arc::clone(self);
+            lookups.spawn(async move { this.refresh_one(&target).await });
+        }
+        while let Some(done) = lookups.join_next().await {
+            if done.unwrap_or(false) {
+                changed();
+            }
+        }
+    }
+
+    async fn refresh_one(&self, target: &Target) -> bool {
+        let answer = self.look_up(target).await;
+        let failed = !matches!(answer, Answer::Good(_));
+        let mut entries = self.lock();
+        // The name may have gone out of use meanwhile.
+        let Some(entry) = entries.get_mut(target) else { return false };
+        let had_failed = entry.failures > 0;
+        let changed = entry.learn(answer, Instant::now());
+        drop(entries);
+        match (had_failed, failed) {
+            (false, true) => {
+                tracing::warn!(target: "obleth_admin", ?target, "a backend's name does not resolve")
+            }
+            (true, false) => {
+                tracing::info!(target: "obleth_admin", ?target, "a backend's name resolves again")
+            }
+            _ => {}
+        }
+        changed
+    }
+
+    async fn look_up(&self, target: &Target) -> Answer {
+        let Host::Name(name) = &target.host else { return Answer::None };
+        let asked = timeout(LOOKUP_TIMEOUT, (self.ask)(name.clone(), target.port)).await;
+        let Ok(Ok(found)) = asked else { return Answer::None };
+        let mut seen = HashSet::new();
+        let some = !found.is_empty();
+        let usable = found.into_iter().filter(|at| !is_forbidden(at.ip()) && seen.insert(*at));
+        match usable.collect::<Vec<_>>() {
+            good if !good.is_empty() => Answer::Good(good),
+            _ if some => Answer::Forbidden,
+            _ => Answer::None,
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.lock().values().map(|entry| entry.due).min()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn target(name: &str) -> Target {
+        Target { host: Host::Name(name.into()), port: 80 }
+    }
+
+    /// A resolver whose answers are in the name.
+    fn ask(host: String, port: u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>> {
+        Box::pin(async move {
+            let ip = match host.as_str() {
+                "good" => "10.0.0.1",
+                "metadata" => "169.254.169.254",
+                _ => return Err(io::Error::other("no such name")),
+            };
+            Ok(vec![SocketAddr::new(ip.parse().unwrap(), port)])
+        })
+    }
+
+    fn block_on<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn a_failed_refresh_keeps_the_last_good_addresses() {
+        let now = Instant::now();
+        let mut entry = Entry::unknown(now);
+        assert!(entry.learn(Answer::Good(vec![at("10.0.0.1:80"), at("10.0.0.2:80")]), now));
+        assert!(!entry.learn(Answer::None, now));
+        assert!(!entry.learn(Answer::Forbidden, now));
+        assert_eq!((entry.addresses.len(), entry.due), (2, now + REFRESH));
+        let rotated = vec![at("10.0.0.2:80"), at("10.0.0.1:80")];
+        assert!(!entry.learn(Answer::Good(rotated), now), "a new order is no change");
+        assert!(entry.learn(Answer::Good(vec![at("10.0.0.3:80")]), now));
+    }
+
+    #[test]
+    fn a_name_that_never_resolved_is_tried_again_ever_less_often() {
+        let now = Instant::now();
+        let mut entry = Entry::unknown(now);
+        let pauses: Vec<u64> = (0..8)
+            .map(|_| {
+                entry.learn(Answer::None, now);
+                (entry.due - now).as_secs()
+            })
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[test]
+    fn a_name_that_hides_a_metadata_address_is_refused_and_one_that_is_unknown_is_not() {
+        let names = Names::new(ask);
+        assert_eq!(block_on(names.check(&target("metadata"))), Err(AddressFault::Forbidden));
+        assert_eq!(block_on(names.check(&target("unknown"))), Ok(()));
+        assert_eq!(block_on(names.check(&target("good"))), Ok(()));
+        assert_eq!(*names.addresses(&target("good")), [at("10.0.0.1:80")]);
+        assert!(names.addresses(&target("metadata")).is_empty());
+    }
+
+    #[test]
+    fn only_names_in_use_are_kept_and_a_change_is_told_once() {
+        let names = Arc::new(Names::new(ask));
+        let told = std::cell::Cell::new(0);
+        names.want(HashSet::from([target("good"), target("unknown")]));
+        block_on(names.refresh(&|| told.set(told.get() + 1)));
+        assert_eq!((told.get(), names.addresses(&target("good")).len()), (1, 1));
+        names.want(HashSet::new());
+        assert!(names.addresses(&target("good")).is_empty());
+        assert_eq!(names.next_due(), None);
+    }
+}

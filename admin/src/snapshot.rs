@@ -1,0 +1,234 @@
+//! Rows to snapshot: the only translation of what operators wrote into what requests run under.
+//!
+//! It never asks a remote: addresses are those that are known by now. Indexes that it gives out stay with
+//! their row for the life of the process, also when the sidecar is started again.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use obleth_policy::{
+    id::{EndpointId, ModelId, PoolIx, TenantId, TenantIx},
+    snapshot::{Endpoint, Model, Secret, Snapshot, Tenant, Timers},
+    unit::LimitMs,
+};
+use uuid::Uuid;
+
+use crate::{
+    address::{ApiBase, Host, Target},
+    pump::Pump,
+    resolve::Names,
+    store::rows::{Credential, EndpointRow, ModelRow, Registry, Timeouts, grant},
+};
+
+/// What rows that state nothing fall back to.
+#[derive(Clone, Debug)]
+pub(crate) struct Defaults {
+    /// For models that name no endpoint.
+    pub(crate) upstream: Option<(ApiBase, Option<Secret>)>,
+    pub(crate) timers: Timers,
+    pub(crate) model_max_in_flight: u32,
+}
+
+/// Builds snapshots and hands them to the pump.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    defaults: Defaults,
+    names: Arc<Names>,
+    pump: Arc<Pump>,
+    latest: Mutex<Latest>,
+}
+
+#[derive(Debug, Default)]
+struct Latest {
+    registry: Registry,
+    complained: HashSet<EndpointId>,
+}
+
+/// Indexes given out so far, and the number of the last snapshot.
+#[derive(Debug, Default)]
+struct Places {
+    generation: u64,
+    pools: HashMap<ModelId, PoolIx>,
+    tenants: HashMap<TenantId, TenantIx>,
+}
+
+/// One for the process, as the data plane's tables are: a sidecar that is started again goes on with it.
+static PLACES: Mutex<Option<Places>> = Mutex::new(None);
+
+impl Places {
+    fn pool(&mut self, id: ModelId) -> PoolIx {
+        let next = PoolIx(u32::try_from(self.pools.len()).unwrap_or(u32::MAX));
+        *self.pools.entry(id).or_insert(next)
+    }
+
+    fn tenant(&mut self, id: TenantId) -> TenantIx {
+        let next = TenantIx(u32::try_from(self.tenants.len()).unwrap_or(u32::MAX));
+        *self.tenants.entry(id).or_insert(next)
+    }
+}
+
+impl Publisher {
+    pub(crate) fn new(defaults: Defaults, names: Arc<Names>, pump: Arc<Pump>) -> Self {
+        Self { defaults, names, pump, latest: Mutex::default() }
+    }
+
+    /// Takes the names of a registry into use, ahead of its publication.
+    pub(crate) fn prepare(&self, registry: &Registry) {
+        self.names.want(self.targets(registry));
+    }
+
+    /// Publishes a registry that was just read, unless a newer one was published meanwhile.
+    pub(crate) fn publish(&self, registry: Registry) {
+        let mut latest = self.lock();
+        if registry.sequence <= latest.registry.sequence {
+            return;
+        }
+        latest.registry = registry;
+        self.prepare(&latest.registry);
+        self.push(&mut latest);
+    }
+
+    /// Publishes what is known already, with the addresses that names have now.
+    pub(crate) fn republish(&self) {
+        let mut latest = self.lock();
+        if latest.registry.sequence > 0 {
+            self.push(&mut latest);
+        }
+    }
+
+    fn push(&self, latest: &mut Latest) {
+        let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = places.get_or_insert_default();
+        places.generation += 1;
+        let Latest { registry, complained } = latest;
+        let models = registry.models.iter().map(|row| self.model(row, places, complained)).collect();
+        let tenants = registry.tenants.iter().map(|row| Tenant {
+            id: row.id,
+            ix: places.tenant(row.id),
+            name: row.name.as_str().into(),
+            status: row.status,
+            weight: row.weight,
+            group: row.group_name.as_str().into(),
+            grant: grant(row.allowed_models.as_deref()),
+        });
+        let tenants = tenants.collect();
+        self.pump.publish(Arc::new(Snapshot::new(places.generation, models, tenants)));
+    }
+
+    fn model(&self, row: &ModelRow, places: &mut Places, complained: &mut HashSet<EndpointId>) -> Model {
+        let endpoints = match (row.endpoints.as_slice(), &self.defaults.upstream) {
+            ([], Some((base, credential))) => {
+                // One identity for all models, so that they share connections. It lives as long as the process.
+                let id = EndpointId(Uuid::nil());
+                vec![endpoint((id, 0), base, self.addresses(base), credential.clone())]
+            }
+            (rows, _) => rows.iter().filter_map(|row| self.endpoint(row, complained)).collect(),
+        };
+        Model {
+            id: row.id,
+            pool: places.pool(row.id),
+            name: row.model_name.as_str().into(),
+            aliases: row.aliases.iter().map(|alias| alias.as_str().into()).collect(),
+            enabled: row.enabled,
+            upstream_model: row
+                .upstream_model
+                .as_deref()
+                .filter(|name| *name != row.model_name)
+                .map(Into::into),
+            max_in_flight: row.max_in_flight.unwrap_or(self.defaults.model_max_in_flight),
+            created: row.created_at,
+            max_model_len: row.max_model_len,
+            endpoints,
+            timers: timers(self.defaults.timers, row.timeouts),
+        }
+    }
+
+    /// `None` for one that must not be used: switched off, or without the credential that belongs to it.
+    fn endpoint(&self, row: &EndpointRow, complained: &mut HashSet<EndpointId>) -> Option<Endpoint> {
+        if !row.enabled {
+            return None;
+        }
+        let base = ApiBase::parse(&row.api_base).ok();
+        let credential = match &row.credential {
+            Credential::None => Some(None),
+            Credential::Known(secret) => Some(Some(secret.clone())),
+            Credential::Unreadable => None,
+        };
+        let (Some(base), Some(credential)) = (base, credential) else {
+            if complained.insert(row.id) {
+                tracing::error!(target: "obleth_admin", endpoint = %row.id,
+                    "an endpoint's address or credential cannot be read; it is not used until it is set again");
+            }
+            return None;
+        };
+        complained.remove(&row.id);
+        Some(endpoint((row.id, row.revision), &base, self.addresses(&base), credential))
+    }
+
+    fn addresses(&self, base: &ApiBase) -> Arc<[SocketAddr]> {
+        match base.target.host {
+            Host::Ip(ip) => Arc::new([SocketAddr::new(ip, base.target.port)]),
+            Host::Name(_) => self.names.addresses(&base.target),
+        }
+    }
+
+    /// Every name that must be resolved.
+    fn targets(&self, registry: &Registry) -> HashSet<Target> {
+        let rows = registry.models.iter().flat_map(|model| &model.endpoints).filter(|row| row.enabled);
+        let bases = rows.filter_map(|row| ApiBase::parse(&row.api_base).ok());
+        let default = self.defaults.upstream.iter().map(|(base, _)| base.clone());
+        let is_name = |target: &Target| matches!(target.host, Host::Name(_));
+        bases.chain(default).map(|base| base.target).filter(is_name).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn endpoint(
+    (id, revision): (EndpointId, u64),
+    base: &ApiBase,
+    addresses: Arc<[SocketAddr]>,
+    credential: Option<Secret>,
+) -> Endpoint {
+    let (authority, base_path) = (base.authority.as_str().into(), base.base_path.as_str().into());
+    Endpoint { id, revision, authority, base_path, addresses, credential }
+}
+
+fn timers(default: Timers, own: Timeouts) -> Timers {
+    let pick = |own: Option<u32>, default: LimitMs| own.map_or(default, LimitMs);
+    Timers {
+        connect: pick(own.connect_ms, default.connect),
+        first_byte: pick(own.first_byte_ms, default.first_byte),
+        idle: pick(own.idle_ms, default.idle),
+        total: pick(own.total_ms, default.total),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_stays_with_its_row_and_is_never_given_to_another() {
+        let mut places = Places::default();
+        let id = |n| ModelId(Uuid::from_u128(n));
+        assert_eq!((places.pool(id(1)), places.pool(id(2))), (PoolIx(0), PoolIx(1)));
+        assert_eq!(
+            (places.pool(id(2)), places.pool(id(1)), places.pool(id(3))),
+            (PoolIx(1), PoolIx(0), PoolIx(2))
+        );
+    }
+
+    #[test]
+    fn a_models_own_time_limit_wins_also_when_it_is_off() {
+        let default = Timers { connect: LimitMs(2000), idle: LimitMs(7), ..Timers::default() };
+        let own = Timeouts { connect_ms: Some(0), total_ms: Some(5), ..Timeouts::default() };
+        let expected = Timers { idle: LimitMs(7), total: LimitMs(5), ..Timers::default() };
+        assert_eq!(timers(default, own), expected);
+    }
+}

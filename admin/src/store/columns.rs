@@ -1,0 +1,32 @@
+//! Reading columns into the row types: ids, lists of names, absent rows.
+
+use rusqlite::{Row, types::Type};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::fault::{Fault, StoreError};
+
+fn unreadable(at: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error))
+}
+
+/// An id column.
+pub(super) fn id(row: &Row<'_>, at: usize) -> rusqlite::Result<Uuid> {
+    Uuid::try_parse(row.get_ref(at)?.as_str()?).map_err(|error| unreadable(at, error))
+}
+
+/// A column that holds a JSON list of names, or null.
+pub(super) fn names(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<String>>> {
+    let text: Option<String> = row.get(at)?;
+    text.map(|text| serde_json::from_str(&text).map_err(|error| unreadable(at, error))).transpose()
+}
+
+/// The inverse of [`names`].
+pub(super) fn names_text(names: Option<&[String]>) -> Option<String> {
+    names.map(|names| Value::from(names.to_vec()).to_string())
+}
+
+/// Exactly one row must have changed; anything else means that the file changed under our hands.
+pub(super) fn changed_one(rows: usize) -> Result<(), StoreError> {
+    if rows == 1 { Ok(()) } else { Err(Fault::Damaged.into()) }
+}

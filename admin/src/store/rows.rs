@@ -1,0 +1,303 @@
+//! The store's nouns, typed. Each row is also the JSON that the admin API shows and the audit trail keeps:
+//! one struct per noun, with what must not be seen left out of its `Serialize`.
+
+use std::fmt::Display;
+
+use obleth_policy::{
+    id::{EndpointId, GroupId, KeyId, ModelId, TenantId},
+    key::{KeyDigest, KeyRecord},
+    snapshot::{ModelGrant, Secret, TenantStatus},
+    unit::UnixMs,
+};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::clock;
+
+/// The group that always exists and that new tenants belong to.
+pub(crate) const DEFAULT_GROUP: &str = "default";
+/// Weight of whatever states none.
+pub(crate) const DEFAULT_WEIGHT: u32 = 100;
+
+/// Tenants that share a weight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct GroupRow {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) id: GroupId,
+    pub(crate) name: String,
+    /// 1 or more.
+    pub(crate) weight: u32,
+    #[serde(serialize_with = "as_time")]
+    pub(crate) created_at: UnixMs,
+}
+
+/// The party that requests are accounted to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct TenantRow {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) id: TenantId,
+    pub(crate) name: String,
+    /// 1 or more.
+    pub(crate) weight: u32,
+    pub(crate) group_name: String,
+    #[serde(serialize_with = "as_status")]
+    pub(crate) status: TenantStatus,
+    /// `null` = unlimited, 0 = none; the next two likewise.
+    pub(crate) tokens_per_minute: Option<i64>,
+    pub(crate) requests_per_minute: Option<i64>,
+    pub(crate) max_in_flight: Option<u32>,
+    /// `null` = all, empty = none.
+    pub(crate) allowed_models: Option<Vec<String>>,
+    #[serde(serialize_with = "as_time")]
+    pub(crate) created_at: UnixMs,
+}
+
+/// One credential of a tenant. The secret itself is nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct KeyRow {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) id: KeyId,
+    #[serde(serialize_with = "as_text")]
+    pub(crate) tenant_id: TenantId,
+    pub(crate) name: String,
+    /// First seven characters of the secret, for display; not unique.
+    pub(crate) key_prefix: String,
+    pub(crate) disabled: bool,
+    #[serde(serialize_with = "as_maybe_time")]
+    pub(crate) expires_at: Option<UnixMs>,
+    /// `null` = all, empty = none.
+    pub(crate) allowed_models: Option<Vec<String>>,
+    /// 1 or more.
+    pub(crate) weight: u32,
+    /// `null` = unlimited, 0 = none; the next two likewise.
+    pub(crate) tokens_per_minute: Option<i64>,
+    pub(crate) requests_per_minute: Option<i64>,
+    pub(crate) max_in_flight: Option<u32>,
+    #[serde(serialize_with = "as_time")]
+    pub(crate) created_at: UnixMs,
+    #[serde(skip)]
+    pub(crate) digest: KeyDigest,
+    #[serde(skip)]
+    pub(crate) deleted: bool,
+}
+
+/// A model of the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ModelRow {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) id: ModelId,
+    pub(crate) model_name: String,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) enabled: bool,
+    /// What the backend calls it; `null` = the same.
+    pub(crate) upstream_model: Option<String>,
+    /// Slots; `null` = the default.
+    pub(crate) max_in_flight: Option<u32>,
+    /// Context length in tokens, as the operator stated it.
+    pub(crate) max_model_len: Option<u32>,
+    /// Most preferred first; empty = the default upstream.
+    pub(crate) endpoints: Vec<EndpointRow>,
+    pub(crate) timeouts: Timeouts,
+    #[serde(serialize_with = "as_time")]
+    pub(crate) created_at: UnixMs,
+}
+
+/// Time limits of a model in milliseconds; `null` = the default, 0 = off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Timeouts {
+    pub(crate) connect_ms: Option<u32>,
+    pub(crate) first_byte_ms: Option<u32>,
+    pub(crate) idle_ms: Option<u32>,
+    pub(crate) total_ms: Option<u32>,
+}
+
+/// One backend of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct EndpointRow {
+    #[serde(skip)]
+    pub(crate) id: EndpointId,
+    /// Unique within the model.
+    pub(crate) name: String,
+    /// As it was typed.
+    pub(crate) api_base: String,
+    #[serde(rename = "has_api_key", serialize_with = "as_presence")]
+    pub(crate) credential: Credential,
+    /// Lower is preferred.
+    pub(crate) priority: u32,
+    /// 1 or more.
+    pub(crate) weight: u32,
+    pub(crate) enabled: bool,
+    pub(crate) max_in_flight: Option<u32>,
+    /// Grows with every change of address or credential.
+    #[serde(skip)]
+    pub(crate) revision: u64,
+}
+
+/// What an endpoint authenticates itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// Nothing.
+    None,
+    /// This, as a bearer token.
+    Known(Secret),
+    /// Something is stored, but it does not decrypt: the endpoint must not be used without it.
+    Unreadable,
+}
+
+/// One line of the audit trail, before it gets an id and a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Act {
+    /// Who did it.
+    pub(crate) actor: String,
+    /// What, as `tenant.create`.
+    pub(crate) action: &'static str,
+}
+
+/// Part of a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Page {
+    /// At most this many rows.
+    pub(crate) limit: u32,
+    /// Only rows older than this one.
+    pub(crate) after: Option<Uuid>,
+}
+
+/// Everything that a snapshot is built from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registry {
+    /// Counts reads of the store: of two registries the higher one is newer.
+    pub(crate) sequence: u64,
+    pub(crate) tenants: Vec<TenantRow>,
+    /// Oldest first.
+    pub(crate) models: Vec<ModelRow>,
+}
+
+impl TenantRow {
+    /// A tenant with every attribute at its default. The store gives it its id and time.
+    pub(crate) fn draft(name: String) -> Self {
+        Self {
+            id: TenantId(Uuid::nil()),
+            name,
+            weight: DEFAULT_WEIGHT,
+            group_name: DEFAULT_GROUP.to_owned(),
+            status: TenantStatus::Active,
+            tokens_per_minute: None,
+            requests_per_minute: None,
+            max_in_flight: None,
+            allowed_models: None,
+            created_at: UnixMs(0),
+        }
+    }
+}
+
+impl KeyRow {
+    /// A key with every attribute at its default. The store gives it its id and time.
+    pub(crate) fn draft(tenant_id: TenantId, name: String, secret: &str, digest: KeyDigest) -> Self {
+        Self {
+            id: KeyId(Uuid::nil()),
+            tenant_id,
+            name,
+            key_prefix: secret.chars().take(7).collect(),
+            disabled: false,
+            expires_at: None,
+            allowed_models: None,
+            weight: DEFAULT_WEIGHT,
+            tokens_per_minute: None,
+            requests_per_minute: None,
+            max_in_flight: None,
+            created_at: UnixMs(0),
+            digest,
+            deleted: false,
+        }
+    }
+
+    /// What the data plane needs to know of it.
+    pub(crate) fn record(&self) -> KeyRecord {
+        KeyRecord {
+            id: self.id,
+            tenant: self.tenant_id,
+            disabled: self.disabled,
+            deleted: self.deleted,
+            expires_at: self.expires_at,
+            grant: grant(self.allowed_models.as_deref()),
+        }
+    }
+}
+
+impl ModelRow {
+    /// A model with every attribute at its default. The store gives it its id and time.
+    pub(crate) fn draft(model_name: String) -> Self {
+        Self {
+            id: ModelId(Uuid::nil()),
+            model_name,
+            aliases: Vec::new(),
+            enabled: true,
+            upstream_model: None,
+            max_in_flight: None,
+            max_model_len: None,
+            endpoints: Vec::new(),
+            timeouts: Timeouts::default(),
+            created_at: UnixMs(0),
+        }
+    }
+}
+
+impl EndpointRow {
+    /// An endpoint with every attribute at its default. The store gives it its id.
+    pub(crate) fn draft(name: String, api_base: String) -> Self {
+        Self {
+            id: EndpointId(Uuid::nil()),
+            name,
+            api_base,
+            credential: Credential::None,
+            priority: 0,
+            weight: DEFAULT_WEIGHT,
+            enabled: true,
+            max_in_flight: None,
+            revision: 1,
+        }
+    }
+}
+
+/// A list of names as the data plane understands it.
+pub(crate) fn grant(allowed: Option<&[String]>) -> ModelGrant {
+    allowed.map_or(ModelGrant::All, |names| {
+        ModelGrant::Only(names.iter().map(|name| Box::from(name.as_str())).collect())
+    })
+}
+
+/// A tenant's status as it is stored and shown.
+pub(crate) const fn status_text(status: TenantStatus) -> &'static str {
+    match status {
+        TenantStatus::Active => "active",
+        TenantStatus::Suspended => "suspended",
+        TenantStatus::Archived => "archived",
+    }
+}
+
+/// The inverse of [`status_text`].
+pub(crate) fn status_from(text: &str) -> Option<TenantStatus> {
+    [TenantStatus::Active, TenantStatus::Suspended, TenantStatus::Archived]
+        .into_iter()
+        .find(|status| status_text(*status) == text)
+}
+
+fn as_text<T: Display, S: Serializer>(value: &T, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_str(value)
+}
+
+fn as_time<S: Serializer>(at: &UnixMs, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_str(&clock::text(*at))
+}
+
+fn as_maybe_time<S: Serializer>(at: &Option<UnixMs>, out: S) -> Result<S::Ok, S::Error> {
+    at.map(clock::text).serialize(out)
+}
+
+fn as_status<S: Serializer>(status: &TenantStatus, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_str(status_text(*status))
+}
+
+fn as_presence<S: Serializer>(credential: &Credential, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_bool(*credential != Credential::None)
+}

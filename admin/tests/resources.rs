@@ -1,0 +1,241 @@
+//! Every resource of the admin API: what comes back from each call, exactly.
+
+mod running;
+
+use running::Running;
+use serde_json::{Value, json};
+
+/// The members of an object, sorted.
+fn members(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_tenant_lives_from_creation_to_deletion() {
+    let sidecar = Running::start();
+    let made = sidecar.expect(201, ("POST", "/tenants"), r#"{"name":"acme","weight":200}"#);
+    let id = made["id"].as_str().unwrap().to_owned();
+    let expected = json!({
+        "id": id, "name": "acme", "weight": 200, "group_name": "default", "status": "active",
+        "tokens_per_minute": null, "requests_per_minute": null, "max_in_flight": null,
+        "allowed_models": null, "created_at": made["created_at"],
+    });
+    assert_eq!(made, expected);
+    assert!(made["created_at"].as_str().unwrap().ends_with('Z'));
+    let path = format!("/tenants/{id}");
+    assert_eq!(sidecar.expect(200, ("GET", &path), ""), made);
+    assert_eq!(sidecar.expect(200, ("GET", "/tenants"), ""), json!([made]));
+
+    sidecar.expect(201, ("POST", "/groups"), r#"{"name":"gold","weight":300}"#);
+    let puts = [
+        ("quota", r#"{"tokens_per_minute": 200000}"#, json!({"tokens_per_minute": 200_000})),
+        (
+            "quota",
+            r#"{"requests_per_minute": 0}"#,
+            json!({"tokens_per_minute": 200_000, "requests_per_minute": 0}),
+        ),
+        ("quota", r#"{"tokens_per_minute": null}"#, json!({"tokens_per_minute": null})),
+        ("weight", r#"{"weight": 7}"#, json!({"weight": 7})),
+        ("group", r#"{"group_name": "gold"}"#, json!({"group_name": "gold"})),
+        ("status", r#"{"status": "suspended"}"#, json!({"status": "suspended"})),
+        ("allowlist", r#"{"allowed_models": ["a", "b"]}"#, json!({"allowed_models": ["a", "b"]})),
+        ("allowlist", r#"{"allowed_models": []}"#, json!({"allowed_models": []})),
+        ("allowlist", r#"{"allowed_models": null}"#, json!({"allowed_models": null})),
+    ];
+    for (what, body, changed) in puts {
+        let answer = sidecar.expect(200, ("PUT", &format!("{path}/{what}")), body);
+        for (member, value) in changed.as_object().unwrap() {
+            assert_eq!(&answer[member], value, "{what} {body}");
+        }
+    }
+    let patched = sidecar.expect(200, ("PATCH", &path), r#"{"name":"acme 2","max_in_flight":5}"#);
+    assert_eq!(
+        (&patched["name"], &patched["max_in_flight"], &patched["weight"]),
+        (&json!("acme 2"), &json!(5), &json!(7))
+    );
+
+    assert_eq!(sidecar.expect(200, ("DELETE", &path), ""), patched);
+    sidecar.expect(404, ("GET", &path), "");
+    sidecar.expect(404, ("DELETE", &path), "");
+    assert_eq!(sidecar.expect(200, ("GET", "/tenants"), ""), json!([]));
+    sidecar.expect(201, ("POST", "/tenants"), r#"{"name":"acme 2"}"#);
+}
+
+#[test]
+fn a_key_shows_its_secret_once_and_lives_from_creation_to_deletion() {
+    let sidecar = Running::start();
+    let tenant = sidecar.tenant("acme");
+    let made = sidecar.expect(201, ("POST", &format!("/tenants/{tenant}/keys")), r#"{"name":"ci"}"#);
+    let secret = made["secret"].as_str().unwrap();
+    assert!(secret.len() == 51 && secret.starts_with("sk_"));
+    assert_eq!(made["key_prefix"].as_str(), Some(&secret[..7]));
+    let mut shown = made.clone();
+    shown.as_object_mut().unwrap().remove("secret");
+    let id = made["id"].as_str().unwrap();
+    let expected = json!({
+        "id": id, "tenant_id": tenant, "name": "ci", "key_prefix": secret[..7], "disabled": false,
+        "expires_at": null, "allowed_models": null, "weight": 100, "tokens_per_minute": null,
+        "requests_per_minute": null, "max_in_flight": null, "created_at": made["created_at"],
+    });
+    assert_eq!(shown, expected);
+
+    let path = format!("/keys/{id}");
+    assert_eq!(sidecar.expect(200, ("GET", &path), ""), shown);
+    assert_eq!(sidecar.expect(200, ("GET", "/keys"), ""), json!([shown]));
+    assert_eq!(sidecar.expect(200, ("GET", &format!("/tenants/{tenant}/keys")), ""), json!([shown]));
+    assert_eq!(sidecar.expect(200, ("GET", &format!("/keys?tenant_id={tenant}")), ""), json!([shown]));
+    let puts = [
+        ("disabled", r#"{"disabled": true}"#, "disabled", json!(true)),
+        ("disabled", r#"{"disabled": false}"#, "disabled", json!(false)),
+        ("weight", r#"{"weight": 5}"#, "weight", json!(5)),
+        ("quota", r#"{"tokens_per_minute": 9, "requests_per_minute": 8}"#, "requests_per_minute", json!(8)),
+        ("allowlist", r#"{"allowed_models": ["m"]}"#, "allowed_models", json!(["m"])),
+    ];
+    for (what, body, member, value) in puts {
+        assert_eq!(sidecar.expect(200, ("PUT", &format!("{path}/{what}")), body)[member], value, "{what}");
+    }
+    let patch = r#"{"name":"ci 2","expires_at":"2030-01-01T01:00:00+01:00","max_in_flight":1}"#;
+    let patched = sidecar.expect(200, ("PATCH", &path), patch);
+    assert_eq!(patched["expires_at"], "2030-01-01T00:00:00Z");
+    assert_eq!((&patched["name"], &patched["tokens_per_minute"]), (&json!("ci 2"), &json!(9)));
+
+    assert_eq!(sidecar.expect(200, ("DELETE", &path), ""), patched);
+    sidecar.expect(404, ("GET", &path), "");
+    assert_eq!(sidecar.expect(200, ("GET", "/keys"), ""), json!([]));
+    let again = format!(r#"{{"tenant_id":"{tenant}","name":"ci 2","allowed_models":[]}}"#);
+    assert_eq!(sidecar.expect(201, ("POST", "/keys"), &again)["allowed_models"], json!([]));
+    sidecar.expect(200, ("DELETE", &format!("/tenants/{tenant}")), "");
+    assert_eq!(sidecar.expect(200, ("GET", "/keys"), ""), json!([]));
+    sidecar.expect(404, ("POST", &format!("/tenants/{tenant}/keys")), r#"{"name":"x"}"#);
+}
+
+#[test]
+fn a_group_lives_from_creation_to_deletion_and_default_stays() {
+    let sidecar = Running::start();
+    let groups = sidecar.expect(200, ("GET", "/groups"), "");
+    assert_eq!((&groups[0]["name"], &groups[0]["weight"]), (&json!("default"), &json!(100)));
+    assert_eq!(members(&groups[0]), ["created_at", "id", "name", "weight"]);
+    let default = format!("/groups/{}", groups[0]["id"].as_str().unwrap());
+    sidecar.expect(409, ("DELETE", &default), "");
+    sidecar.expect(409, ("PATCH", &default), r#"{"name":"other"}"#);
+    assert_eq!(sidecar.expect(200, ("PATCH", &default), r#"{"weight":50}"#)["weight"], 50);
+
+    let made = sidecar.expect(201, ("POST", "/groups"), r#"{"name":"gold"}"#);
+    let path = format!("/groups/{}", made["id"].as_str().unwrap());
+    assert_eq!(sidecar.expect(200, ("GET", &path), ""), made);
+    assert_eq!(sidecar.expect(200, ("GET", "/groups"), "")[0], made, "newest first");
+    let tenant = sidecar.expect(201, ("POST", "/tenants"), r#"{"name":"acme","group_name":"gold"}"#);
+    sidecar.expect(409, ("DELETE", &path), "");
+    let renamed = sidecar.expect(200, ("PATCH", &path), r#"{"name":"platinum"}"#);
+    let tenant = format!("/tenants/{}", tenant["id"].as_str().unwrap());
+    assert_eq!(sidecar.expect(200, ("GET", &tenant), "")["group_name"], "platinum");
+    sidecar.expect(200, ("DELETE", &tenant), "");
+    assert_eq!(sidecar.expect(200, ("DELETE", &path), ""), renamed);
+    sidecar.expect(404, ("GET", &path), "");
+}
+
+#[test]
+fn a_model_lives_from_creation_to_deletion() {
+    let sidecar = Running::start();
+    let short =
+        r#"{"model_name":"org/m","api_base":"http://127.0.0.1:8000","api_key":"sk-up","aliases":["m"]}"#;
+    let made = sidecar.expect(201, ("POST", "/models"), short);
+    let expected = json!({
+        "id": made["id"], "model_name": "org/m", "aliases": ["m"], "enabled": true, "upstream_model": null,
+        "max_in_flight": null, "max_model_len": null,
+        "endpoints": [{
+            "name": "default", "api_base": "http://127.0.0.1:8000", "has_api_key": true, "priority": 0,
+            "weight": 100, "enabled": true, "max_in_flight": null,
+        }],
+        "timeouts": {"connect_ms": null, "first_byte_ms": null, "idle_ms": null, "total_ms": null},
+        "created_at": made["created_at"],
+    });
+    assert_eq!(made, expected);
+    let path = format!("/models/{}", made["id"].as_str().unwrap());
+    assert_eq!(sidecar.expect(200, ("GET", &path), ""), made);
+    assert_eq!(sidecar.expect(200, ("GET", "/models"), ""), json!([made]));
+    assert_eq!(
+        sidecar.expect(200, ("PUT", &format!("{path}/enabled")), r#"{"enabled":false}"#)["enabled"],
+        false
+    );
+    let capacity = sidecar.expect(200, ("PUT", &format!("{path}/capacity")), r#"{"max_in_flight":4}"#);
+    assert_eq!(capacity["max_in_flight"], 4);
+
+    let patch =
+        r#"{"timeouts":{"total_ms":0,"idle_ms":5},"max_model_len":4096,"upstream_model":"u","aliases":[]}"#;
+    let patched = sidecar.expect(200, ("PATCH", &path), patch);
+    let timeouts = json!({"connect_ms": null, "first_byte_ms": null, "idle_ms": 5, "total_ms": 0});
+    assert_eq!((&patched["timeouts"], &patched["max_model_len"]), (&timeouts, &json!(4096)));
+    assert_eq!((&patched["aliases"], &patched["upstream_model"]), (&json!([]), &json!("u")));
+    let patched = sidecar.expect(200, ("PATCH", &path), r#"{"timeouts":{"idle_ms":null}}"#);
+    assert_eq!(
+        (&patched["timeouts"]["idle_ms"], &patched["timeouts"]["total_ms"]),
+        (&json!(null), &json!(0))
+    );
+
+    assert_eq!(sidecar.expect(200, ("DELETE", &path), ""), patched);
+    sidecar.expect(404, ("GET", &path), "");
+    sidecar.expect(201, ("POST", "/models"), short);
+}
+
+#[test]
+fn a_credential_is_kept_replaced_and_removed_without_ever_being_shown() {
+    let sidecar = Running::start();
+    let long = r#"{"model_name":"m","endpoints":[{"name":"a","api_base":"http://127.0.0.1:1/v1","api_key":"sk-up-1",
+                   "priority":3,"weight":9,"enabled":true,"max_in_flight":2}]}"#;
+    let made = sidecar.expect(201, ("POST", "/models"), long);
+    let endpoint = json!({"name": "a", "api_base": "http://127.0.0.1:1/v1", "has_api_key": true, "priority": 3,
+                          "weight": 9, "enabled": true, "max_in_flight": 2});
+    assert_eq!(made["endpoints"], json!([endpoint]));
+    let path = format!("/models/{}", made["id"].as_str().unwrap());
+    let has_key =
+        |body: &str| sidecar.expect(200, ("PATCH", &path), body)["endpoints"][0]["has_api_key"].clone();
+    assert_eq!(has_key(r#"{"endpoints":[{"name":"a","weight":10}]}"#), true);
+    assert_eq!(has_key(r#"{"api_base":"http://127.0.0.1:2"}"#), true);
+    assert_eq!(has_key(r#"{"api_key":null}"#), false);
+    assert_eq!(has_key(r#"{"api_key":"sk-up-2"}"#), true);
+    assert_eq!(
+        has_key(r#"{"endpoints":[{"name":"b","api_base":"http://127.0.0.1:3"}]}"#),
+        false,
+        "another endpoint"
+    );
+    let all = sidecar.get("/models").body + &sidecar.get(&path).body;
+    assert!(!all.contains("sk-up"), "{all}");
+}
+
+#[test]
+fn a_model_without_an_address_runs_on_the_default_upstream_if_there_is_one() {
+    let sidecar = Running::start();
+    for body in [r#"{"model_name":"m"}"#, r#"{"model_name":"m","endpoints":[]}"#] {
+        let answer = sidecar.send("POST", "/models", body);
+        assert_eq!((answer.status, answer.refusal().1), (400, json!("api_base")));
+    }
+    let sidecar = Running::start_with_default_upstream();
+    let made = sidecar.expect(201, ("POST", "/models"), r#"{"model_name":"m"}"#);
+    assert_eq!(made["endpoints"], json!([]));
+    let path = format!("/models/{}", made["id"].as_str().unwrap());
+    let own = sidecar.expect(200, ("PATCH", &path), r#"{"api_base":"http://127.0.0.1:1"}"#);
+    assert_eq!(own["endpoints"][0]["api_base"], "http://127.0.0.1:1");
+    assert_eq!(sidecar.expect(200, ("PATCH", &path), r#"{"endpoints":[]}"#)["endpoints"], json!([]));
+}
+
+#[test]
+fn health_stats_and_version_say_what_the_contract_prints() {
+    let sidecar = Running::start();
+    let health = running::send(sidecar.admin, ("GET", "/api/v1/health"), &[], b"");
+    assert_eq!(health.status, 200);
+    assert_eq!(health.body, r#"{"status":"ok","store":"ok","redis":"disabled","postgres":"disabled"}"#);
+    assert_eq!(sidecar.get("/version").json(), json!({"version": "1.2.3", "commit": "abcdef"}));
+
+    let body = r#"{"model_name":"m","api_base":"http://127.0.0.1:1","max_in_flight":3}"#;
+    sidecar.expect(201, ("POST", "/models"), body);
+    let obleth_link::Command::Snapshot(snapshot) = sidecar.shards[0].next() else { panic!("no snapshot") };
+    let pool = snapshot.models()[0].pool;
+    for shard in &sidecar.shards {
+        shard.0.gauges().in_flight.add(2);
+        shard.0.gauges().pool_in_flight(pool).unwrap().add(1);
+    }
+    let pools = json!([{"model": "m", "in_flight": 2, "queued": 0, "max_in_flight": 3}]);
+    let expected = json!({"in_flight": 4, "queued": 0, "max_in_flight": 256, "pools": pools});
+    assert_eq!(sidecar.get("/stats").json(), expected);
+}

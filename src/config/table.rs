@@ -1,0 +1,193 @@
+//! Every setting of this version, once: name, type, default, parser, meaning.
+//!
+//! The struct, the reading, the suggestions for unknown names and the README's table all come from these rows.
+//! A field that nothing outside the configuration uses is a compiler warning, and warnings fail the tests: a
+//! setting that nothing reads cannot be added.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use obleth_policy::{snapshot::Secret, unit::LimitMs};
+
+use super::{
+    Fault,
+    parse::{
+        LogFormat, address, admin_token, base_url, boolean, bytes, count, database, limit, log_format,
+        master_key, maybe, millis, seconds, secret, whole32,
+    },
+    source::Sources,
+};
+
+/// A row of the table.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Without `OBLETH_`; in lower case it is the key of the file.
+    pub(crate) name: &'static str,
+    /// As an operator would write it; empty where there is none.
+    pub(crate) default: &'static str,
+    /// Also taken from the file that `…_FILE` names, and never shown.
+    pub(crate) secret: bool,
+    meaning: &'static str,
+}
+
+/// What a name without prefix stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Name {
+    /// The value itself.
+    Setting(&'static Setting),
+    /// The file that the value lies in.
+    SecretFile(&'static Setting),
+    /// Something of a later version.
+    Later,
+    /// Nothing.
+    Unknown,
+}
+
+macro_rules! settings {
+    ($($kind:ident $name:ident $field:ident: $type:ty = $default:literal, $parse:expr, $meaning:literal;)*) => {
+        /// The settings, parsed and in range.
+        #[derive(Debug)]
+        pub(crate) struct Config {
+            $(#[doc = $meaning] pub(crate) $field: $type,)*
+        }
+
+        /// The rows.
+        pub(crate) const TABLE: &[Setting] = &[$(Setting {
+            name: stringify!($name),
+            default: $default,
+            secret: settings!(@ $kind),
+            meaning: $meaning,
+        }),*];
+
+        /// Parses every setting, and notes every fault before it gives up.
+        pub(crate) fn read(sources: &Sources, faults: &mut Vec<Fault>) -> Option<Config> {
+            let mut rows = TABLE.iter();
+            $(let $field: Option<$type> =
+                rows.next().and_then(|setting| value(setting, sources, $parse, faults));)*
+            Some(Config { $($field: $field?,)* })
+        }
+    };
+    (@ open) => { false };
+    (@ secret) => { true };
+}
+
+settings! {
+    open PROXY_LISTEN proxy_listen: SocketAddr = "0.0.0.0:8080", address, "data plane: `/v1/*`, `/health`";
+    open ADMIN_LISTEN admin_listen: SocketAddr = "127.0.0.1:9090", address, "admin API: `/api/v1/*`";
+    open METRICS_LISTEN metrics_listen: SocketAddr = "127.0.0.1:9091", address, "`/metrics`, `/livez`, `/readyz`";
+    open CORES cores: Option<u32> = "", maybe(whole32(1..=1024)),
+        "data-plane shards, one pinned thread each; unset: one per allowed processor";
+    open DATABASE_URL database: Option<PathBuf> = "", maybe(database),
+        "`sqlite:PATH`; unset: `obleth.db` in the data folder";
+    open UPSTREAM_BASE_URL upstream_base_url: Option<String> = "", maybe(base_url),
+        "backend for models that name none";
+    secret UPSTREAM_API_KEY upstream_api_key: Option<Secret> = "", maybe(secret),
+        "credential of that backend";
+    secret ADMIN_TOKEN admin_token: Option<Secret> = "", maybe(admin_token),
+        "bearer token of the admin API, at least 16 characters; unset: generated into the data folder";
+    secret MASTER_KEY master_key: Option<Secret> = "", maybe(master_key),
+        "encrypts upstream credentials at rest, 32 bytes as hex or base64; unset: generated into the data folder";
+    secret API_KEY_PEPPER api_key_pepper: Option<Secret> = "", maybe(secret),
+        "key digests become HMAC-SHA-256 with it; a change makes every key unknown";
+    open GLOBAL_MAX_IN_FLIGHT global_max_in_flight: u32 = "256", whole32(1..=10_000_000),
+        "requests in flight in the process";
+    open DEFAULT_MODEL_MAX_IN_FLIGHT default_model_max_in_flight: u32 = "32", whole32(1..=10_000_000),
+        "pool size of a model that sets none";
+    open FAIL_OPEN fail_open: bool = "true", boolean, "a store outage never refuses a known caller";
+    open KEY_CACHE_ENTRIES key_cache_entries: usize = "100000", count(1..=100_000_000),
+        "keys that one core remembers";
+    open KEY_MAX_AGE_MS key_max_age: Duration = "10000", millis(1..=86_400_000),
+        "age at which a remembered key is looked up again";
+    open KEY_STALE_OK_SECS key_stale_ok: Duration = "86400", seconds(0..=31_536_000),
+        "how long a key ever seen works while no store answers";
+    open MAX_REQUEST_BYTES max_request_bytes: u64 = "10 MiB", bytes(1 << 10..=4 << 30),
+        "largest request body, then 413";
+    open MAX_BUFFERED_BYTES max_buffered_bytes: u64 = "1 GiB", bytes(1 << 10..=1 << 50),
+        "all request bodies in memory together, then 503";
+    open UPSTREAM_CONNECT_TIMEOUT_MS upstream_connect_timeout: LimitMs = "2000", limit(DAY_MS),
+        "until the connection to a backend stands; 0 is off";
+    open UPSTREAM_FIRST_BYTE_TIMEOUT_MS upstream_first_byte_timeout: LimitMs = "300000", limit(DAY_MS),
+        "from the request's last byte to the answer's first; 0 is off";
+    open UPSTREAM_IDLE_TIMEOUT_MS upstream_idle_timeout: LimitMs = "120000", limit(DAY_MS),
+        "between two reads of the answer; 0 is off";
+    open UPSTREAM_TOTAL_TIMEOUT_MS upstream_total_timeout: LimitMs = "0", limit(DAY_MS),
+        "from dispatch to the answer's last byte; 0 is off";
+    open UPSTREAM_KEEPALIVE_MS upstream_keepalive: Duration = "4000", millis(0..=3_600_000),
+        "idle time after which a connection to a backend is closed; keep it below the backend's own (vLLM: 5 s)";
+    open DRAIN_TIMEOUT_SECS drain_timeout: Duration = "600", seconds(0..=86_400),
+        "how long SIGTERM waits for what is in flight";
+    open LOG_FORMAT log_format: LogFormat = "text", log_format, "`text` or `json`, on standard error";
+}
+
+/// Longest time limit that makes sense, and that a timer can hold.
+const DAY_MS: u32 = 86_400_000;
+
+/// Names of the documentation that come with later versions. Setting one is a fault: silence would be taken
+/// for consent.
+const LATER: &[&str] = &[
+    "REDIS_URL",
+    "CLICKHOUSE_URL",
+    "CLICKHOUSE_DB",
+    "CLICKHOUSE_USER",
+    "CLICKHOUSE_PASSWORD",
+    "TRUSTED_PROXIES",
+    "PROXY_PROTOCOL",
+    "ADMISSION_TIMEOUT_MS",
+    "MAX_QUEUE_DEPTH",
+    "BROWNOUT_WAIT_MS",
+    "BROWNOUT_MAX_TOKENS",
+    "BROWNOUT_DEFAULT",
+    "WAL_DIR",
+    "WAL_MAX_BYTES",
+    "WAL_FSYNC_MS",
+    "BLOCK_PRIVATE_NETWORKS",
+    "CORS_ORIGINS",
+    "TLS_CERT",
+    "TLS_KEY",
+    "OTLP_ENDPOINT",
+    "ACCESS_LOG",
+];
+
+/// What follows a secret's name when the value lies in a file.
+const IN_FILE: &str = "_FILE";
+
+fn value<T>(
+    setting: &Setting,
+    sources: &Sources,
+    parse: impl Fn(&str) -> Result<T, String>,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
+    let parsed = sources
+        .text(setting)
+        .and_then(|(text, place)| parse(&text).map_err(|message| Fault::new(place, message)));
+    parsed.map_err(|fault| faults.push(fault)).ok()
+}
+
+/// What `name` (upper case, without prefix) stands for.
+pub(crate) fn find(name: &str) -> Name {
+    let row = |name: &str| TABLE.iter().find(|setting| setting.name == name);
+    if let Some(setting) = row(name) {
+        return Name::Setting(setting);
+    }
+    let stem = name.strip_suffix(IN_FILE);
+    if let Some(setting) = stem.and_then(row).filter(|setting| setting.secret) {
+        return Name::SecretFile(setting);
+    }
+    let later = |name: &str| LATER.contains(&name);
+    if later(name) || stem.is_some_and(later) { Name::Later } else { Name::Unknown }
+}
+
+/// Every name that can be set, without prefix.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|setting| setting.name)
+}
+
+/// The table as Markdown, for the README and for `obleth check --settings`.
+pub(crate) fn markdown() -> String {
+    let mut out = String::from("| variable | default | meaning |\n|---|---|---|\n");
+    for Setting { name, default, secret, meaning } in TABLE {
+        let file = if *secret { format!(", `OBLETH_{name}{IN_FILE}`") } else { String::new() };
+        let default = if default.is_empty() { "unset".to_owned() } else { format!("`{default}`") };
+        out.push_str(&format!("| `OBLETH_{name}`{file} | {default} | {meaning} |\n"));
+    }
+    out
+}

@@ -1,0 +1,171 @@
+//! Binds every port before any thread starts, so that a port in use is one line and an exit code.
+//!
+//! The data plane has one listener per shard on the same port (SO_REUSEPORT): the kernel spreads connections,
+//! and no shard takes one that another has to serve. Options that connections inherit are set here, once.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::exit::{Exit, Failure};
+
+/// Connections that may wait for one shard to accept them. The kernel's `somaxconn` caps it.
+const BACKLOG: i32 = 4096;
+/// A client that is silent this long is asked whether it is still there…
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// …and asked again at this pace…
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// …this many times.
+const KEEPALIVE_PROBES: u32 = 3;
+/// Sent bytes that nobody acknowledges for this long end the connection. With the three above, a client whose
+/// machine died is found within 30 s.
+const USER_TIMEOUT_MS: u32 = 30_000;
+
+/// Every listener of the process, bound.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// One per shard, all on the same address.
+    pub(crate) proxy: Vec<TcpListener>,
+    /// The admin API.
+    pub(crate) admin: TcpListener,
+    /// Metrics and probes.
+    pub(crate) metrics: TcpListener,
+}
+
+/// Real addresses: port 0 has become a port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    /// The data plane's.
+    pub(crate) proxy: SocketAddr,
+    /// The admin API's.
+    pub(crate) admin: SocketAddr,
+    /// Metrics' and probes'.
+    pub(crate) metrics: SocketAddr,
+}
+
+impl Listeners {
+    /// Binds all of them.
+    ///
+    /// # Errors
+    /// 69 for a port in use or a foreign address, 77 for a port that needs privileges. Names the setting.
+    pub(crate) fn bind(
+        proxy: SocketAddr,
+        shards: usize,
+        admin: SocketAddr,
+        metrics: SocketAddr,
+    ) -> Result<(Self, Addresses), Failure> {
+        let named = |name: &'static str, address: SocketAddr| {
+            move |error: io::Error| {
+                let what = format!("cannot listen on {address}, which OBLETH_{name} names");
+                Failure::io(Exit::Unavailable, what, &error)
+            }
+        };
+        let shards = shared(proxy, shards).map_err(named("PROXY_LISTEN", proxy))?;
+        let admin_listener = TcpListener::bind(admin).map_err(named("ADMIN_LISTEN", admin))?;
+        let metrics_listener = TcpListener::bind(metrics).map_err(named("METRICS_LISTEN", metrics))?;
+        let address = |listener: &TcpListener| {
+            listener.local_addr().map_err(|error| Failure::io(Exit::OsErr, "cannot ask for a port", &error))
+        };
+        let first = shards.first().ok_or_else(|| Failure::new(Exit::Software, "there is no shard"))?;
+        let addresses = Addresses {
+            proxy: address(first)?,
+            admin: address(&admin_listener)?,
+            metrics: address(&metrics_listener)?,
+        };
+        Ok((Self { proxy: shards, admin: admin_listener, metrics: metrics_listener }, addresses))
+    }
+}
+
+/// `count` listeners on one address.
+fn shared(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 {
+        // Another process of this user that also shares the port would go unnoticed: it and we would each get
+        // half of the connections. So somebody who does not share asks first.
+        drop(TcpListener::bind(address)?);
+    }
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count {
+        let listener = one_of_many(address)?;
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn one_of_many(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if address.is_ipv6() {
+        // As std's listeners have it wherever the system's default was not changed: `[::]` takes IPv4 too.
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+    #[test]
+    fn all_shards_share_the_port_that_the_first_got() {
+        let (listeners, addresses) = Listeners::bind(ANY, 8, ANY, ANY).unwrap();
+        assert_eq!(listeners.proxy.len(), 8);
+        assert!(listeners.proxy.iter().all(|one| one.local_addr().unwrap() == addresses.proxy));
+        assert_ne!(addresses.admin, addresses.metrics);
+    }
+
+    #[test]
+    fn a_port_in_use_is_found_even_if_its_owner_would_share_it() {
+        let sharing = shared(ANY, 1).unwrap();
+        let taken = sharing[0].local_addr().unwrap();
+        let line = Listeners::bind(taken, 2, ANY, ANY).unwrap_err().to_string();
+        assert!(line.contains("OBLETH_PROXY_LISTEN") && line.contains(&taken.to_string()), "{line}");
+        let line = Listeners::bind(ANY, 2, taken, ANY).unwrap_err().to_string();
+        assert!(line.contains("OBLETH_ADMIN_LISTEN"), "{line}");
+    }
+
+    #[test]
+    fn accepted_connections_inherit_what_finds_a_dead_client() {
+        let listeners = shared(ANY, 1).unwrap();
+        let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        let (accepted, _) = listeners[0].accept().unwrap();
+        assert!(sockopt::tcp_nodelay(&accepted).unwrap());
+        assert!(sockopt::socket_keepalive(&accepted).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), USER_TIMEOUT_MS);
+    }
+
+    #[test]
+    fn a_duplicate_keeps_queued_connections_alive() {
+        use std::io::{Read, Write};
+        let mut listeners = shared(ANY, 1).unwrap();
+        let kept = listeners[0].try_clone().unwrap();
+        let mut client = TcpStream::connect(kept.local_addr().unwrap()).unwrap();
+        client.write_all(b"x").unwrap();
+        drop(listeners.remove(0));
+        let (mut accepted, _) = kept.accept().unwrap();
+        let mut byte = [0];
+        accepted.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+    }
+}

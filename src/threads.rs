@@ -1,0 +1,360 @@
+//! Threads of the process: spawn, name, pin, join, and start a dead shard again.
+//!
+//! A thread tells the main thread how it ended; nothing polls. A shard that dies is started again on a
+//! duplicate of its listener, so connections that queue for it wait instead of being reset. It must never
+//! start one so often that a fault at start becomes a busy loop.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::TcpListener,
+    panic::{self, AssertUnwindSafe},
+    sync::{Arc, mpsc::Sender},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use obleth_link::ShardEnd;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// What reaches the main thread.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The process got this signal.
+    Signal(i32),
+    /// This shard's thread is at its end.
+    ShardEnded(usize, Ending),
+    /// The sidecar's thread is at its end.
+    SidecarEnded(Ending),
+}
+
+/// How a thread ended.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// Its work is done.
+    Returned,
+    /// It gave up.
+    Failed(String),
+    /// It died.
+    Panicked,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Returned => f.write_str("it returned"),
+            Self::Failed(cause) => f.write_str(cause),
+            Self::Panicked => f.write_str("it panicked"),
+        }
+    }
+}
+
+/// Runs `work` on a thread of its own and reports how it ended.
+///
+/// # Errors
+/// The kernel's, when it refuses a thread.
+pub(crate) fn spawn(
+    name: String,
+    news: Sender<News>,
+    report: impl FnOnce(Ending) -> News + Send + 'static,
+    work: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(move || {
+        let ending = match panic::catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => Ending::Returned,
+            Ok(Err(cause)) => Ending::Failed(cause),
+            Err(_) => Ending::Panicked,
+        };
+        // The main thread is gone only when the process is going.
+        let _ = news.send(report(ending));
+    })
+}
+
+/// Starts that a thread may take again within [`RestartPace::WINDOW`]; a further one waits until it may.
+#[derive(Debug, Default)]
+pub(crate) struct RestartPace(VecDeque<Instant>);
+
+impl RestartPace {
+    /// Restarts per window. One poisonous request must not keep a shard down; a fault at every start must not
+    /// burn a core.
+    pub(crate) const MOST: usize = 5;
+    /// What [`Self::MOST`] is counted over.
+    pub(crate) const WINDOW: Duration = Duration::from_secs(60);
+
+    /// Books the next restart and says when it is due.
+    pub(crate) fn next(&mut self, now: Instant) -> Instant {
+        let oldest = if self.0.len() < Self::MOST { None } else { self.0.pop_front() };
+        let due = oldest.map_or(now, |start| (start + Self::WINDOW).max(now));
+        self.0.push_back(due);
+        due
+    }
+}
+
+/// What a shard's thread does: [`obleth_proxy::run_shard`], or a stand-in of a test.
+pub(crate) type Run = fn(TcpListener, ShardEnd, Arc<obleth_proxy::Settings>) -> io::Result<()>;
+
+/// The data plane's threads.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    shards: Vec<Shard>,
+    run: Run,
+    settings: Arc<obleth_proxy::Settings>,
+    news: Sender<News>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    end: ShardEnd,
+    /// The original; the thread has a duplicate. Gone once the process drains.
+    listener: Option<TcpListener>,
+    processor: Option<usize>,
+    thread: Option<JoinHandle<()>>,
+    pace: RestartPace,
+    due: Option<Instant>,
+}
+
+impl Shards {
+    /// Nothing runs yet.
+    pub(crate) fn new(
+        run: Run,
+        listeners: Vec<TcpListener>,
+        ends: Vec<ShardEnd>,
+        settings: Arc<obleth_proxy::Settings>,
+        news: Sender<News>,
+    ) -> Self {
+        let allowed = allowed_processors();
+        let processor = |at: usize| allowed.get(at % allowed.len().max(1)).copied();
+        let shards = listeners
+            .into_iter()
+            .zip(ends)
+            .enumerate()
+            .map(|(at, (listener, end))| Shard {
+                end,
+                listener: Some(listener),
+                processor: processor(at),
+                thread: None,
+                pace: RestartPace::default(),
+                due: None,
+            })
+            .collect();
+        Self { shards, run, settings, news }
+    }
+
+    /// Starts every shard.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses a thread or a descriptor.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        (0..self.shards.len()).try_for_each(|at| self.start_one(at))
+    }
+
+    fn start_one(&mut self, at: usize) -> io::Result<()> {
+        let Some(shard) = self.shards.get_mut(at) else { return Ok(()) };
+        let Some(listener) = &shard.listener else { return Ok(()) };
+        let (listener, end) = (listener.try_clone()?, shard.end.clone());
+        let (settings, processor) = (Arc::clone(&self.settings), shard.processor);
+        let run = self.run;
+        let work = move || {
+            if let Some(processor) = processor {
+                pin(processor);
+            }
+            run(listener, end, settings).map_err(|error| error.to_string())
+        };
+        let report = move |ending| News::ShardEnded(at, ending);
+        shard.thread = Some(spawn(format!("obleth-shard-{at}"), self.news.clone(), report, work)?);
+        Ok(())
+    }
+
+    /// A shard's thread is at its end: what it had in flight is gone. While the process serves, it is due to
+    /// start again; [`Shards::restart_due`] does it.
+    pub(crate) fn ended(&mut self, at: usize, ending: &Ending, now: Instant) {
+        let Some(shard) = self.shards.get_mut(at) else { return };
+        if let Some(thread) = shard.thread.take() {
+            // It has reported already, so this does not wait; `spawn` lets no panic through.
+            let _ = thread.join();
+        }
+        shard.end.gauges().stop_serving();
+        if shard.listener.is_some() {
+            let due = shard.pace.next(now);
+            shard.due = Some(due);
+            let wait_ms = due.duration_since(now).as_millis();
+            tracing::error!(shard = at, cause = %ending, wait_ms, "a shard died and is started again");
+        } else if !matches!(ending, Ending::Returned) {
+            tracing::error!(shard = at, cause = %ending, "a shard died while draining");
+        }
+    }
+
+    /// Starts every shard whose time has come.
+    pub(crate) fn restart_due(&mut self, now: Instant) {
+        for at in 0..self.shards.len() {
+            let Some(shard) = self.shards.get_mut(at) else { return };
+            if shard.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            shard.due = None;
+            shard.end.gauges().restarts.add(1);
+            if let Err(error) = self.start_one(at) {
+                self.ended(at, &Ending::Failed(error.to_string()), now);
+            }
+        }
+    }
+
+    /// When [`Shards::restart_due`] has something to do next.
+    pub(crate) fn next_restart(&self) -> Option<Instant> {
+        self.shards.iter().filter_map(|shard| shard.due).min()
+    }
+
+    /// Whether every shard accepts connections.
+    pub(crate) fn all_serve(&self) -> bool {
+        self.shards.iter().all(|shard| shard.end.gauges().is_serving())
+    }
+
+    /// No shard is started any more, and once a shard closes its listener, its port is closed: nobody queues
+    /// for a process that goes.
+    pub(crate) fn let_go(&mut self) {
+        for shard in &mut self.shards {
+            shard.listener = None;
+            shard.due = None;
+        }
+    }
+
+    /// Shards whose thread runs.
+    pub(crate) fn running(&self) -> Vec<usize> {
+        let runs = |(at, shard): (usize, &Shard)| shard.thread.is_some().then_some(at);
+        self.shards.iter().enumerate().filter_map(runs).collect()
+    }
+}
+
+/// Processors that this process may run on, in order. Empty when the kernel does not say.
+fn allowed_processors() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+}
+
+/// Shards to run where nobody says: the allowed processors, or fewer under a CPU quota.
+pub(crate) fn default_shards() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Keeps the calling thread on one processor.
+fn pin(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(processor, %error, "a shard is not pinned");
+    }
+}
+
+/// Lets the process have as many connections as the system allows it.
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(limit = limit.current, %error, "the limit of open descriptors stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{SocketAddr, TcpStream},
+        sync::mpsc,
+    };
+
+    use obleth_link::{BufferBudget, links};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_tells_how_it_ended() {
+        let (news, told) = mpsc::channel();
+        let end = |work: fn() -> Result<(), String>| {
+            let thread = spawn("t".to_owned(), news.clone(), News::SidecarEnded, work).unwrap();
+            thread.join().unwrap();
+            told.recv().unwrap()
+        };
+        assert!(matches!(end(|| Ok(())), News::SidecarEnded(Ending::Returned)));
+        assert!(matches!(end(|| Err("x".to_owned())), News::SidecarEnded(Ending::Failed(why)) if why == "x"));
+        assert!(matches!(end(|| panic!("on purpose")), News::SidecarEnded(Ending::Panicked)));
+    }
+
+    #[test]
+    fn restarts_are_at_once_until_there_are_too_many_within_the_window() {
+        let mut pace = RestartPace::default();
+        let start = Instant::now();
+        for _ in 0..RestartPace::MOST {
+            assert_eq!(pace.next(start), start);
+        }
+        assert_eq!(pace.next(start), start + RestartPace::WINDOW);
+        let later = start + RestartPace::WINDOW * 3;
+        assert_eq!(pace.next(later), later);
+    }
+
+    /// A shard that answers each connection with a byte, and dies of the byte `!`.
+    fn fragile(listener: TcpListener, _: ShardEnd, _: Arc<obleth_proxy::Settings>) -> io::Result<()> {
+        loop {
+            let (mut client, _) = listener.accept()?;
+            let mut byte = [0];
+            client.read_exact(&mut byte)?;
+            assert_ne!(&byte, b"!", "killed on purpose");
+            client.write_all(b".")?;
+        }
+    }
+
+    fn knock(at: SocketAddr, byte: &[u8]) -> TcpStream {
+        let mut client = TcpStream::connect(at).unwrap();
+        client.write_all(byte).unwrap();
+        client
+    }
+
+    #[test]
+    fn a_dead_shard_is_started_again_and_serves_who_queued_meanwhile() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let (link, ends) = links(1, BufferBudget::new(0)).unwrap();
+        let (news, told) = mpsc::channel();
+        let settings = Arc::new(obleth_proxy::Settings {
+            key_cache_entries: 1,
+            key_max_age: Duration::ZERO,
+            key_stale_ok: Duration::ZERO,
+            fail_open: true,
+            pepper: None,
+            max_request_bytes: 0,
+            upstream_keepalive: Duration::ZERO,
+            drain_timeout: Duration::ZERO,
+            force_epoll: true,
+        });
+        let mut shards = Shards::new(fragile, vec![listener], ends, settings, news);
+        shards.start().unwrap();
+        let _killer = knock(at, b"!");
+        let Ok(News::ShardEnded(0, ending @ Ending::Panicked)) = told.recv() else { panic!("it died") };
+        let mut queued = knock(at, b"?");
+        let now = Instant::now();
+        shards.ended(0, &ending, now);
+        assert!(shards.running().is_empty() && shards.next_restart() == Some(now));
+        shards.restart_due(now);
+        let mut answer = [0];
+        queued.read_exact(&mut answer).unwrap();
+        assert_eq!((&answer, link.gauges().shard(0).restarts.get()), (b".", 1));
+
+        // After the process let go, a death stays a death and the port closes with it.
+        shards.let_go();
+        let _killer = knock(at, b"!");
+        let Ok(News::ShardEnded(0, ending)) = told.recv() else { panic!("it died") };
+        shards.ended(0, &ending, now);
+        assert_eq!((shards.next_restart(), shards.running()), (None, vec![]));
+        assert!(TcpStream::connect(at).is_err());
+    }
+
+    #[test]
+    fn a_pinned_thread_stays_on_its_processor() {
+        let last = *allowed_processors().last().unwrap();
+        let seen = thread::spawn(move || {
+            pin(last);
+            allowed_processors()
+        });
+        assert_eq!(seen.join().unwrap(), [last]);
+    }
+}

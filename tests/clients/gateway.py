@@ -1,0 +1,88 @@
+"""A gateway in front of the simulated backend, for tests that are clients of it.
+
+Both are processes of their own, on free ports and with a folder of their own, and end with the block that
+started them. Nothing here knows more of the gateway than its operator does.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOKEN = "obleth_admin_0123456789abcdef0123456789abcdef"
+
+
+def binary():
+    """The built program: OBLETH_BIN, else what cargo's debug profile made."""
+    return os.environ.get("OBLETH_BIN") or str(ROOT / "target" / "debug" / "obleth")
+
+
+@contextlib.contextmanager
+def process(args, says, **options):
+    """Runs a program until the block ends; gives the match of `says` in its standard output."""
+    child = subprocess.Popen(args, stdout=subprocess.PIPE, text=True, **options)
+    try:
+        said = ""
+        for line in child.stdout:
+            said += line
+            found = re.search(says, line)
+            if found:
+                yield found
+                return
+        raise RuntimeError(f"{args[0]} ended with {child.wait()}: {said}")
+    finally:
+        child.terminate()
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        child.stdout.close()
+
+
+class Gateway:
+    """Addresses of a running gateway, and its admin API."""
+
+    def __init__(self, data, admin, metrics):
+        self.data, self.admin, self.metrics = data, admin, metrics
+
+    def api(self, method, path, body=None):
+        """One call of the admin API; its JSON answer."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        request = urllib.request.Request(f"{self.admin}/api/v1{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def metric(self, series):
+        """The sum of a metric's series; `series` is a name, or a name with labels as on the page."""
+        with urllib.request.urlopen(f"{self.metrics}/metrics", timeout=20) as answer:
+            page = answer.read().decode()
+        samples = (line.rsplit(" ", 1) for line in page.splitlines() if line and not line.startswith("#"))
+        return sum(float(value) for name, value in samples if series in (name, name.split("{")[0]))
+
+
+@contextlib.contextmanager
+def simulated_backend():
+    """The base address of a simulated backend."""
+    args = [binary(), "sim-upstream", "--listen", "127.0.0.1:0"]
+    with process(args, r"simulated backend: (http://\S+)/v1") as found:
+        yield found[1]
+
+
+@contextlib.contextmanager
+def running_gateway():
+    """An empty gateway."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OBLETH_")}
+        environment |= {f"OBLETH_{name}_LISTEN": "127.0.0.1:0" for name in ("PROXY", "ADMIN", "METRICS")}
+        environment |= {"OBLETH_ADMIN_TOKEN": TOKEN, "OBLETH_CORES": "2"}
+        args = [binary(), "serve", "--data-dir", f"{folder}/data"]
+        ready = r"ready: data plane (http://\S+), admin (http://\S+), metrics (http://\S+)"
+        with process(args, ready, env=environment) as found:
+            yield Gateway(*found.groups())

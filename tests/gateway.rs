@@ -1,0 +1,30 @@
+//! The real process against the simulated backend: what a client, an operator and a backend see of it.
+//!
+//! Every test starts the built binary with a data folder and ports of its own, and talks to it over plain
+//! sockets, because what is tested is bytes and their timing. Nothing here may reach into the process, wait for
+//! a fixed time in place of a condition, or leave a process behind.
+
+#[cfg(test)]
+mod gateway {
+    mod http;
+    mod process;
+    mod refusal;
+    mod world;
+
+    mod body;
+    mod cadence;
+    mod faults;
+    mod fidelity;
+    mod figures;
+    mod gates;
+    mod head;
+    mod headers;
+    mod leaving;
+    mod life;
+    mod live_edits;
+    mod matrix;
+    mod refused_uploads;
+    mod stale;
+    mod store_outage;
+    mod verdicts;
+}
