@@ -80,6 +80,11 @@ impl Publisher {
         self.names.want(self.targets(registry));
     }
 
+    /// Forgets names that were resolved for a write that came to nothing.
+    pub(crate) fn drop_unused_names(&self) {
+        self.prepare(&self.lock().registry);
+    }
+
     /// Publishes a registry that was just read, unless a newer one was published meanwhile.
     pub(crate) fn publish(&self, registry: Registry) {
         let mut latest = self.lock();

@@ -2,7 +2,7 @@
 
 mod running;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io::Write};
 
 use obleth_link::{Command, Event};
 use obleth_policy::{
@@ -47,6 +47,32 @@ fn a_revocation_is_on_its_way_to_every_shard_before_the_answer_leaves() {
     let KeyAnswer::Found(key) = sidecar.shards[1].look_up(&secret) else { panic!("a deleted key is known") };
     assert!(key.deleted && key.disabled);
     assert_eq!(obleth_policy::key::judge(&key, None, obleth_policy::unit::UnixMs(0)), Err(Code::KeyDeleted));
+}
+
+#[test]
+fn what_a_client_that_left_has_changed_is_told_all_the_same() {
+    let sidecar = Running::start();
+    let tenant = sidecar.tenant("acme");
+    let (id, _) = sidecar.key(&tenant, "ci");
+    sidecar.hush();
+    let path = format!("/keys/{id}/disabled");
+    for disabled in [true, false].repeat(100) {
+        let body = format!(r#"{{"disabled":{disabled}}}"#);
+        let head =
+            format!("PUT /api/v1{path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n", running::TOKEN);
+        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        let mut stream = std::net::TcpStream::connect(sidecar.admin).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        drop(stream);
+    }
+    // The store works in order: when this change is done, those before it are, or never will be.
+    sidecar.expect(200, ("PUT", &path), r#"{"disabled":true}"#);
+    let sql = "SELECT count(*) FROM audit WHERE action = 'key.disabled'";
+    let done: usize = sidecar.outside().query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() as usize;
+    for shard in &sidecar.shards {
+        let told = (0..done).filter(|_| matches!(shard.next(), Command::KeyChanged(_))).count();
+        assert_eq!(told, done);
+    }
 }
 
 #[test]

@@ -65,7 +65,9 @@ fn a_tenant_lives_from_creation_to_deletion() {
 fn a_key_shows_its_secret_once_and_lives_from_creation_to_deletion() {
     let sidecar = Running::start();
     let tenant = sidecar.tenant("acme");
-    let made = sidecar.expect(201, ("POST", &format!("/tenants/{tenant}/keys")), r#"{"name":"ci"}"#);
+    let answer = sidecar.send("POST", &format!("/tenants/{tenant}/keys"), r#"{"name":"ci"}"#);
+    assert_eq!((answer.status, answer.header("cache-control")), (201, Some("no-store")));
+    let made = answer.json();
     let secret = made["secret"].as_str().unwrap();
     assert!(secret.len() == 51 && secret.starts_with("sk_"));
     assert_eq!(made["key_prefix"].as_str(), Some(&secret[..7]));

@@ -92,7 +92,9 @@ fn everything_is_there_again_after_a_restart() {
     let body = r#"{"model_name":"m","api_base":"http://127.0.0.1:1","api_key":"sk-up"}"#;
     sidecar.expect(201, ("POST", "/models"), body);
     let before = ["/tenants", "/keys", "/models", "/groups"].map(|path| sidecar.get(path).body);
+    let log = sidecar.files()[1].clone();
     let (dir, settings) = sidecar.stop();
+    assert!(fs::metadata(log).map_or(0, |meta| meta.len()) == 0, "the file alone is complete");
     let again = Running::start_in(dir, settings).unwrap();
     assert_eq!(["/tenants", "/keys", "/models", "/groups"].map(|path| again.get(path).body), before);
     assert!(matches!(again.shards[0].look_up(&secret), obleth_policy::key::KeyAnswer::Found(_)));

@@ -12,7 +12,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{
     clock, random,
@@ -34,6 +34,22 @@ pub(crate) struct ApiError {
     code: &'static str,
     message: Cow<'static, str>,
     param: Option<String>,
+}
+
+/// The body of a refusal; the members stand in the order in which the data plane writes them.
+#[derive(Serialize)]
+struct Envelope<'e> {
+    error: Shown<'e>,
+}
+
+#[derive(Serialize)]
+struct Shown<'e> {
+    message: &'e str,
+    #[serde(rename = "type")]
+    kind: &'e str,
+    param: Option<&'e str>,
+    code: &'e str,
+    request_id: &'e str,
 }
 
 impl ApiError {
@@ -105,14 +121,10 @@ impl ApiError {
     }
 
     fn render(&self, request_id: &str) -> Body {
-        let error = json!({"error": {
-            "message": self.message,
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
-            "request_id": request_id,
-        }});
-        Body::from(error.to_string())
+        let Self { kind, code, message, param, .. } = self;
+        let error = Shown { message, kind, param: param.as_deref(), code, request_id };
+        // Strings always serialise.
+        Body::from(serde_json::to_string(&Envelope { error }).unwrap_or_default())
     }
 }
 
@@ -166,6 +178,8 @@ pub(crate) async fn envelope(request: Request, next: Next) -> Response {
         None => response,
     };
     response.headers_mut().insert(REQUEST_ID, header_value);
+    // Some answers hold a secret, and none is worth keeping.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

@@ -125,7 +125,8 @@ async fn update(app: &App, of: &str, action: &'static str, edit: Edit) -> Answer
     edit.backend.check_name(&app.names).await?;
     let has_default = app.has_default_upstream;
     let edit = move |row: &mut ModelRow| edit.apply(row, has_default);
-    app.change(move |db| db.update_model(&act(action), id, edit)).await.map(Json)
+    let changed = app.change(move |db| db.update_model(&act(action), id, edit)).await;
+    changed.map(Json).inspect_err(|_| app.publisher.drop_unused_names())
 }
 
 pub(super) async fn list(State(app): State<App>, query: ListQuery) -> Result<Response, ApiError> {
@@ -148,7 +149,8 @@ pub(super) async fn create(
     let edit = Edit::read(body)?;
     edit.backend.check_name(&app.names).await?;
     edit.apply(&mut row, app.has_default_upstream)?;
-    let row = app.change(move |db| db.create_model(&act("model.create"), row)).await?;
+    let made = app.change(move |db| db.create_model(&act("model.create"), row)).await;
+    let row = made.inspect_err(|_| app.publisher.drop_unused_names())?;
     Ok((StatusCode::CREATED, Json(row)))
 }
 

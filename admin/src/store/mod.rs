@@ -52,7 +52,8 @@ struct LookupWork {
 pub(crate) struct Store {
     work: SyncSender<Work>,
     lookups: SyncSender<LookupWork>,
-    failing: Arc<AtomicBool>,
+    work_fails: Arc<AtomicBool>,
+    lookups_fail: Arc<AtomicBool>,
 }
 
 impl Db {
@@ -76,7 +77,7 @@ impl Store {
             Builder::new().name("obleth-store".into()).spawn(move || run_work(db, &taken))?,
             Builder::new().name("obleth-keys".into()).spawn(move || run_lookups(keys, &asked))?,
         ];
-        Ok((Self { work, lookups, failing: Arc::default() }, threads))
+        Ok((Self { work, lookups, work_fails: Arc::default(), lookups_fail: Arc::default() }, threads))
     }
 
     /// Runs `job` on the store's thread.
@@ -95,10 +96,8 @@ impl Store {
             Ok(()) => answered.await.unwrap_or(Err(Fault::Stopped.into())),
             Err(fault) => Err(fault.into()),
         };
-        self.note(match &out {
-            Err(StoreError::Fault(fault)) => Some(*fault),
-            _ => None,
-        });
+        let fault = if let Err(StoreError::Fault(fault)) = &out { Some(*fault) } else { None };
+        note(&self.work_fails, "the store", fault);
         out
     }
 
@@ -113,18 +112,17 @@ impl Store {
             Ok(()) => answered.await.unwrap_or(Err(Fault::Stopped)),
             Err(fault) => Err(fault),
         };
-        self.note(out.as_ref().err().copied());
+        note(&self.lookups_fail, "looking keys up", out.as_ref().err().copied());
         out
     }
+}
 
-    /// Logs when the store breaks and when it is well again, once each.
-    fn note(&self, fault: Option<Fault>) {
-        let was_failing = self.failing.swap(fault.is_some(), Ordering::Relaxed);
-        match (was_failing, fault) {
-            (false, Some(fault)) => tracing::error!(target: "obleth_admin", "the store fails: {fault}"),
-            (true, None) => tracing::info!(target: "obleth_admin", "the store answers again"),
-            _ => {}
-        }
+/// Logs when something breaks and when it is well again, once each.
+fn note(fails: &AtomicBool, what: &str, fault: Option<Fault>) {
+    match (fails.swap(fault.is_some(), Ordering::Relaxed), fault) {
+        (false, Some(fault)) => tracing::error!(target: "obleth_admin", "{what} fails: {fault}"),
+        (true, None) => tracing::info!(target: "obleth_admin", "{what} works again"),
+        _ => {}
     }
 }
 
@@ -132,6 +130,7 @@ fn run_work(mut db: Db, queue: &Receiver<Work>) {
     while let Ok(work) = queue.recv() {
         work(&mut db);
     }
+    db.settle();
 }
 
 fn run_lookups(mut keys: KeyLookup, queue: &Receiver<LookupWork>) {

@@ -162,6 +162,12 @@ impl Db {
         Ok(())
     }
 
+    /// Moves what is in the write-ahead log into the file, so that a copy of the file alone is complete.
+    pub(super) fn settle(&self) {
+        // The log stays if somebody else reads it just now; nothing is lost either way.
+        let _ = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
     fn mint_after_newest(&self) -> rusqlite::Result<IdMint> {
         let newest: Option<String> =
             self.conn.query_row("SELECT max(id) FROM audit", [], |row| row.get(0))?;

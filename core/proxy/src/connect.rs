@@ -5,13 +5,12 @@
 
 use std::{io, net::SocketAddr};
 
-use monoio::net::TcpStream;
 use obleth_link::Driver;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::socket::{self, Handle, Reader, Writer};
+use crate::socket::{Connecting, Handle, Reader, Writer};
 
-/// Begins a connection and waits until it stands. May be dropped at any time; the socket is then closed.
+/// Begins a connection and waits until it stands. May be dropped at any time; the connection is then given up.
 pub(crate) async fn connect(driver: Driver, address: SocketAddr) -> io::Result<(Reader, Writer, Handle)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -22,10 +21,7 @@ pub(crate) async fn connect(driver: Driver, address: SocketAddr) -> io::Result<(
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
-    let stream = TcpStream::from_std(fd.into())?;
-    stream.writable(false).await?;
-    let (reader, writer, handle) = socket::split(stream);
-    handle.connected()?;
+    let (reader, writer, handle) = Connecting::new(fd)?.established().await?;
     if driver == Driver::IoUring {
         handle.set_blocking()?;
     }

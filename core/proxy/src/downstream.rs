@@ -12,6 +12,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use crate::{
@@ -26,6 +27,13 @@ const READ_CHUNK: usize = 4 * 1024;
 const READ_CHUNK_LARGE: usize = 64 * 1024;
 /// Bytes past the current request that are taken in while it is served. Reading pauses there.
 const AHEAD_LIMIT: usize = 64 * 1024;
+/// Operations that one connection may complete before the others get their turn. On epoll an operation whose
+/// peer keeps up never waits, so without this one flooding peer would have the core to itself.
+const TURN: u32 = 128;
+/// How long a connection whose turn is over stands back.
+const STAND_BACK: Duration = Duration::from_millis(1);
+/// How long a client may take to take in one write. A slower one holds a slot and a backend for nothing.
+const WRITE_TIME: Duration = Duration::from_secs(60);
 /// An inlet that grew past this for a large body is given back afterwards.
 const INLET_KEEP: usize = 64 * 1024;
 
@@ -68,6 +76,8 @@ pub(crate) struct Downstream {
     pub(crate) alarm: Alarm,
     shard: Rc<Shard>,
     idle: Cell<bool>,
+    /// Operations completed since the task was last polled.
+    turn: Cell<u32>,
 }
 
 impl Downstream {
@@ -82,6 +92,7 @@ impl Downstream {
             alarm: shard.timers.alarm(),
             shard: Rc::clone(shard),
             idle: Cell::new(true),
+            turn: Cell::new(0),
         }
     }
 
@@ -117,6 +128,7 @@ impl Downstream {
         let mut serve = pin!(serve);
         let (mut pumping, mut serving) = (true, true);
         poll_fn(|cx| {
+            self.turn.set(0);
             loop {
                 self.kicked.set(false);
                 if pumping && pump.as_mut().poll(cx).is_ready() {
@@ -133,12 +145,27 @@ impl Downstream {
                 if !pumping && !serving {
                     return Poll::Ready(());
                 }
-                if !self.kicked.get() {
+                if !self.kicked.get() || self.turn_is_over(cx) {
                     return Poll::Pending;
                 }
             }
         })
         .await;
+    }
+
+    /// Counts an operation; when the turn is over, has the task woken a moment later. Not at once: a task that
+    /// wakes itself goes to the front of the runtime's queue.
+    fn turn_is_over(&self, cx: &Context<'_>) -> bool {
+        self.turn.set(self.turn.get().saturating_add(1));
+        if self.turn.get() < TURN {
+            return false;
+        }
+        let waker = cx.waker().clone();
+        monoio::spawn(async move {
+            monoio::time::sleep(STAND_BACK).await;
+            waker.wake();
+        });
+        true
     }
 
     /// Lets the pump read until the inlet holds `bytes`.
@@ -219,6 +246,9 @@ impl Downstream {
     }
 
     fn poll_wait<F: Future>(&self, op: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Woke<F::Output>> {
+        if self.turn_is_over(cx) {
+            return Poll::Pending;
+        }
         if let Poll::Ready(output) = op.poll(cx) {
             return Poll::Ready(Woke::Done(output));
         }
@@ -231,22 +261,28 @@ impl Downstream {
         if self.shard.expired.get() { Poll::Ready(Woke::Expired) } else { Poll::Pending }
     }
 
-    /// Sends bytes to the client, however slow it is; gives the emptied buffer back. A client that stopped
-    /// reading is found by TCP_USER_TIMEOUT.
+    /// Sends bytes to the client and gives the emptied buffer back. Takes over the alarm: a client that does
+    /// not take the bytes in within [`WRITE_TIME`] is as good as gone.
     pub(crate) async fn send(&self, bytes: Vec<u8>) -> Result<Vec<u8>, Gone> {
         let Some(mut writer) = self.writer.borrow_mut().take() else { return Err(Gone) };
         let (sent, mut bytes) = {
             let mut write = pin!(writer.write_all(bytes));
-            let mut released = false;
-            poll_fn(|cx| match write.as_mut().poll(cx) {
-                Poll::Ready(done) => Poll::Ready(done),
-                Poll::Pending => {
-                    if self.gone() && !released {
-                        released = true;
-                        self.handle.shut_both();
-                    }
-                    Poll::Pending
+            let (mut waiting, mut released) = (false, false);
+            poll_fn(|cx| {
+                if self.turn_is_over(cx) {
+                    return Poll::Pending;
                 }
+                if let Poll::Ready(done) = write.as_mut().poll(cx) {
+                    return Poll::Ready(done);
+                }
+                if !std::mem::replace(&mut waiting, true) {
+                    self.alarm.set_in(Some(WRITE_TIME));
+                }
+                if !released && (self.gone() || self.alarm.poll_fired(cx)) {
+                    released = true;
+                    self.handle.shut_both();
+                }
+                Poll::Pending
             })
             .await
         };
@@ -284,7 +320,19 @@ impl Downstream {
 
     /// Marks the connection as waiting for a request, or not. A drain closes those that wait.
     pub(crate) fn set_idle(&self, idle: bool) {
-        self.idle.set(idle);
+        if self.idle.replace(idle) != idle && self.shard.draining.get() {
+            self.shard.stir();
+        }
+    }
+
+    /// Whether the connection waits for a request.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle.get()
+    }
+
+    /// Ends both directions at once.
+    pub(crate) fn close(&self) {
+        self.handle.shut_both();
     }
 
     /// Closes the connection if it waits for a request.

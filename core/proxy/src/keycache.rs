@@ -65,6 +65,13 @@ impl Flight {
     }
 }
 
+impl Flight {
+    fn land(&self, answer: KeyAnswer) {
+        *self.answer.borrow_mut() = Some(answer);
+        self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     record: Arc<KeyRecord>,
@@ -171,8 +178,7 @@ impl KeyCache {
         }
         let flight = self.flights.borrow_mut().remove(&digest);
         if let Some(flight) = flight {
-            *flight.answer.borrow_mut() = Some(answer);
-            flight.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+            flight.land(answer);
         }
     }
 
@@ -182,8 +188,10 @@ impl KeyCache {
         self.unknown.borrow_mut().remove(digest);
     }
 
-    /// Nothing that is known is sure any more.
+    /// Nothing that is known is sure any more, nor that anybody still looks up what was asked for: who waits
+    /// is told that no store answered.
     pub(crate) fn forget_all(&self) {
+        self.flights.borrow_mut().drain().for_each(|(_, flight)| flight.land(KeyAnswer::StoreDown));
         self.known.borrow_mut().clear();
         self.order.borrow_mut().clear();
         self.unknown.borrow_mut().clear();
@@ -341,6 +349,23 @@ mod tests {
         let (closed, _, _) = setup(10, false);
         closed.answered(digest(1), found(), Instant(0));
         assert!(closed.stale(&digest(1), Instant(11 * SEC)).is_none());
+    }
+
+    #[test]
+    fn a_lookup_that_nobody_answers_does_not_lock_the_key_out() {
+        let (cache, sidecar, end) = setup(10, true);
+        for lose in [
+            |cache: &KeyCache| cache.forget_all(),
+            |cache: &KeyCache| cache.answered(digest(1), KeyAnswer::StoreDown, Instant(0)),
+        ] {
+            let Found::Asked(flight) = cache.find(digest(1), Instant(0), &end) else { panic!("not asked") };
+            assert!(flight.poll(Waker::noop()).is_none());
+            lose(&cache);
+            assert_eq!(flight.poll(Waker::noop()), Some(KeyAnswer::StoreDown));
+            assert_eq!(asked(&sidecar), 1);
+        }
+        assert!(matches!(cache.find(digest(1), Instant(1), &end), Found::Asked(_)));
+        assert_eq!(asked(&sidecar), 1);
     }
 
     #[test]

@@ -1,7 +1,13 @@
-//! Accepts connections and gives each its task. A panic stays inside the connection that caused it.
+//! Accepts connections and gives each its task. A panic stays inside the task that caused it.
+//!
+//! The listener is waited on for readiness and then emptied with plain calls: no accept is ever in flight in
+//! the ring, so none can be lost with it, a socket is closed to child processes from its first moment, and a
+//! shard that died leaves nothing behind that could take its successor's connections.
 
 use std::{
     future::{Future, poll_fn},
+    io,
+    net::TcpListener,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     rc::Rc,
@@ -9,50 +15,104 @@ use std::{
     time::Duration,
 };
 
-use monoio::net::{TcpListener, TcpStream};
+use monoio::net::TcpStream;
+use obleth_link::Driver;
+use rustix::{io::Errno, net::SocketFlags};
 
 use crate::{downstream::Downstream, request, shard::Shard, socket};
 
-/// Pause after a failed accept. Without descriptors left the kernel fails at once, again and again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections accepted in a row before the others get their turn.
+const TURN: u32 = 64;
+/// Pause after a turn, and after a failed accept: without descriptors left the kernel fails at once, again and
+/// again.
+const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-/// Accepts for as long as the shard lives. An accept that has begun is never given up.
-pub(crate) async fn accept(shard: Rc<Shard>, listener: TcpListener) {
+/// A shard's listener, with something that can be waited on.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    listener: TcpListener,
+    readiness: TcpStream,
+    flags: SocketFlags,
+}
+
+impl Listener {
+    pub(crate) fn new(listener: TcpListener, driver: Driver) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let readiness = TcpStream::from_std(std::os::fd::OwnedFd::from(listener.try_clone()?).into())?;
+        // io_uring waits by itself; a non-blocking socket would make it give up at once.
+        let flags = match driver {
+            Driver::IoUring => SocketFlags::CLOEXEC,
+            Driver::Epoll => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        };
+        Ok(Self { listener, readiness, flags })
+    }
+
+    /// The next connection that waits; `None` while there is none.
+    fn next(&self) -> io::Result<Option<TcpStream>> {
+        match rustix::net::accept_with(&self.listener, self.flags) {
+            Ok(socket) => TcpStream::from_std(socket.into()).map(Some),
+            Err(Errno::AGAIN) => Ok(None),
+            // The peer gave up while it waited: not the listener's fault, and the listener is still readable
+            // if somebody else waits.
+            Err(Errno::CONNABORTED | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Accepts for as long as the shard lives.
+pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener) {
     let mut failing = false;
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                failing = false;
-                monoio::spawn(connection(Rc::clone(&shard), stream));
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::error!(%error, "cannot accept connections; raise the limit on open files (ulimit -n)");
+        let mut accepted = 0;
+        let failed = loop {
+            match listener.next() {
+                Ok(Some(stream)) => {
+                    failing = false;
+                    monoio::spawn(connection(Rc::clone(&shard), stream));
+                    accepted = u32::saturating_add(accepted, 1);
+                    if accepted >= TURN {
+                        break None;
+                    }
                 }
-                monoio::time::sleep(ACCEPT_PAUSE).await;
+                Ok(None) => break None,
+                Err(error) => break Some(error),
             }
+        };
+        if let Some(error) = failed {
+            if !std::mem::replace(&mut failing, true) {
+                tracing::error!(%error, "cannot accept connections; raise the limit on open files (ulimit -n)");
+            }
+            monoio::time::sleep(PAUSE_AFTER_FAILURE).await;
+        } else if accepted >= TURN {
+            monoio::time::sleep(PAUSE).await;
+        } else {
+            // An error here cannot last: the next accept finds out what it is.
+            let _ = listener.readiness.readable(false).await;
         }
     }
 }
 
 async fn connection(shard: Rc<Shard>, stream: TcpStream) {
     let (reader, writer, handle) = socket::split(stream);
-    if let Err(error) = handle.set_cloexec() {
-        tracing::debug!(%error, "connection lost before it began");
-        return;
-    }
     let down = Rc::new(Downstream::new(&shard, writer, handle));
     let number = shard.register(&down);
-    {
-        let mut life = pin!(down.run(reader, request::serve(&shard, &down)));
-        poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx))) {
-            Ok(poll) => poll,
-            Err(_) => {
-                tracing::error!("a connection was closed because of a bug in the gateway; please report it");
-                Poll::Ready(())
-            }
-        })
-        .await;
+    if !contain(down.run(reader, request::serve(&shard, &down))).await {
+        down.close();
     }
     shard.unregister(number);
+}
+
+/// Runs a task to its end; false if a panic ended it. Unwinding further would end every connection of the shard.
+pub(crate) async fn contain(task: impl Future<Output = ()>) -> bool {
+    let mut task = pin!(task);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(|()| true),
+        Err(_) => {
+            tracing::error!("a connection was closed because of a bug in the gateway; please report it");
+            Poll::Ready(false)
+        }
+    })
+    .await
 }

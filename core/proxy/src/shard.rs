@@ -20,7 +20,12 @@ use obleth_link::{Command, Driver, Event, ShardEnd};
 use obleth_policy::{admission::Admission, snapshot::Snapshot};
 
 use crate::{
-    Settings, downstream::Downstream, keycache::KeyCache, listener, pool::Pool, request::RequestIds,
+    Settings,
+    downstream::Downstream,
+    keycache::KeyCache,
+    listener::{self, Listener},
+    pool::Pool,
+    request::RequestIds,
     timer::Timers,
 };
 
@@ -70,6 +75,16 @@ impl Drop for Pinned {
     }
 }
 
+/// Ends the clients' connections with the shard, also when the shard dies of a panic: the ring and what waits
+/// in it are never freed then, and their sockets would stay open with nobody behind them.
+struct Crash(Rc<Shard>);
+
+impl Drop for Crash {
+    fn drop(&mut self) {
+        self.0.each_connection(Downstream::close);
+    }
+}
+
 impl Shard {
     /// Lives the shard's life. Returns when a drain is done.
     pub(crate) async fn start(
@@ -78,8 +93,7 @@ impl Shard {
         settings: Arc<Settings>,
         driver: Driver,
     ) -> io::Result<()> {
-        listener.set_nonblocking(driver == Driver::Epoll)?;
-        let listener = monoio::net::TcpListener::from_std(listener)?;
+        let listener = Listener::new(listener, driver)?;
         let bell = TcpStream::from_std(end.bell().fd().try_clone_to_owned()?.into())?;
         let timers = Timers::new();
         let shard = Rc::new(Self {
@@ -105,7 +119,8 @@ impl Shard {
         monoio::spawn(Rc::clone(&shard).reap_pool());
         // A full ring cannot be: nothing else has been said yet, and after a restart the sidecar empties it.
         let _ = shard.end.tell(Event::Started);
-        shard.until(|shard| shard.snapshot.borrow().is_some()).await;
+        let _crash = Crash(Rc::clone(&shard));
+        shard.until(|shard| shard.snapshot.borrow().is_some() || shard.draining.get()).await;
         monoio::spawn(listener::accept(Rc::clone(&shard), listener));
         gauges.start_serving(driver);
         tracing::info!(shard = shard.end.shard, driver = driver.as_str(), "shard serves");
@@ -205,14 +220,18 @@ impl Shard {
         self.each_connection(Downstream::close_if_idle);
         let deadline = self.timers.alarm();
         deadline.set_in(Some(self.settings.drain_timeout));
-        let idle = |shard: &Self| shard.end.gauges().in_flight.get() == 0;
-        if !self.until_or(&deadline, idle).await {
+        if !self.until_or(&deadline, Self::is_idle).await {
             tracing::warn!(shard = self.end.shard, "drain timeout: requests in flight are cut");
             self.expired.set(true);
             self.each_connection(Downstream::wake);
         }
         deadline.set_in(Some(LINGER));
         self.until_or(&deadline, |shard| shard.connections.borrow().is_empty()).await;
+    }
+
+    /// Whether no connection has a request, from its first byte to its answer's last.
+    fn is_idle(&self) -> bool {
+        self.connections.borrow().values().all(|down| down.upgrade().is_none_or(|down| down.is_idle()))
     }
 
     /// Waits until something holds (true) or the alarm fires (false).

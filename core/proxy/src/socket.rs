@@ -9,7 +9,7 @@
 use std::{
     cell::UnsafeCell,
     io,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
 
@@ -19,10 +19,7 @@ use monoio::{
     io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
     net::TcpStream,
 };
-use rustix::{
-    io::FdFlags,
-    net::{RecvFlags, Shutdown},
-};
+use rustix::net::{RecvFlags, Shutdown};
 
 /// The reading direction. One read at a time.
 #[derive(Debug)]
@@ -37,6 +34,37 @@ pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
 pub(crate) struct Handle {
     fd: RawFd,
     open: Rc<UnsafeCell<TcpStream>>,
+}
+
+/// A connection that is being set up. Dropping it gives it up: the kernel is told, because on io_uring a wait
+/// that was dropped would keep the socket until the kernel itself lost patience, two minutes later.
+#[derive(Debug)]
+pub(crate) struct Connecting(Option<TcpStream>);
+
+impl Connecting {
+    /// Takes a socket whose connect has begun.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self(Some(TcpStream::from_std(socket.into())?)))
+    }
+
+    /// Waits until the connection stands. May be dropped at any time.
+    pub(crate) async fn established(mut self) -> io::Result<(Reader, Writer, Handle)> {
+        if let Some(stream) = &self.0 {
+            stream.writable(false).await?;
+        }
+        let stream = self.0.take().ok_or(io::ErrorKind::NotConnected)?;
+        let parts = split(stream);
+        parts.2.connected()?;
+        Ok(parts)
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            split(stream).2.shut_both();
+        }
+    }
 }
 
 /// Takes a stream apart.
@@ -118,7 +146,7 @@ impl Handle {
     }
 
     /// The outcome of a connect that has become writable.
-    pub(crate) fn connected(&self) -> io::Result<()> {
+    fn connected(&self) -> io::Result<()> {
         Ok(rustix::net::sockopt::socket_error(self.fd())??)
     }
 
@@ -126,10 +154,5 @@ impl Handle {
     pub(crate) fn set_blocking(&self) -> io::Result<()> {
         let flags = rustix::fs::fcntl_getfl(self.fd())?;
         Ok(rustix::fs::fcntl_setfl(self.fd(), flags & !rustix::fs::OFlags::NONBLOCK)?)
-    }
-
-    /// Children must not inherit the socket; io_uring's accept does not see to that.
-    pub(crate) fn set_cloexec(&self) -> io::Result<()> {
-        Ok(rustix::io::fcntl_setfd(self.fd(), FdFlags::CLOEXEC)?)
     }
 }

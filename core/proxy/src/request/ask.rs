@@ -26,6 +26,8 @@ pub(crate) struct Asked {
     pub(crate) model: Arc<Model>,
     pub(crate) body: Body,
     pub(crate) edits: Splice,
+    /// The client waits for a stream.
+    pub(crate) streamed: bool,
     /// The gateway asks the backend for usage that the client did not ask for.
     pub(crate) strip_usage: bool,
     /// Holds the configuration that this request runs under.
@@ -58,6 +60,7 @@ pub(super) fn ask(down: &Downstream, call: &Call, known: Known, body: Body) -> R
     );
     Ok(Asked {
         ticket: Ticket { pool: model.pool, tenant },
+        streamed: fields.stream,
         strip_usage: fields.stream && !fields.include_usage,
         model: Arc::clone(model),
         body,

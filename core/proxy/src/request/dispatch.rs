@@ -4,10 +4,10 @@
 //! connection from the pool turned out to be closed before a single byte came back. Anything else may have
 //! run, and is not run again.
 
-use std::{io, pin::pin, rc::Rc};
+use std::{io, pin::pin, rc::Rc, time::Duration};
 
 use obleth_link::{Attempt, Phase};
-use obleth_policy::{outcome::Code, snapshot::Endpoint};
+use obleth_policy::{outcome::Code, snapshot::Endpoint, unit::LimitMs};
 use obleth_wire::http1::{
     BodyDecoder, HeadScan, HeaderKind, Limits, Method, ResponseHead, parse_response, write,
 };
@@ -30,6 +30,12 @@ use crate::{
 
 /// A request leaves in one write up to this size, and in pieces of it above.
 const WRITE_PIECE: usize = 256 * 1024;
+
+/// A pooled connection that closes this soon after the request was written had been closed before. One that
+/// closes later may have run it.
+const STALE_WITHIN: Duration = Duration::from_millis(250);
+/// Interim answers (1xx) before the real one. A backend that sends more is not going to answer.
+const MAX_INTERIM: u32 = 8;
 
 /// An answer that goes to the client: its status is 2xx.
 #[derive(Debug)]
@@ -76,7 +82,7 @@ pub(super) async fn dispatch(
     down.watch();
     let answer = errand.run().await?;
     if !(200..300).contains(&answer.head.status) {
-        return Err(verdict::refuse(shard, down, &deadlines, answer).await);
+        return Err(verdict::refuse(shard, down, answer).await);
     }
     let strip_usage = asked.strip_usage;
     Ok(Answering { answer, deadlines, strip_usage, _permit: permit, _asked: asked })
@@ -143,7 +149,7 @@ impl Errand<'_> {
     /// A fresh connection to the first address of the endpoint that takes one.
     async fn open(&self) -> Result<Upstream, Stop> {
         for address in self.endpoint.addresses.iter() {
-            self.deadlines.arm(self.shard, self.down, self.deadlines.timers.connect);
+            self.arm(self.deadlines.timers.connect).map_err(|late| interrupted(self.shard, late))?;
             // A connect that has begun may be given up: its socket is ours and is closed with it.
             match self.down.wait(pin!(connect(self.shard.driver, *address))).await {
                 Woke::Done(Ok(parts)) => return Ok(Upstream::new(parts, self.endpoint)),
@@ -154,23 +160,27 @@ impl Errand<'_> {
             }
             count(self.shard, Attempt::Unreachable);
         }
+        self.arm(self.deadlines.timers.connect).map_err(|late| interrupted(self.shard, late))?;
         Err(Code::UpstreamUnreachable.into())
+    }
+
+    fn arm(&self, limit: LimitMs) -> Result<(), Interrupt> {
+        self.deadlines.arm(self.shard, self.down, limit)
     }
 
     /// Sends the request and receives the head of its answer.
     async fn exchange(&self, upstream: &mut Upstream) -> Result<(ResponseHead, Vec<u8>), Failed> {
         let first_byte = self.deadlines.timers.first_byte;
-        self.deadlines.arm(self.shard, self.down, first_byte);
+        self.arm(first_byte).map_err(Failed::Interrupted)?;
         // A backend may answer and close before it has taken the whole body in: then what it said counts, and
         // not that the rest could not be written.
-        let sent = self.send(upstream).await.map_err(Failed::Interrupted)?;
-        if sent.is_err() && upstream.reused {
-            return Err(Failed::Unseen);
-        }
-        self.deadlines.arm(self.shard, self.down, first_byte);
+        let _ = self.send(upstream).await.map_err(Failed::Interrupted)?;
+        let written_at = self.shard.timers.clock().now();
+        self.arm(first_byte).map_err(Failed::Interrupted)?;
         let limits = Limits::default();
         let mut scan = HeadScan::default();
         let mut last = 0;
+        let mut interim = 0_u32;
         loop {
             let len = match upstream.buf.is_empty() {
                 true => None,
@@ -182,7 +192,10 @@ impl Errand<'_> {
                 last = got;
                 match filled {
                     Filled::Bytes => continue,
-                    Filled::Closed if before == 0 && upstream.reused => return Err(Failed::Unseen),
+                    Filled::Closed if before == 0 && upstream.reused => {
+                        let after = self.shard.timers.clock().now().since(written_at);
+                        return Err(if after < STALE_WITHIN { Failed::Unseen } else { Failed::Seen });
+                    }
                     Filled::Closed => return Err(Failed::Seen),
                 }
             };
@@ -192,8 +205,12 @@ impl Errand<'_> {
             if head.status >= 200 {
                 return Ok((head, head_bytes));
             }
-            // An interim answer: the backend has seen the request, and the real answer follows.
+            // The backend has seen the request, and the real answer follows.
             upstream.reused = false;
+            interim = interim.saturating_add(1);
+            if interim > MAX_INTERIM {
+                return Err(Failed::Seen);
+            }
             scan.reset();
         }
     }

@@ -20,6 +20,7 @@ use obleth_wire::http1::{BodyDecoder, BodyError, Framing, Limits, Piece, Respons
 
 use crate::{
     downstream::{Downstream, Woke},
+    listener::contain,
     pool::Upstream,
     shard::Shard,
     socket::Handle,
@@ -71,12 +72,18 @@ impl Deadlines {
         }
     }
 
-    /// Sets the connection's alarm for a phase that begins now.
-    pub(super) fn arm(&self, shard: &Shard, down: &Downstream, limit: LimitMs) {
-        match self.end(shard.timers.clock().now(), limit) {
+    /// Sets the connection's alarm for a phase that begins now. An operation that never has to wait never hears
+    /// the alarm, so the total limit is looked at here as well.
+    pub(super) fn arm(&self, shard: &Shard, down: &Downstream, limit: LimitMs) -> Result<(), Interrupt> {
+        let now = shard.timers.clock().now();
+        if self.total.is_some_and(|total| total <= now) {
+            return Err(Interrupt::Timeout);
+        }
+        match self.end(now, limit) {
             Some(at) => down.alarm.set(at),
             None => down.alarm.clear(),
         }
+        Ok(())
     }
 }
 
@@ -194,7 +201,7 @@ impl Answer {
             return self.done_with_upstream(shard);
         }
         let shard = Rc::clone(shard);
-        monoio::spawn(async move {
+        let drain = async move {
             let alarm = shard.timers.alarm();
             alarm.set_in(Some(patience));
             loop {
@@ -217,6 +224,7 @@ impl Answer {
                     _ => return,
                 }
             }
-        });
+        };
+        monoio::spawn(contain(drain));
     }
 }

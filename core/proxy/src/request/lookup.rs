@@ -39,7 +39,16 @@ pub(super) async fn lookup(shard: &Rc<Shard>, down: &Downstream, claimed: Claime
         Found::CannotAsk => KeyAnswer::StoreDown,
         Found::Asked(flight) => {
             tracing::debug!(digest = ?claimed.digest, "key looked up");
-            wait(down, &flight).await?
+            // The body may be on its way meanwhile, and the client may leave.
+            down.watch();
+            match wait(down, &flight).await? {
+                Some(answer) => answer,
+                None => {
+                    // Whoever comes after this one asks again, instead of waiting for an answer that is lost.
+                    shard.keys.answered(claimed.digest, KeyAnswer::StoreDown, clock.now());
+                    KeyAnswer::StoreDown
+                }
+            }
         }
     };
     let key = match answer {
@@ -57,15 +66,16 @@ pub(super) async fn lookup(shard: &Rc<Shard>, down: &Downstream, claimed: Claime
     Ok(Known { key, tenant, snapshot })
 }
 
-async fn wait(down: &Downstream, flight: &Flight) -> Result<KeyAnswer, Stop> {
+/// The answer; `None` when it did not come in time.
+async fn wait(down: &Downstream, flight: &Flight) -> Result<Option<KeyAnswer>, Stop> {
     let answered = pin!(poll_fn(|cx| flight.poll(cx.waker()).map_or(Poll::Pending, Poll::Ready)));
     down.alarm.set_in(Some(LOOKUP_TIME));
     let woke = down.wait(answered).await;
     down.alarm.clear();
     match woke {
-        Woke::Done(answer) => Ok(answer),
+        Woke::Done(answer) => Ok(Some(answer)),
         Woke::Gone => Err(Stop::ClientGone(Phase::Upload)),
-        Woke::Alarm => Ok(KeyAnswer::StoreDown),
+        Woke::Alarm => Ok(None),
         Woke::Expired => Err(Code::Draining.into()),
     }
 }

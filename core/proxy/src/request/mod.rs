@@ -90,7 +90,11 @@ async fn one(shard: &Rc<Shard>, down: &Downstream, new: bool) -> After {
     let mut call = match parse::parse(shard, down, new).await {
         Ok(call) => call,
         Err(parse::NoCall::Closed) => return After::Close,
-        Err(parse::NoCall::Refused(reject)) => return reject::answer_unparsed(shard, down, &reject).await,
+        Err(parse::NoCall::Refused(reject)) => {
+            reject::answer_unparsed(shard, down, &reject).await;
+            read::linger(down).await;
+            return After::Close;
+        }
     };
     let mut tally = Tally::begin(&call);
     let (ending, after) = match serve_call(shard, down, &mut call, &mut tally).await {
@@ -111,7 +115,12 @@ async fn one(shard: &Rc<Shard>, down: &Downstream, new: bool) -> After {
     settle::settle(shard, &tally, ending);
     match after {
         After::KeepAlive => read::finish(down, &mut call).await,
-        After::Close => After::Close,
+        After::Close => {
+            if !call.decoder.is_done() && !down.gone() {
+                read::linger(down).await;
+            }
+            After::Close
+        }
     }
 }
 
@@ -125,7 +134,10 @@ async fn serve_call(
     match call.route {
         Route::Health => answer::health(shard, down, call).await,
         Route::Models => models::answer(shard, down, call).await,
-        Route::Chat | Route::Completions | Route::Embeddings => infer(shard, down, call, tally).await,
+        // On the heap, so that a connection without a request is small.
+        Route::Chat | Route::Completions | Route::Embeddings => {
+            Box::pin(infer(shard, down, call, tally)).await
+        }
         Route::Unknown => Err(Code::UnknownEndpoint.into()),
     }
 }

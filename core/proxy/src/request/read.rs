@@ -15,8 +15,12 @@ use crate::{
     shard::Shard,
 };
 
-/// How long a client may pause while it sends a body.
+/// How long a client may pause while it sends a body, and what it has to spare over [`SLOWEST`].
 const BODY_PAUSE: Duration = Duration::from_secs(30);
+/// The slowest upload that is waited for, in bytes per second. A slower one holds memory for nothing.
+const SLOWEST: u64 = 16 * 1024;
+/// Room for a large body is taken in steps of this, as it arrives: announcing a body costs nobody else anything.
+const ROOM_STEP: u64 = 256 * 1024;
 /// A rest of a body that is still taken in, so that the connection can be used again.
 const SMALL_REST: u64 = 64 * 1024;
 /// How long taking in a rest, or discarding one, may take.
@@ -44,11 +48,11 @@ impl Room {
         if total <= BufferBudget::FREE || total <= self.bytes {
             return Ok(());
         }
-        let more = total.saturating_sub(self.bytes);
-        if !self.budget.reserve(more) {
+        let bytes = total.next_multiple_of(ROOM_STEP);
+        if !self.budget.reserve(bytes.saturating_sub(self.bytes)) {
             return Err(Code::Overloaded);
         }
-        self.bytes = total;
+        self.bytes = bytes;
         Ok(())
     }
 }
@@ -75,7 +79,6 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
         if length > limit {
             return Err(too_large(limit));
         }
-        room.cover(length)?;
         down.expect_large(call.used.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)));
     }
     if std::mem::take(&mut call.body_withheld) && down.inlet().len() <= call.used {
@@ -84,6 +87,7 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
             .map_err(|_| Stop::ClientGone(Phase::Upload))?;
     }
     let start = call.used;
+    let begun = shard.timers.clock().now();
     loop {
         let step = down.edit_inlet(|buf| take_in(buf, call))?;
         let length = u64::try_from(call.used.saturating_sub(start)).unwrap_or(u64::MAX);
@@ -94,7 +98,9 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
         if step == Step::Whole {
             return Ok(Body { at: start..call.used, _room: room });
         }
-        down.alarm.set_in(Some(BODY_PAUSE));
+        let now = shard.timers.clock().now();
+        let earned = Duration::from_secs(length.checked_div(SLOWEST).unwrap_or(0));
+        down.alarm.set(now.plus(BODY_PAUSE).min(begun.plus(BODY_PAUSE.saturating_add(earned))));
         let have = down.inlet().len();
         let woke = down.more_than(have).await;
         down.alarm.clear();

@@ -12,7 +12,7 @@ use obleth_wire::{
     json,
 };
 
-use super::{After, answer, ids::RequestId, parse::Call, read::linger};
+use super::{After, answer, ids::RequestId, parse::Call};
 use crate::{downstream::Downstream, shard::Shard};
 
 /// Refuses a request. What is left of its body is the caller's to take in, if the connection is kept.
@@ -31,12 +31,12 @@ pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call, re
 }
 
 /// Refuses what could not be read as a request at all.
-pub(super) async fn answer_unparsed(shard: &Rc<Shard>, down: &Downstream, reject: &Reject) -> After {
+pub(super) async fn answer_unparsed(shard: &Rc<Shard>, down: &Downstream, reject: &Reject) {
     if let Some(counter) = shard.end.gauges().requests(Route::Unknown, Ending::refused(reject)) {
         counter.add(1);
     }
     let id = shard.request_ids.of(None, shard.timers.clock().unix_ms());
-    send(down, head(reject, &id), After::Close, &body(reject, &id)).await
+    send(down, head(reject, &id), After::Close, &body(reject, &id)).await;
 }
 
 /// The head of a refusal, all but its end.
@@ -63,9 +63,6 @@ async fn send(down: &Downstream, mut out: Vec<u8>, after: After, body: &[u8]) ->
     out.extend_from_slice(body);
     if down.send(out).await.is_err() {
         return After::Close;
-    }
-    if after == After::Close {
-        linger(down).await;
     }
     after
 }

@@ -1,7 +1,8 @@
 //! The way back of an answer that is not a stream of events: JSON, as a rule.
 //!
-//! Bytes pass as they come. A small answer is held until it is whole, so that it leaves in one write, and so that
-//! a backend that breaks off in the middle still becomes an honest status. Usage is read on the side.
+//! Bytes pass as they come. A small answer that nobody expects to be a stream is held until it is whole, so that it
+//! leaves in one write, and so that a backend that breaks off in the middle still becomes an honest status. Usage is
+//! read on the side.
 
 use std::rc::Rc;
 
@@ -43,6 +44,7 @@ pub(super) async fn relay(
         Framing::None => Some(0),
         Framing::Chunked | Framing::UntilClose => None,
     };
+    let hold = if asked.streamed && known_length.is_none() { 0 } else { HOLD };
     loop {
         let ended = answer.decode(|data| {
             usage.push(data);
@@ -52,7 +54,7 @@ pub(super) async fn relay(
             Ok(ended) => ended,
             Err(_) => return Err(broken(head_sent, Code::UpstreamCut)),
         };
-        if ended || held.len() > HOLD || (head_sent && !held.is_empty()) {
+        if ended || held.len() > hold || (head_sent && !held.is_empty()) {
             if !head_sent {
                 answer::relayed(&mut out, call, tally, &answer.head, &answer.head_bytes);
                 let length = known_length.or(ended.then(|| u64::try_from(held.len()).unwrap_or(u64::MAX)));
@@ -86,7 +88,9 @@ pub(super) async fn relay(
             answer.done_with_upstream(shard);
             return Ok(after);
         }
-        deadlines.arm(shard, down, deadlines.timers.idle);
+        if let Err(late) = deadlines.arm(shard, down, deadlines.timers.idle) {
+            return Err(broken(head_sent, late.code()));
+        }
         match answer.upstream.fill(down, last).await {
             Ok((Filled::Bytes, got)) => last = got,
             Ok((Filled::Closed, _)) => match answer.decoder.at_eof() {

@@ -49,6 +49,8 @@ struct Events<'a> {
     /// What is to be written next; its capacity is kept from write to write.
     out: Vec<u8>,
     head_sent: bool,
+    /// What has left ends with an event, so that a comment may follow.
+    between_events: bool,
     last_sent: Instant,
 }
 
@@ -67,6 +69,7 @@ pub(super) async fn stream(
         call,
         out: Vec::with_capacity(1024),
         head_sent: false,
+        between_events: true,
         last_sent: shard.timers.clock().now(),
     };
     let mut filter = StreamFilter::new(strip_usage);
@@ -114,7 +117,11 @@ pub(super) async fn stream(
             true => deadlines.timers.idle,
             false => deadlines.timers.first_byte,
         };
+        if let Err(late) = deadlines.arm(shard, down, limit) {
+            return Err(events.break_off(late.code()).await);
+        }
         let deadline = deadlines.end(shard.timers.clock().now(), limit);
+        events.between_events = !filter.is_mid_event();
         match events.more(tally, &mut answer, deadline, after).await? {
             Ok(Filled::Bytes) => {}
             Ok(Filled::Closed) => match answer.decoder.at_eof() {
@@ -176,7 +183,7 @@ impl Events<'_> {
                     break Interrupt::Timeout;
                 }
                 Woke::Alarm => {
-                    let comment = if self.head_sent { HEARTBEAT } else { b"" };
+                    let comment = if self.head_sent && self.between_events { HEARTBEAT } else { b"" };
                     self.put(tally, (head, head_bytes), after, comment);
                     if self.flush().await.is_err() {
                         break Interrupt::ClientGone;
@@ -197,7 +204,7 @@ impl Events<'_> {
         if !self.head_sent {
             return code.into();
         }
-        let mut event = b"data: ".to_vec();
+        let mut event = if self.between_events { b"data: ".to_vec() } else { b"\n\ndata: ".to_vec() };
         event.extend_from_slice(&reject::body(&Reject::from(code), &self.call.request_id));
         event.extend_from_slice(b"\n\n");
         write::chunk(&mut self.out, &event);

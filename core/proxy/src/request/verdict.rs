@@ -3,34 +3,33 @@
 //! A status that blames the request is passed on, in our envelope; one that blames us or the backend is a 502.
 //! Of the backend's words, only its message goes on, without addresses.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
+use obleth_link::Phase;
 use obleth_policy::outcome::{Code, RELAYED_STATUSES, Reject};
 use obleth_wire::{http1::HeaderKind, json};
 
 use super::{
     Stop,
-    dispatch::interrupted,
-    exchange::{Answer, Deadlines, Filled},
+    exchange::{Answer, Filled, Interrupt},
 };
 use crate::{downstream::Downstream, shard::Shard};
 
 /// Of a refusal's body, this much is looked at.
 const BODY_LIMIT: usize = 64 * 1024;
+/// How long its body is waited for.
+const BODY_TIME: Duration = Duration::from_secs(2);
 /// Of a backend's message, this much is passed on.
 const MESSAGE_LIMIT: usize = 1024;
 /// The longest and shortest `retry-after` that clients treat well.
 const RETRY_AFTER_SECS: std::ops::RangeInclusive<u32> = 1..=59;
 
-/// Receives the rest of a refusal and judges it.
-pub(super) async fn refuse(
-    shard: &Rc<Shard>,
-    down: &Downstream,
-    deadlines: &Deadlines,
-    mut answer: Answer,
-) -> Stop {
+/// Receives the rest of a refusal and judges it. The status is known already: words that do not come soon are
+/// not waited for.
+pub(super) async fn refuse(shard: &Rc<Shard>, down: &Downstream, mut answer: Answer) -> Stop {
     let mut body = Vec::new();
     let mut last = 0;
+    down.alarm.set_in(Some(BODY_TIME));
     loop {
         let ended = answer.decode(|data| {
             let room = BODY_LIMIT.saturating_sub(body.len());
@@ -39,11 +38,10 @@ pub(super) async fn refuse(
         if !matches!(ended, Ok(false)) || body.len() >= BODY_LIMIT {
             break;
         }
-        deadlines.arm(shard, down, deadlines.timers.idle);
         match answer.upstream.fill(down, last).await {
             Ok((Filled::Bytes, got)) => last = got,
-            Ok((Filled::Closed, _)) => break,
-            Err(interrupt) => return interrupted(shard, interrupt),
+            Ok((Filled::Closed, _)) | Err(Interrupt::Timeout | Interrupt::Expired) => break,
+            Err(Interrupt::ClientGone) => return Stop::ClientGone(Phase::FirstByte),
         }
     }
     let reject = judge(&answer, &body);

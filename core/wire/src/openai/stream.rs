@@ -108,6 +108,11 @@ impl StreamFilter {
         self.has_event
     }
 
+    /// Whether part of an event has left and its end has not: only events past [`MAX_EVENT`] do that.
+    pub fn is_mid_event(&self) -> bool {
+        self.oversized
+    }
+
     /// Events whose `choices` are not empty: about the tokens generated, for streams in which usage never comes.
     pub fn content_events(&self) -> u64 {
         self.content_events

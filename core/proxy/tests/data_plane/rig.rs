@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Rig {
     address: SocketAddr,
     sidecar: SidecarEnd,
-    backend: obleth_upstream::Handle,
+    backend: SocketAddr,
+    _simulated: Option<obleth_upstream::Handle>,
     played: Arc<Played>,
     shard: Option<JoinHandle<()>>,
     player: Option<JoinHandle<()>>,
@@ -43,30 +44,49 @@ struct Played {
     stop: AtomicBool,
     lookups: AtomicUsize,
     retired: Mutex<Vec<u64>>,
-    snapshot: Mutex<Option<Arc<Snapshot>>>,
 }
 
 impl Rig {
+    /// With the simulated backend.
     pub(crate) fn start(force_epoll: bool, adjust: impl FnOnce(&mut Settings)) -> Self {
+        let simulated = obleth_upstream::spawn(obleth_upstream::Options::default()).unwrap();
+        let rig = Self::before_snapshot(force_epoll, simulated.addr, adjust);
+        rig.publish(1);
+        rig.until("the shard serves", || rig.sidecar.gauges().shard(0).is_serving());
+        rig.keep(simulated)
+    }
+
+    /// With a backend of the test's own.
+    pub(crate) fn in_front_of(force_epoll: bool, backend: SocketAddr) -> Self {
+        let rig = Self::before_snapshot(force_epoll, backend, |_| ());
+        rig.publish(1);
+        rig.until("the shard serves", || rig.sidecar.gauges().shard(0).is_serving());
+        rig
+    }
+
+    /// A shard that has no configuration yet.
+    pub(crate) fn before_snapshot(
+        force_epoll: bool,
+        backend: SocketAddr,
+        adjust: impl FnOnce(&mut Settings),
+    ) -> Self {
         let mut settings = Settings {
             key_cache_entries: 100,
             key_max_age: Duration::from_secs(10),
             key_stale_ok: Duration::from_secs(1000),
             fail_open: true,
             pepper: None,
-            max_request_bytes: 1 << 20,
+            max_request_bytes: 64 << 20,
             upstream_keepalive: Duration::from_secs(4),
             drain_timeout: Duration::from_secs(5),
             force_epoll,
         };
         adjust(&mut settings);
-        let backend = obleth_upstream::spawn(obleth_upstream::Options::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (sidecar, mut ends) = links(1, BufferBudget::new(1 << 30)).unwrap();
         let end = ends.remove(0);
         let played = Arc::new(Played::default());
-        *played.snapshot.lock().unwrap() = Some(snapshot(1, backend.addr));
         let shard = std::thread::spawn(move || {
             obleth_proxy::run_shard(listener, end, Arc::new(settings)).unwrap();
         });
@@ -74,9 +94,13 @@ impl Rig {
             let (sidecar, played) = (sidecar.clone(), Arc::clone(&played));
             move || play(&sidecar, &played)
         });
-        let rig = Self { address, sidecar, backend, played, shard: Some(shard), player: Some(player) };
-        rig.until("the shard serves", || rig.sidecar.gauges().shard(0).is_serving());
-        rig
+        let (shard, player) = (Some(shard), Some(player));
+        Self { address, sidecar, backend, _simulated: None, played, shard, player }
+    }
+
+    fn keep(mut self, simulated: obleth_upstream::Handle) -> Self {
+        self._simulated = Some(simulated);
+        self
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -104,7 +128,7 @@ impl Rig {
     }
 
     pub(crate) fn publish(&self, generation: u64) {
-        self.send(Command::Snapshot(snapshot(generation, self.backend.addr)));
+        self.send(Command::Snapshot(snapshot(generation, self.backend)));
     }
 
     pub(crate) fn lookups(&self) -> usize {
@@ -164,7 +188,7 @@ fn play(sidecar: &SidecarEnd, played: &Played) {
     while !played.stop.load(Ordering::SeqCst) {
         while let Some(event) = sidecar.take(0) {
             let reply = match event {
-                Event::Started => played.snapshot.lock().unwrap().take().map(Command::Snapshot),
+                Event::Started => None,
                 Event::KeyLookup(digest) => {
                     played.lookups.fetch_add(1, Ordering::SeqCst);
                     let silent = played.silent.load(Ordering::SeqCst);
@@ -199,6 +223,7 @@ fn answer(digest: KeyDigest) -> KeyAnswer {
 
 fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
     let limit = LimitMs(60_000);
+    let connect = LimitMs(100);
     let model = Model {
         id: ModelId(Uuid::from_u128(3)),
         pool: PoolIx(0),
@@ -217,7 +242,7 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
             addresses: vec![backend].into(),
             credential: None,
         }],
-        timers: Timers { connect: limit, first_byte: limit, idle: limit, total: LimitMs(0) },
+        timers: Timers { connect, first_byte: limit, idle: limit, total: LimitMs(0) },
     };
     let tenant = Tenant {
         id: TenantId(Uuid::from_u128(2)),

@@ -3,15 +3,13 @@
 //! What only the other end of the link can show: a sidecar that is silent, snapshots that go home, a drain,
 //! a shard that sleeps.
 
-mod rig;
-
 use std::{
     io::{Read, Write},
     time::{Duration, Instant},
 };
 
+use crate::rig::{BOTH_DRIVERS, Rig, chat, chat_stream, status};
 use obleth_link::Command;
-use rig::{BOTH_DRIVERS, Rig, chat, chat_stream, status};
 
 #[test]
 fn a_silent_sidecar_is_503_for_an_unknown_key_and_nothing_for_a_known_one() {
@@ -123,6 +121,62 @@ fn a_drain_that_runs_out_of_time_tells_the_stream_so() {
         assert!(answer.contains(r#""code":"draining""#), "{answer}");
         assert!(!answer.contains("[DONE]") && !answer.ends_with("0\r\n\r\n"), "{answer}");
         rig.join();
+    }
+}
+
+#[test]
+fn a_drain_answers_an_upload_that_it_cannot_wait_for() {
+    for epoll in BOTH_DRIVERS {
+        let mut rig = Rig::start(epoll, |settings| settings.drain_timeout = Duration::from_millis(50));
+        assert_eq!(status(&rig.request(&chat("sk_known", ""))), 200);
+        let mut upload = rig.connect();
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer sk_known\r\n";
+        let announced = format!("{head}Content-Length: 100000\r\nExpect: 100-continue\r\n\r\n");
+        upload.write_all(announced.as_bytes()).unwrap();
+        let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+        upload.read_exact(&mut go_on).unwrap();
+        rig.send(Command::Drain);
+        let mut answer = String::new();
+        upload.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(r#""code":"draining""#), "{answer}");
+        rig.join();
+    }
+}
+
+#[test]
+fn a_drain_before_the_first_snapshot_ends_the_shard() {
+    for epoll in BOTH_DRIVERS {
+        let mut rig = Rig::before_snapshot(epoll, ([127, 0, 0, 1], 1).into(), |_| ());
+        rig.send(Command::Drain);
+        rig.join();
+    }
+}
+
+#[test]
+fn a_client_that_floods_does_not_stop_the_others() {
+    for epoll in BOTH_DRIVERS {
+        let rig = Rig::start(epoll, |_| ());
+        let health = "GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
+        let mut flood = rig.connect();
+        let mut answers = flood.try_clone().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut sink = vec![0; 1 << 16];
+            while let Ok(1..) = answers.read(&mut sink) {}
+        });
+        let mut slowest = Duration::ZERO;
+        let writer = std::thread::spawn(move || {
+            let many = health.repeat(1000);
+            (0..200).for_each(|_| flood.write_all(many.as_bytes()).unwrap());
+            flood.shutdown(std::net::Shutdown::Both).unwrap();
+        });
+        while !writer.is_finished() {
+            let begun = Instant::now();
+            assert_eq!(status(&rig.request(health)), 200);
+            slowest = slowest.max(begun.elapsed());
+        }
+        writer.join().unwrap();
+        reader.join().unwrap();
+        assert!(slowest < Duration::from_secs(1), "a request waited {slowest:?} beside the flood");
     }
 }
 
