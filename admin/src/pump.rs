@@ -228,7 +228,9 @@ impl Pump {
                 state.seen.remove(&digest);
                 KeyAnswer::Unknown
             }
-            Err(_) => state.seen.get(&digest).cloned().map_or(KeyAnswer::StoreDown, KeyAnswer::Found),
+            Err(_) => state.seen.get(&digest).map_or(KeyAnswer::StoreDown, |seen| {
+                KeyAnswer::Unconfirmed(Arc::clone(&seen.record), seen.at.elapsed())
+            }),
         };
         let shards = state.flights.remove(&digest).map(|flight| flight.shards).unwrap_or_default();
         for shard in shards {
@@ -344,7 +346,7 @@ mod tests {
         answer(Ok(Some(row(false))));
         pump.key_changed(DIGEST, record(true));
         let seen = answer(Err(Fault::Io));
-        assert!(matches!(seen, Some(Command::KeyAnswer(_, KeyAnswer::Found(key))) if key.disabled));
+        assert!(matches!(seen, Some(Command::KeyAnswer(_, KeyAnswer::Unconfirmed(key, _))) if key.disabled));
         answer(Ok(None));
         assert!(matches!(answer(Err(Fault::Io)), Some(Command::KeyAnswer(_, KeyAnswer::StoreDown))));
     }

@@ -6,15 +6,23 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use obleth_policy::key::{KeyDigest, KeyRecord};
+
+/// A key, and when the store last vouched for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) record: Arc<KeyRecord>,
+    pub(crate) at: Instant,
+}
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct SeenKeys {
     limit: usize,
-    records: HashMap<KeyDigest, Arc<KeyRecord>>,
+    records: HashMap<KeyDigest, Seen>,
     /// Each digest of `records` once, in order of arrival, and some that have gone since.
     order: VecDeque<KeyDigest>,
 }
@@ -25,13 +33,13 @@ impl SeenKeys {
         Self { limit: limit.max(1), records: HashMap::new(), order: VecDeque::new() }
     }
 
-    pub(crate) fn get(&self, digest: &KeyDigest) -> Option<&Arc<KeyRecord>> {
+    pub(crate) fn get(&self, digest: &KeyDigest) -> Option<&Seen> {
         self.records.get(digest)
     }
 
     /// The store has it.
     pub(crate) fn put(&mut self, digest: KeyDigest, record: Arc<KeyRecord>) {
-        if self.records.insert(digest, record).is_some() {
+        if self.records.insert(digest, Seen { record, at: Instant::now() }).is_some() {
             return;
         }
         self.order.push_back(digest);
@@ -43,7 +51,7 @@ impl SeenKeys {
 
     /// It was edited: matters only if it is kept here.
     pub(crate) fn edited(&mut self, digest: KeyDigest, record: Arc<KeyRecord>) {
-        self.records.entry(digest).and_modify(|known| *known = record);
+        self.records.entry(digest).and_modify(|known| *known = Seen { record, at: Instant::now() });
     }
 
     /// The store does not have it.
@@ -92,7 +100,7 @@ mod tests {
         seen.put(known, record(false));
         seen.edited(known, record(true));
         seen.edited(unknown, record(true));
-        assert!(seen.get(&known).unwrap().disabled);
+        assert!(seen.get(&known).unwrap().record.disabled);
         assert!(seen.get(&unknown).is_none());
     }
 }

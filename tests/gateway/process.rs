@@ -7,7 +7,6 @@ use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -275,8 +274,9 @@ impl Drop for Gateway {
         let ended = running.child.try_wait().ok().flatten();
         drop(running);
         if std::thread::panicking() {
-            let crashed = ended.and_then(|status| status.signal());
-            println!("--- the gateway ended before its test: {ended:?}, signal {crashed:?}");
+            if let Some(status) = ended {
+                println!("--- the gateway ended before its test: {status}");
+            }
             println!("--- its standard output:\n{}", self.stdout());
             println!("--- its standard error:\n{}", self.stderr());
         }

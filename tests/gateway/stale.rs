@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use obleth_upstream::Options;
+use serde_json::json;
 
-use super::{process::Setup, world::World};
+use super::{
+    process::Setup,
+    world::{ENDPOINTS, World, body_of},
+};
 
 #[test]
 fn a_connection_to_the_backend_is_used_again() {
@@ -20,7 +24,7 @@ fn a_connection_to_the_backend_is_used_again() {
 #[test]
 fn a_backend_that_closes_after_each_answer_costs_no_request() {
     let world = World::start();
-    world.change_sim(serde_json::json!({"fault": "close-idle"}));
+    world.change_sim(json!({"fault": "close-idle"}));
     let mut connection = world.connect();
     for number in 0..300 {
         let id = format!("closing-{number}");
@@ -39,8 +43,13 @@ fn a_backend_that_closes_idle_connections_at_the_very_moment_of_reuse_costs_no_r
     const WORKERS: u64 = 8;
     const ROUNDS: u64 = 30;
     let world = World::with(Setup::new(), Options { keep_alive_ms: IDLE_MS, ..Options::default() });
+    // A model for each worker, so that nobody else uses its connection to the backend meanwhile.
+    let models: Vec<String> = (0..WORKERS).map(|worker| format!("model-{worker}")).collect();
+    for model in &models {
+        world.new_model(model, json!({}));
+    }
     std::thread::scope(|scope| {
-        for worker in 0..WORKERS {
+        for (worker, model) in (0..WORKERS).zip(&models) {
             let world = &world;
             scope.spawn(move || {
                 let mut connection = world.connect();
@@ -50,7 +59,8 @@ fn a_backend_that_closes_idle_connections_at_the_very_moment_of_reuse_costs_no_r
                     std::thread::sleep(Duration::from_micros(IDLE_MS * 1000 - 2000 + offset));
                     let id = format!("stale-{worker}-{number}");
                     let more = if number % 3 == 0 { r#","stream":true"# } else { "" };
-                    let answer = connection.ask(&world.chat(more).header("x-request-id", &id));
+                    let request = world.post(ENDPOINTS[0], body_of(ENDPOINTS[0], model, more));
+                    let answer = connection.ask(&request.header("x-request-id", &id));
                     let ran = world.sim.counters.count_of(&id);
                     assert_eq!((answer.status, ran), (200, 1), "{id}: {}", answer.text());
                 }

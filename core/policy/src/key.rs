@@ -2,7 +2,7 @@
 //!
 //! A key is known here only by its digest; the secret itself never gets this far.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -93,7 +93,9 @@ pub enum KeyAnswer {
     Found(Arc<KeyRecord>),
     /// The store answered, and there is none. The only ground for a 401.
     Unknown,
-    /// No store could answer.
+    /// No store could answer, but one did this long ago, and nobody has edited the key since.
+    Unconfirmed(Arc<KeyRecord>, Duration),
+    /// No store could answer, and nobody remembers the key.
     StoreDown,
 }
 

@@ -16,6 +16,13 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// This instant moved into the past; saturates at the epoch.
+    #[must_use]
+    pub const fn minus(self, back: Duration) -> Self {
+        let nanos = back.as_nanos();
+        Self(self.0.saturating_sub(if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }))
+    }
+
     /// This instant moved into the future; saturates at the end of time.
     #[must_use]
     pub const fn plus(self, ahead: Duration) -> Self {
@@ -58,5 +65,7 @@ mod tests {
         assert_eq!(Instant(5).since(Instant(9)), Duration::ZERO);
         assert_eq!(Instant(u64::MAX - 1).plus(Duration::from_secs(1)), Instant(u64::MAX));
         assert_eq!(Instant(7).plus(Duration::MAX), Instant(u64::MAX));
+        assert_eq!(Instant(7).minus(Duration::from_nanos(3)), Instant(4));
+        assert_eq!(Instant(7).minus(Duration::MAX), Instant(0));
     }
 }

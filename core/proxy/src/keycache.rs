@@ -76,7 +76,7 @@ impl Flight {
 struct Entry {
     record: Arc<KeyRecord>,
     /// When a store last said so.
-    confirmed: Cell<Instant>,
+    confirmed: Instant,
     /// Not asked again before this.
     ask_after: Cell<Instant>,
     /// Used since the hand last came by.
@@ -116,7 +116,7 @@ impl KeyCache {
         let gauges = end.gauges();
         if let Some(entry) = self.known.borrow().get(&digest) {
             entry.used.set(true);
-            let age = now.since(entry.confirmed.get());
+            let age = now.since(entry.confirmed);
             // Half way to too old, somebody who uses it has it confirmed while going on with what there is.
             if age > self.max_age.div_f32(2.0) && now > entry.ask_after.get() {
                 entry.ask_after.set(now.plus(RETRY_PAUSE));
@@ -163,13 +163,17 @@ impl KeyCache {
     pub(crate) fn stale(&self, digest: &KeyDigest, now: Instant) -> Option<Arc<KeyRecord>> {
         let known = self.known.borrow();
         let entry = known.get(digest)?;
-        (now.since(entry.confirmed.get()) < self.stale_ok).then(|| Arc::clone(&entry.record))
+        let usable = self.stale_ok.max(self.max_age);
+        (now.since(entry.confirmed) < usable).then(|| Arc::clone(&entry.record))
     }
 
     /// The sidecar has answered.
     pub(crate) fn answered(&self, digest: KeyDigest, answer: KeyAnswer, now: Instant) {
         match &answer {
-            KeyAnswer::Found(record) => self.remember(digest, Arc::clone(record), now),
+            KeyAnswer::Found(record) => self.remember(digest, Arc::clone(record), now, now),
+            KeyAnswer::Unconfirmed(record, age) => {
+                self.remember(digest, Arc::clone(record), now.minus(*age), now.plus(RETRY_PAUSE));
+            }
             KeyAnswer::Unknown => {
                 self.known.borrow_mut().remove(&digest);
                 self.remember_unknown(digest, now.plus(NEGATIVE_AGE));
@@ -198,10 +202,9 @@ impl KeyCache {
         self.unknown_order.borrow_mut().clear();
     }
 
-    fn remember(&self, digest: KeyDigest, record: Arc<KeyRecord>, now: Instant) {
+    fn remember(&self, digest: KeyDigest, record: Arc<KeyRecord>, confirmed: Instant, ask_after: Instant) {
         self.unknown.borrow_mut().remove(&digest);
-        let entry =
-            Entry { record, confirmed: Cell::new(now), ask_after: Cell::new(now), used: Cell::new(false) };
+        let entry = Entry { record, confirmed, ask_after: Cell::new(ask_after), used: Cell::new(false) };
         let mut known = self.known.borrow_mut();
         let mut order = self.order.borrow_mut();
         if known.insert(digest, entry).is_none() {
@@ -366,6 +369,20 @@ mod tests {
         }
         assert!(matches!(cache.find(digest(1), Instant(1), &end), Found::Asked(_)));
         assert_eq!(asked(&sidecar), 1);
+    }
+
+    #[test]
+    fn a_key_that_only_the_sidecar_remembers_is_as_old_as_it_says() {
+        let (cache, sidecar, end) = setup(10, true);
+        let KeyAnswer::Found(record) = found() else { panic!("found") };
+        let now = Instant(2000 * SEC);
+        let answer = |age| KeyAnswer::Unconfirmed(Arc::clone(&record), Duration::from_secs(age));
+        cache.answered(digest(1), answer(999), now);
+        assert!(cache.stale(&digest(1), now).is_some());
+        cache.answered(digest(1), answer(1000), now);
+        assert!(cache.stale(&digest(1), now).is_none());
+        assert!(matches!(cache.find(digest(1), now, &end), Found::CannotAsk));
+        assert_eq!(asked(&sidecar), 0, "asked again within the pause");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) async fn lookup(shard: &Rc<Shard>, down: &Downstream, claimed: Claime
     let key = match answer {
         KeyAnswer::Found(key) => key,
         KeyAnswer::Unknown => return Err(Code::InvalidApiKey.into()),
-        KeyAnswer::StoreDown => {
+        KeyAnswer::Unconfirmed(..) | KeyAnswer::StoreDown => {
             shard.keys.stale(&claimed.digest, clock.now()).ok_or(Code::AuthStoreUnavailable)?
         }
     };

@@ -96,7 +96,7 @@ fn message(body: &[u8]) -> String {
     }
 }
 
-/// The text without words that look like a URL or a network address, at most [`MESSAGE_LIMIT`] bytes long.
+/// The text without words that look like a URL, a network address or a file, at most [`MESSAGE_LIMIT`] bytes long.
 fn without_addresses(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MESSAGE_LIMIT));
     for word in text.split_inclusive(char::is_whitespace) {
@@ -112,7 +112,13 @@ fn without_addresses(text: &str) -> String {
 fn looks_like_address(word: &str) -> bool {
     let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '[' && c != ':');
     let host = bare.split(['/', ',', ';', '\'', '"', ')']).next().unwrap_or_default();
+    let is_path = |sep: char| {
+        word.matches(sep).count() >= 2 && word.starts_with(|c| c == sep || !char::is_alphanumeric(c))
+    };
     bare.contains("://")
+        || is_path('/')
+        || is_path('\\')
+        || [".py", ".rs", ".so", ".cpp"].iter().any(|end| bare.ends_with(end))
         || host.parse::<std::net::SocketAddr>().is_ok()
         || host.parse::<std::net::IpAddr>().is_ok()
         || host.rsplit_once(':').is_some_and(|(name, port)| {
@@ -148,12 +154,20 @@ mod tests {
             "vllm-7.cluster.local:8000",
             "[::1]:80",
             "(http://x)",
+            "/usr/lib/python3/engine.py",
+            "\"/etc/vllm/conf.json\"",
+            "engine.py",
         ] {
             let said = without_addresses(&format!("cannot reach {leak} now"));
             assert_eq!(said, "cannot reach [removed] now", "{leak}");
         }
-        let harmless = "max_tokens: 5 is more than 4096, at 10:30";
-        assert_eq!(without_addresses(harmless), harmless);
+        for harmless in [
+            "max_tokens: 5 is more than 4096, at 10:30",
+            "meta-llama/Llama-3.3-70B and/or a/b/c of 1/2/3",
+            "messages[0].content: e.g. \"text\"",
+        ] {
+            assert_eq!(without_addresses(harmless), harmless);
+        }
     }
 
     #[test]
