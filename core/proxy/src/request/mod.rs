@@ -81,13 +81,17 @@ enum After {
 /// Serves one connection: its requests in order, one at a time.
 pub(crate) async fn serve(shard: &Rc<Shard>, down: &Downstream) {
     let mut new = true;
-    while one(shard, down, new).await == After::KeepAlive {
+    while parse::begins(shard, down, new).await {
+        // On the heap, so that a connection without a request is small.
+        if Box::pin(one(shard, down)).await == After::Close {
+            return;
+        }
         new = false;
     }
 }
 
-async fn one(shard: &Rc<Shard>, down: &Downstream, new: bool) -> After {
-    let mut call = match parse::parse(shard, down, new).await {
+async fn one(shard: &Rc<Shard>, down: &Downstream) -> After {
+    let mut call = match parse::parse(shard, down).await {
         Ok(call) => call,
         Err(parse::NoCall::Closed) => return After::Close,
         Err(parse::NoCall::Refused(reject)) => {
@@ -134,10 +138,7 @@ async fn serve_call(
     match call.route {
         Route::Health => answer::health(shard, down, call).await,
         Route::Models => models::answer(shard, down, call).await,
-        // On the heap, so that a connection without a request is small.
-        Route::Chat | Route::Completions | Route::Embeddings => {
-            Box::pin(infer(shard, down, call, tally)).await
-        }
+        Route::Chat | Route::Completions | Route::Embeddings => infer(shard, down, call, tally).await,
         Route::Unknown => Err(Code::UnknownEndpoint.into()),
     }
 }

@@ -46,43 +46,47 @@ pub(crate) struct Call {
 /// Why there is no request.
 #[derive(Debug)]
 pub(crate) enum NoCall {
-    /// The client closed, or had nothing to say for too long.
+    /// The client closed.
     Closed,
     /// What came is no request.
     Refused(Reject),
 }
 
-/// Waits for a head and parses it.
+/// Waits for the first byte of a request; false when none comes.
 ///
 /// A connection on which a drain finds no request is closed, but one that is new may still say what it wants:
 /// a load balancer that asks for its health is told.
-pub(crate) async fn parse(shard: &Rc<Shard>, down: &Downstream, new: bool) -> Result<Call, NoCall> {
+pub(super) async fn begins(shard: &Rc<Shard>, down: &Downstream, new: bool) -> bool {
+    if down.inlet().is_empty() {
+        down.set_idle(true);
+        if !new && shard.draining.get() {
+            return false;
+        }
+        down.alarm.set_in(Some(KEEP_ALIVE));
+        if !matches!(down.more_than(0).await, Woke::Done(())) {
+            return false;
+        }
+    }
+    down.set_idle(false);
+    true
+}
+
+/// Receives the head of a request that has begun, and parses it.
+pub(super) async fn parse(shard: &Rc<Shard>, down: &Downstream) -> Result<Call, NoCall> {
     let limits = Limits::default();
     let mut scan = HeadScan::default();
     let mut have = down.inlet().len();
-    let mut begun = have > 0;
-    down.set_idle(!begun);
-    down.alarm.set_in(Some(if begun { HEAD_TIME } else { KEEP_ALIVE }));
-    if !begun && !new && shard.draining.get() {
-        return Err(NoCall::Closed);
-    }
+    down.alarm.set_in(Some(HEAD_TIME));
     let len = loop {
-        if have > 0 {
-            match scan.find_end(&down.inlet(), &limits) {
-                Ok(Some(len)) => break len,
-                Ok(None) => {}
-                Err(error) => return Err(NoCall::Refused(blame(error))),
-            }
+        match scan.find_end(&down.inlet(), &limits) {
+            Ok(Some(len)) => break len,
+            Ok(None) => {}
+            Err(error) => return Err(NoCall::Refused(blame(error))),
         }
         match down.more_than(have).await {
             Woke::Done(()) => {}
-            Woke::Alarm if begun => return Err(NoCall::Refused(Code::RequestTimeout.into())),
-            Woke::Alarm | Woke::Gone | Woke::Expired => return Err(NoCall::Closed),
-        }
-        if !begun {
-            begun = true;
-            down.set_idle(false);
-            down.alarm.set_in(Some(HEAD_TIME));
+            Woke::Alarm => return Err(NoCall::Refused(Code::RequestTimeout.into())),
+            Woke::Gone | Woke::Expired => return Err(NoCall::Closed),
         }
         have = down.inlet().len();
     };
