@@ -17,7 +17,10 @@ use std::{
 
 use monoio::net::TcpStream;
 use obleth_link::Driver;
-use rustix::{io::Errno, net::SocketFlags};
+use rustix::{
+    io::Errno,
+    net::{Shutdown, SocketFlags},
+};
 
 use crate::{downstream::Downstream, request, shard::Shard, socket};
 
@@ -48,6 +51,13 @@ impl Listener {
         Ok(Self { listener, readiness, flags })
     }
 
+    /// Stops listening, also through other descriptors of the same socket: who waits to be accepted is told at
+    /// once, instead of waiting for somebody who is not coming.
+    pub(crate) fn close(&self) {
+        // Fails only when it is closed already.
+        let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
+    }
+
     /// The next connection that waits; `None` while there is none.
     fn next(&self) -> io::Result<Option<TcpStream>> {
         match rustix::net::accept_with(&self.listener, self.flags) {
@@ -62,7 +72,7 @@ impl Listener {
 }
 
 /// Accepts for as long as the shard lives.
-pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener) {
+pub(crate) async fn accept(shard: Rc<Shard>, listener: Rc<Listener>) {
     let mut failing = false;
     loop {
         let mut accepted = 0;

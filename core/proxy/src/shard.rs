@@ -93,7 +93,7 @@ impl Shard {
         settings: Arc<Settings>,
         driver: Driver,
     ) -> io::Result<()> {
-        let listener = Listener::new(listener, driver)?;
+        let listener = Rc::new(Listener::new(listener, driver)?);
         let bell = TcpStream::from_std(end.bell().fd().try_clone_to_owned()?.into())?;
         let timers = Timers::new();
         let shard = Rc::new(Self {
@@ -121,10 +121,11 @@ impl Shard {
         let _ = shard.end.tell(Event::Started);
         let _crash = Crash(Rc::clone(&shard));
         shard.until(|shard| shard.snapshot.borrow().is_some() || shard.draining.get()).await;
-        monoio::spawn(listener::accept(Rc::clone(&shard), listener));
+        monoio::spawn(listener::accept(Rc::clone(&shard), Rc::clone(&listener)));
         gauges.start_serving(driver);
         tracing::info!(shard = shard.end.shard, driver = driver.as_str(), "shard serves");
         shard.drain_when_told().await;
+        listener.close();
         gauges.stop_serving();
         Ok(())
     }
