@@ -11,7 +11,7 @@ fn main() {
         println!("cargo:rerun-if-changed={log}");
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
-    println!("cargo:rustc-env=OBLETH_COMMIT={commit}");
+    println!("cargo:rustc-env=BUILD_COMMIT={commit}");
 }
 
 fn git(args: &[&str]) -> Option<String> {

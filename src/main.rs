@@ -53,7 +53,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Of the package.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What it was built from.
-const COMMIT: &str = env!("OBLETH_COMMIT");
+const COMMIT: &str = env!("BUILD_COMMIT");
 
 fn main() -> ExitCode {
     let whole = || cli::parse().and_then(|cli| cli.map_or(Ok(ExitCode::SUCCESS), run));
