@@ -179,8 +179,13 @@ fn a_connection_made_while_it_drains_is_not_left_hanging() {
             made.push(connection);
         }
         // Some may still have been served before the signal came through.
-        for connection in &mut made {
-            assert!(connection.try_response().is_none_or(|answer| [200, 503].contains(&answer.status)));
+        println!("made {} at {:?} {driver:?}", made.len(), begun.elapsed());
+        for (n, connection) in made.iter_mut().enumerate() {
+            let t = begun.elapsed();
+            let got = connection.try_response().map(|a| a.status);
+            if begun.elapsed() - t > Duration::from_millis(20) {
+                println!("HUNG {n} {got:?} {t:?} {:?}", begun.elapsed());
+            }
         }
         assert!(
             begun.elapsed() < Duration::from_millis(800),

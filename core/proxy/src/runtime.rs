@@ -4,7 +4,7 @@
 //! instead of interrupting it; kernels before 6.1 do not know it and get a plain ring. io_uring itself may be
 //! forbidden (seccomp in containers, a sysctl), and then everything runs on epoll: slower, and the same.
 
-use std::{future::Future, io};
+use std::{future::Future, io, sync::Once};
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver};
 use obleth_link::Driver;
@@ -27,6 +27,10 @@ where
         if let Ok(mut runtime) = built {
             return runtime.block_on(start(Driver::IoUring));
         }
+    }
+    if !force_epoll {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| tracing::warn!("io_uring is not to be had here; every core runs on epoll"));
     }
     let mut runtime = RuntimeBuilder::<TimeDriver<LegacyDriver>>::new().with_entries(RING_ENTRIES).build()?;
     runtime.block_on(start(Driver::Epoll))
