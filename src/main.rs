@@ -94,6 +94,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let database = config.database.clone().unwrap_or_else(|| folder.database());
     let secrets = folder.secrets(config.admin_token.as_ref(), config.master_key.as_ref(), &database)?;
     threads::raise_descriptor_limit();
+    threads::keep_pages_small();
 
     let settings = sidecar_settings(&config, &secrets, database);
     let mut sidecar = obleth_admin::Sidecar::open(settings.clone()).map_err(sidecar::open_failure)?;
