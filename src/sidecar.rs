@@ -165,11 +165,9 @@ impl Drop for SidecarThread {
 pub(crate) fn open_failure(error: OpenError) -> Failure {
     let exit = match &error {
         OpenError::Create { source, .. } => Exit::CantCreate.unless(source),
-        OpenError::Unreadable { .. }
-        | OpenError::NotADatabase { .. }
-        | OpenError::Damaged { .. }
-        | OpenError::Full { .. } => Exit::IoErr,
-        OpenError::NewerSchema { .. }
+        OpenError::Unreadable { .. } | OpenError::Damaged { .. } | OpenError::Full { .. } => Exit::IoErr,
+        OpenError::NotADatabase { .. }
+        | OpenError::NewerSchema { .. }
         | OpenError::AlteredSchema { .. }
         | OpenError::WrongMasterKey { .. } => Exit::Config,
         OpenError::Locked { .. } => Exit::TempFail,

@@ -223,6 +223,11 @@ fn a_data_folder_that_cannot_be_or_does_not_fit_has_its_own_code() {
     put("keyless/obleth.db", "", 0o600);
     let (code, said) = run("keyless");
     assert!(code == 78 && said.contains("OBLETH_MASTER_KEY"), "{said}");
+
+    put("foreign/master-key", &"0f".repeat(32), 0o600);
+    put("foreign/obleth.db", &"no database at all ".repeat(100), 0o600);
+    let (code, said) = run("foreign");
+    assert!(code == 78 && said.contains("not an obleth database"), "{said}");
 }
 
 #[test]
