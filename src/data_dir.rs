@@ -154,8 +154,8 @@ fn unusable(path: &Path, error: &io::Error) -> Failure {
     Failure::io(Exit::IoErr, format!("cannot use the data folder {}", path.display()), error)
 }
 
-/// Nobody else may write into the folder. One that is ours or empty is closed to others at once; anything else
-/// might be somebody's home or `/tmp`, and is not touched.
+/// Nobody else may write into the folder. An empty one is closed to others at once; one with something in it might
+/// be somebody's home or `/tmp`, and is not touched: what is ours in it is closed file by file.
 fn make_private(folder: &Path) -> Result<(), Failure> {
     let about = fs::metadata(folder).map_err(|error| unusable(folder, &error))?;
     if about.mode() & 0o077 == 0 {
@@ -163,7 +163,7 @@ fn make_private(folder: &Path) -> Result<(), Failure> {
     }
     let empty = || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
     let owned = about.uid() == rustix::process::geteuid().as_raw();
-    if owned && (folder.join(LOCK).exists() || empty()) {
+    if owned && empty() {
         return fs::set_permissions(folder, Permissions::from_mode(0o700))
             .map_err(|error| unusable(folder, &error));
     }
@@ -274,18 +274,21 @@ mod tests {
     }
 
     #[test]
-    fn an_open_folder_is_closed_if_it_is_ours_and_refused_if_it_may_be_anybodys() {
+    fn an_open_folder_is_closed_if_it_is_empty_and_never_if_it_may_be_anybodys() {
         let home = tempfile::tempdir().unwrap();
-        let open = || fs::set_permissions(home.path(), Permissions::from_mode(0o777)).unwrap();
-        for _ in ["empty", "with a lock in it"] {
-            open();
-            drop(DataDir::open(Some(home.path()), false).unwrap());
-            assert_eq!(mode(home.path()), 0o700);
-        }
-        fs::remove_file(home.path().join(LOCK)).unwrap();
+        let open = |bits| fs::set_permissions(home.path(), Permissions::from_mode(bits)).unwrap();
+        let start = || DataDir::open(Some(home.path()), false).map(drop);
+        open(0o777);
+        start().unwrap();
+        assert_eq!(mode(home.path()), 0o700);
         fs::write(home.path().join("letter"), "").unwrap();
-        open();
-        let line = DataDir::open(Some(home.path()), false).unwrap_err().to_string();
+        open(0o755);
+        for _ in ["the first start", "the next"] {
+            start().unwrap();
+            assert_eq!(mode(home.path()), 0o755);
+        }
+        open(0o777);
+        let line = start().unwrap_err().to_string();
         assert!(line.contains("chmod 700"), "{line}");
         assert_eq!(mode(home.path()), 0o777);
     }

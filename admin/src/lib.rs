@@ -17,6 +17,7 @@ mod api;
 mod clock;
 mod metrics;
 mod outbox;
+mod patience;
 mod pump;
 mod random;
 mod resolve;

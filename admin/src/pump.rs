@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use obleth_link::{Command, Event, Gauges, SidecarEnd};
+use obleth_link::{Command, Event, Gauges, ShardGauges, SidecarEnd};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest, KeyRecord},
     snapshot::Snapshot,
@@ -136,7 +136,10 @@ impl Pump {
         };
         let silent = || -> Vec<usize> {
             let beats = self.gauges().shards().enumerate();
-            beats.filter(|(_, gauges)| gauges.heartbeat.get() < number).map(|(shard, _)| shard).collect()
+            // In a drain a shard that has nothing to finish ends; only the others have to be alive.
+            let ended = |shard: &ShardGauges| self.gauges().is_draining() && !shard.is_serving();
+            let silent = beats.filter(|(_, shard)| shard.heartbeat.get() < number && !ended(shard));
+            silent.map(|(shard, _)| shard).collect()
         };
         let all_answered = async {
             loop {

@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::stop::StopSignal;
+use crate::{patience::Patient, stop::StopSignal};
 
 /// Connections of one listener; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -79,7 +79,7 @@ async fn converse(stream: TcpStream, router: Router, stop: StopSignal) {
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Patient::new(stream)), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     // A broken connection is the client's business.
     tokio::select! {

@@ -134,6 +134,22 @@ fn a_drain_lets_running_streams_finish_and_takes_nothing_new() {
 }
 
 #[test]
+fn a_drain_is_alive_though_the_shards_without_requests_have_ended() {
+    let mut world = World::with(Setup::new().cores(4), Options::default());
+    let mut stream = world.connect();
+    stream.send(world.chat(r#","stream":true"#).header("x-sim-tps", 10).header("x-sim-tokens", 15).bytes());
+    stream.read_until("\"content\":\"Hello");
+    world.gateway.signal(Signal::TERM);
+    until("it is not ready any more", || page(world.gateway.metrics, "/readyz").status == 503);
+    for _ in 0..5 {
+        let alive = page(world.gateway.metrics, "/livez");
+        assert_eq!(alive.status, 200, "{}", alive.text());
+    }
+    assert!(stream.response().text().ends_with("data: [DONE]\n\n"));
+    assert!(world.gateway.wait().success());
+}
+
+#[test]
 fn a_drain_that_takes_too_long_breaks_off_what_is_left() {
     let setup = Setup::new().env("OBLETH_DRAIN_TIMEOUT_SECS", 1);
     let mut world = World::with(setup, Options::default());

@@ -77,6 +77,8 @@ struct Entry {
     record: Arc<KeyRecord>,
     /// When a store last said so.
     confirmed: Instant,
+    /// It may have been edited since.
+    doubted: Cell<bool>,
     /// Not asked again before this.
     ask_after: Cell<Instant>,
     /// Used since the hand last came by.
@@ -117,21 +119,22 @@ impl KeyCache {
         if let Some(entry) = self.known.borrow().get(&digest) {
             entry.used.set(true);
             let age = now.since(entry.confirmed);
+            let doubtful = age > self.max_age || entry.doubted.get();
             // Half way to too old, somebody who uses it has it confirmed while going on with what there is.
-            if age > self.max_age.div_f32(2.0) && now > entry.ask_after.get() {
+            if (doubtful || age > self.max_age.div_f32(2.0)) && now >= entry.ask_after.get() {
                 entry.ask_after.set(now.plus(RETRY_PAUSE));
                 let flight = self.ask(digest, end);
-                if age > self.max_age {
+                if doubtful {
                     gauges.key_misses.add(1);
                     return flight.map_or(Found::CannotAsk, Found::Asked);
                 }
-            } else if age > self.max_age {
+            } else if doubtful {
                 if let Some(flight) = self.flights.borrow().get(&digest) {
                     gauges.key_misses.add(1);
                     return Found::Asked(Rc::clone(flight));
                 }
                 // No store answered a moment ago; until it is time to ask again, that still stands.
-                if age >= self.stale_ok {
+                if age >= self.stale_ok.max(self.max_age) {
                     return Found::CannotAsk;
                 }
             }
@@ -192,19 +195,23 @@ impl KeyCache {
         self.unknown.borrow_mut().remove(digest);
     }
 
-    /// Nothing that is known is sure any more, nor that anybody still looks up what was asked for: who waits
-    /// is told that no store answered.
-    pub(crate) fn forget_all(&self) {
-        self.flights.borrow_mut().drain().for_each(|(_, flight)| flight.land(KeyAnswer::StoreDown));
-        self.known.borrow_mut().clear();
-        self.order.borrow_mut().clear();
+    /// Nothing that is known is sure any more. Keys are confirmed before they are used again, but kept: if no
+    /// store can answer just now, they are all there is.
+    pub(crate) fn doubt_all(&self) {
+        self.known.borrow().values().for_each(|entry| entry.doubted.set(true));
         self.unknown.borrow_mut().clear();
         self.unknown_order.borrow_mut().clear();
     }
 
     fn remember(&self, digest: KeyDigest, record: Arc<KeyRecord>, confirmed: Instant, ask_after: Instant) {
         self.unknown.borrow_mut().remove(&digest);
-        let entry = Entry { record, confirmed, ask_after: Cell::new(ask_after), used: Cell::new(false) };
+        let entry = Entry {
+            record,
+            confirmed,
+            doubted: Cell::new(false),
+            ask_after: Cell::new(ask_after),
+            used: Cell::new(false),
+        };
         let mut known = self.known.borrow_mut();
         let mut order = self.order.borrow_mut();
         if known.insert(digest, entry).is_none() {
@@ -357,18 +364,29 @@ mod tests {
     #[test]
     fn a_lookup_that_nobody_answers_does_not_lock_the_key_out() {
         let (cache, sidecar, end) = setup(10, true);
-        for lose in [
-            |cache: &KeyCache| cache.forget_all(),
-            |cache: &KeyCache| cache.answered(digest(1), KeyAnswer::StoreDown, Instant(0)),
-        ] {
+        for _ in 0..2 {
             let Found::Asked(flight) = cache.find(digest(1), Instant(0), &end) else { panic!("not asked") };
             assert!(flight.poll(Waker::noop()).is_none());
-            lose(&cache);
+            // Whoever waited in vain says so.
+            cache.answered(digest(1), KeyAnswer::StoreDown, Instant(0));
             assert_eq!(flight.poll(Waker::noop()), Some(KeyAnswer::StoreDown));
             assert_eq!(asked(&sidecar), 1);
         }
+    }
+
+    #[test]
+    fn when_any_key_may_have_changed_each_is_confirmed_before_use_and_kept_for_an_outage() {
+        let (cache, sidecar, end) = setup(10, true);
+        cache.answered(digest(1), found(), Instant(0));
+        cache.doubt_all();
         assert!(matches!(cache.find(digest(1), Instant(1), &end), Found::Asked(_)));
         assert_eq!(asked(&sidecar), 1);
+        cache.answered(digest(1), KeyAnswer::StoreDown, Instant(1));
+        assert!(cache.stale(&digest(1), Instant(1)).is_some());
+        assert!(matches!(cache.find(digest(1), Instant(2), &end), Found::Key(_)), "asked a moment ago");
+        cache.answered(digest(1), found(), Instant(3));
+        assert!(matches!(cache.find(digest(1), Instant(4), &end), Found::Key(_)));
+        assert_eq!(asked(&sidecar), 0);
     }
 
     #[test]

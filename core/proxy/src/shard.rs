@@ -193,7 +193,7 @@ impl Shard {
                 self.keys.answered(digest, answer, self.timers.clock().now());
             }
             Command::KeyChanged(digest) => self.keys.forget(&digest),
-            Command::AllKeysChanged => self.keys.forget_all(),
+            Command::AllKeysChanged => self.keys.doubt_all(),
             Command::Ping(number) => self.end.beat(number),
             Command::Drain => self.draining.set(true),
         }
