@@ -35,6 +35,8 @@ pub(crate) struct Upstream {
     pub(crate) buf: Vec<u8>,
     /// It has carried a request before: if it turns out closed, the request was not seen.
     pub(crate) reused: bool,
+    /// The backend was not sent all of a request: nothing more can be.
+    pub(crate) half_closed: bool,
     endpoint: EndpointId,
     revision: u64,
 }
@@ -42,7 +44,16 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) fn new((reader, writer, handle): (Reader, Writer, Handle), endpoint: &Endpoint) -> Self {
         let (endpoint, revision) = (endpoint.id, endpoint.revision);
-        Self { reader, writer, handle, buf: Vec::new(), reused: false, endpoint, revision }
+        Self {
+            reader,
+            writer,
+            handle,
+            buf: Vec::new(),
+            reused: false,
+            half_closed: false,
+            endpoint,
+            revision,
+        }
     }
 }
 
@@ -90,7 +101,7 @@ impl Pool {
     /// Keeps a connection whose last answer is complete. `limit` is what the backend allowed, if it said so.
     pub(crate) fn put(&self, mut upstream: Upstream, limit: Option<Duration>) {
         let keepalive = limit.map_or(self.keepalive, |limit| limit.min(self.keepalive));
-        if keepalive.is_zero() || !upstream.buf.is_empty() {
+        if keepalive.is_zero() || upstream.half_closed || !upstream.buf.is_empty() {
             return;
         }
         if upstream.buf.capacity() > BUFFER_KEEP {

@@ -4,7 +4,14 @@
 //! connection from the pool turned out to be closed before a single byte came back. Anything else may have
 //! run, and is not run again.
 
-use std::{io, pin::pin, rc::Rc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    mem,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use obleth_link::{Attempt, Phase};
 use obleth_policy::{outcome::Code, snapshot::Endpoint, unit::LimitMs};
@@ -26,6 +33,7 @@ use crate::{
     downstream::{Downstream, Woke},
     pool::Upstream,
     shard::Shard,
+    socket::Writer,
 };
 
 /// A request leaves in one write up to this size, and in pieces of it above.
@@ -170,43 +178,34 @@ impl Errand<'_> {
 
     /// Sends the request and receives the head of its answer.
     async fn exchange(&self, upstream: &mut Upstream) -> Result<(ResponseHead, Vec<u8>), Failed> {
-        let first_byte = self.deadlines.timers.first_byte;
-        self.arm(first_byte).map_err(Failed::Interrupted)?;
-        // A backend may answer and close before it has taken the whole body in: then what it said counts, and
-        // not that the rest could not be written.
-        let _ = self.send(upstream).await.map_err(Failed::Interrupted)?;
-        let written_at = self.shard.timers.clock().now();
-        self.arm(first_byte).map_err(Failed::Interrupted)?;
+        let (filled, mut last, waited) = self.talk(upstream).await.map_err(Failed::Interrupted)?;
+        if filled == Filled::Closed {
+            let unseen = upstream.reused && waited < STALE_WITHIN;
+            return Err(if unseen { Failed::Unseen } else { Failed::Seen });
+        }
         let limits = Limits::default();
         let mut scan = HeadScan::default();
-        let mut last = 0;
         let mut interim = 0_u32;
         loop {
-            let len = match upstream.buf.is_empty() {
+            let found = match upstream.buf.is_empty() {
                 true => None,
                 false => scan.find_end(&upstream.buf, &limits).map_err(|_| Failed::Seen)?,
             };
-            let Some(len) = len else {
-                let before = upstream.buf.len();
+            let Some(len) = found else {
                 let (filled, got) = upstream.fill(self.down, last).await.map_err(Failed::Interrupted)?;
                 last = got;
                 match filled {
                     Filled::Bytes => continue,
-                    Filled::Closed if before == 0 && upstream.reused => {
-                        let after = self.shard.timers.clock().now().since(written_at);
-                        return Err(if after < STALE_WITHIN { Failed::Unseen } else { Failed::Seen });
-                    }
                     Filled::Closed => return Err(Failed::Seen),
                 }
             };
             let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(|_| Failed::Seen)?;
             let rest = upstream.buf.split_off(len);
-            let head_bytes = std::mem::replace(&mut upstream.buf, rest);
+            let head_bytes = mem::replace(&mut upstream.buf, rest);
             if head.status >= 200 {
                 return Ok((head, head_bytes));
             }
-            // The backend has seen the request, and the real answer follows.
-            upstream.reused = false;
+            // The real answer follows.
             interim = interim.saturating_add(1);
             if interim > MAX_INTERIM {
                 return Err(Failed::Seen);
@@ -215,18 +214,59 @@ impl Errand<'_> {
         }
     }
 
-    /// Writes head and body. The inner result is the backend's: it may have closed already.
-    async fn send(&self, upstream: &mut Upstream) -> Result<io::Result<()>, Interrupt> {
+    /// Writes the request and receives the first bytes of the answer, both under way at the same time: they go
+    /// to the kernel together, and a backend that answers before it has taken the whole body in is heard. The
+    /// rest of the body is then kept back. Returns what was read, and how long after the last byte written.
+    async fn talk(&self, upstream: &mut Upstream) -> Result<(Filled, usize, Duration), Interrupt> {
+        let now = || self.shard.timers.clock().now();
+        self.arm(self.deadlines.timers.first_byte)?;
+        let handle = upstream.handle.clone();
+        let room = upstream.room(0);
+        let mut kept_back = false;
+        let (written_at, received) = {
+            let Upstream { reader, writer, buf, .. } = &mut *upstream;
+            let mut read = pin!(reader.append(mem::take(buf), room));
+            let mut write = pin!(self.write(writer));
+            let (mut written_at, mut received) = (None, None);
+            let both = poll_fn(|cx| {
+                if written_at.is_none() && write.as_mut().poll(cx).is_ready() {
+                    written_at = Some(now());
+                    // The total limit alone goes on if this fails, and the next look at it finds it passed.
+                    let _ = self.arm(self.deadlines.timers.first_byte);
+                }
+                if received.is_none()
+                    && let Poll::Ready(output) = read.as_mut().poll(cx)
+                {
+                    received = Some(output);
+                }
+                match (written_at, received.is_some()) {
+                    (Some(written_at), true) => Poll::Ready((written_at, received.take())),
+                    (None, true) if !mem::replace(&mut kept_back, true) => {
+                        handle.shut_write();
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    _ => Poll::Pending,
+                }
+            });
+            guarded(self.down, &handle, both).await?
+        };
+        upstream.half_closed = kept_back;
+        let (filled, got) = received.map_or((Filled::Closed, 0), |output| upstream.filled(output));
+        Ok((filled, got, now().since(written_at)))
+    }
+
+    /// Writes head and body. That the backend does not take them is for its answer to explain.
+    async fn write(&self, writer: &mut Writer) {
         let length = self.asked.edits.len(self.asked.body.at.len());
         let mut out = Vec::with_capacity(length.min(WRITE_PIECE).saturating_add(1024));
         self.head(&mut out, length);
         let mut sent = 0_usize;
         loop {
             sent = sent.saturating_add(self.copy_piece(sent, &mut out));
-            let write = upstream.writer.write_all(out);
-            let (written, mut emptied) = guarded(self.down, &upstream.handle, write).await?;
+            let (written, mut emptied) = writer.write_all(out).await;
             if written.is_err() || sent >= length {
-                return Ok(written);
+                return;
             }
             emptied.clear();
             out = emptied;

@@ -91,6 +91,25 @@ fn an_early_refusal_of_a_large_body_counts_and_nothing_is_asked_twice() {
 }
 
 #[test]
+fn an_answer_is_heard_though_the_backend_takes_no_more_of_the_body() {
+    let (address, _) = backend(|mut stream, _| {
+        read_head(&mut stream);
+        stream.write_all(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let mut later = stream.try_clone().unwrap();
+        std::thread::park_timeout(Duration::from_secs(30)); // it neither reads nor closes
+        let _ = later.read(&mut [0]);
+    });
+    for epoll in BOTH_DRIVERS {
+        let rig = Rig::in_front_of(epoll, address);
+        let body = format!(r#"{{"model":"demo","x":"{}"}}"#, "y".repeat(20 << 20));
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer sk_known\r\n";
+        let begun = Instant::now();
+        let answer = rig.request(&format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
+        assert!(status(&answer) == 413 && begun.elapsed() < Duration::from_secs(10), "{answer}");
+    }
+}
+
+#[test]
 fn a_request_that_ran_for_a_while_on_a_reused_connection_is_not_run_again() {
     let (address, seen) = backend(|mut stream, seen| {
         if read_request(&mut stream) {
