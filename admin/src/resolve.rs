@@ -2,7 +2,8 @@
 //!
 //! A name is resolved when it is written, when the sidecar starts, and every 30 s while it is in use; without
 //! names there is no timer. A refresh that fails keeps the last good addresses. Link-local and metadata
-//! addresses are dropped from every answer, so a name cannot smuggle one in.
+//! addresses are dropped from every answer, so a name cannot smuggle one in. A write holds its name until it
+//! has ended, so that what is published meanwhile does not drop it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -60,6 +61,25 @@ struct Entry {
     /// Tries since the last good one.
     failures: u32,
     due: Instant,
+    /// What is published uses it.
+    wanted: bool,
+    /// Writes under way that use it.
+    holds: usize,
+    /// A write learned the addresses, and no publication had them yet.
+    untold: bool,
+}
+
+/// Keeps a name known while a write that uses it is under way.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    names: Arc<Names>,
+    target: Target,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.names.release(&self.target);
+    }
 }
 
 /// One answer, judged.
@@ -74,7 +94,7 @@ enum Answer {
 
 impl Entry {
     fn unknown(now: Instant) -> Self {
-        Self { addresses: Arc::new([]), failures: 0, due: now }
+        Self { addresses: Arc::new([]), failures: 0, due: now, wanted: false, holds: 0, untold: false }
     }
 
     /// Takes an answer in. Returns whether the addresses are other ones now.
@@ -109,32 +129,56 @@ impl Names {
         self.lock().get(target).map(|entry| Arc::clone(&entry.addresses)).unwrap_or_default()
     }
 
-    /// From now on exactly these names are in use.
+    /// From now on exactly these names are in use, and what is known of them is about to be published.
     pub(crate) fn want(&self, targets: HashSet<Target>) {
         let mut entries = self.lock();
-        entries.retain(|target, _| targets.contains(target));
+        entries.retain(|target, entry| {
+            entry.wanted = targets.contains(target);
+            entry.wanted || entry.holds > 0
+        });
         let now = Instant::now();
         for target in targets {
-            entries.entry(target).or_insert_with(|| Entry::unknown(now));
+            let entry = entries.entry(target).or_insert_with(|| Entry::unknown(now));
+            (entry.wanted, entry.untold) = (true, false);
         }
         drop(entries);
         self.woken.notify_one();
     }
 
     /// Resolves the name in an address that is about to be written. One that does not resolve is fine: it is
-    /// tried again once it is in use.
+    /// tried again once it is in use. Addresses that are known already stay: a refresh changes and tells them.
+    ///
+    /// Keep what it returns until the write has ended; `None` for an address that needs no resolving.
     ///
     /// # Errors
     /// It resolves to link-local or metadata addresses only.
-    pub(crate) async fn check(&self, target: &Target) -> Result<(), AddressFault> {
-        let Host::Name(_) = target.host else { return Ok(()) };
+    pub(crate) async fn check(self: &Arc<Self>, target: &Target) -> Result<Option<Hold>, AddressFault> {
+        let Host::Name(_) = target.host else { return Ok(None) };
         let answer = timeout(WRITE_TIMEOUT, self.look_up(target)).await.unwrap_or(Answer::None);
         if answer == Answer::Forbidden {
             return Err(AddressFault::Forbidden);
         }
         let now = Instant::now();
-        self.lock().entry(target.clone()).or_insert_with(|| Entry::unknown(now)).learn(answer, now);
-        Ok(())
+        let mut entries = self.lock();
+        let entry = entries.entry(target.clone()).or_insert_with(|| Entry::unknown(now));
+        entry.holds += 1;
+        if entry.addresses.is_empty() && entry.learn(answer, now) {
+            entry.untold = entry.wanted;
+        }
+        Ok(Some(Hold { names: Arc::clone(self), target: target.clone() }))
+    }
+
+    /// Ends one hold. What was learned for others as well and is not published by now is told by a refresh.
+    fn release(&self, target: &Target) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(target) else { return };
+        entry.holds = entry.holds.saturating_sub(1);
+        if !entry.wanted && entry.holds == 0 {
+            entries.remove(target);
+        } else if entry.untold {
+            entry.due = Instant::now();
+            self.woken.notify_one();
+        }
     }
 
     /// Resolves what is due and calls `changed` when an address is another one, for ever.
@@ -179,7 +223,8 @@ impl Names {
         // The name may have gone out of use meanwhile.
         let Some(entry) = entries.get_mut(target) else { return false };
         let had_failed = entry.failures > 0;
-        let changed = entry.learn(answer, Instant::now());
+        let learned = entry.learn(answer, Instant::now());
+        let changed = std::mem::take(&mut entry.untold) || learned;
         drop(entries);
         match (had_failed, failed) {
             (false, true) => {
@@ -272,10 +317,10 @@ mod tests {
 
     #[test]
     fn a_name_that_hides_a_metadata_address_is_refused_and_one_that_is_unknown_is_not() {
-        let names = Names::new(ask);
-        assert_eq!(block_on(names.check(&target("metadata"))), Err(AddressFault::Forbidden));
-        assert_eq!(block_on(names.check(&target("unknown"))), Ok(()));
-        assert_eq!(block_on(names.check(&target("good"))), Ok(()));
+        let names = Arc::new(Names::new(ask));
+        assert_eq!(block_on(names.check(&target("metadata"))).unwrap_err(), AddressFault::Forbidden);
+        assert!(block_on(names.check(&target("unknown"))).is_ok());
+        let _hold = block_on(names.check(&target("good"))).unwrap();
         assert_eq!(*names.addresses(&target("good")), [at("10.0.0.1:80")]);
         assert!(names.addresses(&target("metadata")).is_empty());
     }
@@ -290,5 +335,49 @@ mod tests {
         names.want(HashSet::new());
         assert!(names.addresses(&target("good")).is_empty());
         assert_eq!(names.next_due(), None);
+    }
+
+    #[test]
+    fn a_name_that_is_being_written_outlives_publications_without_it_and_no_longer() {
+        let names = Arc::new(Names::new(ask));
+        let known = || names.addresses(&target("good")).len();
+        let first = block_on(names.check(&target("good"))).unwrap();
+        let second = block_on(names.check(&target("good"))).unwrap();
+        names.want(HashSet::new());
+        assert_eq!(known(), 1, "another write was published meanwhile");
+        drop(first);
+        names.want(HashSet::new());
+        assert_eq!(known(), 1, "the other write is still under way");
+        drop(second);
+        assert_eq!((known(), names.next_due()), (0, None), "both came to nothing");
+        let third = block_on(names.check(&target("good"))).unwrap();
+        names.want(HashSet::from([target("good")]));
+        drop(third);
+        assert_eq!(known(), 1, "published");
+    }
+
+    #[test]
+    fn what_a_failed_write_learned_for_others_is_told_once() {
+        let names = Arc::new(Names::new(ask));
+        let told = std::cell::Cell::new(0);
+        names.want(HashSet::from([target("good")]));
+        drop(block_on(names.check(&target("good"))).unwrap());
+        for _ in 0..2 {
+            block_on(names.refresh(&|| told.set(told.get() + 1)));
+        }
+        assert_eq!((told.get(), names.addresses(&target("good")).len()), (1, 1));
+    }
+
+    #[test]
+    fn a_write_leaves_addresses_that_others_use_to_the_refresh() {
+        let names = Arc::new(Names::new(ask));
+        names.want(HashSet::from([target("good")]));
+        let old: Arc<[SocketAddr]> = Arc::new([at("10.0.0.9:80")]);
+        names.lock().get_mut(&target("good")).unwrap().addresses = Arc::clone(&old);
+        drop(block_on(names.check(&target("good"))).unwrap());
+        assert_eq!(names.addresses(&target("good")), old);
+        let told = std::cell::Cell::new(0);
+        block_on(names.refresh(&|| told.set(told.get() + 1)));
+        assert_eq!((told.get(), &*names.addresses(&target("good"))), (1, &[at("10.0.0.1:80")][..]));
     }
 }

@@ -1,10 +1,11 @@
 //! Rows to snapshot: the only translation of what operators wrote into what requests run under.
 //!
 //! It never asks a remote: addresses are those that are known by now. Indexes that it gives out stay with
-//! their row for the life of the process, also when the sidecar is started again.
+//! their row, also when the sidecar is started again; a deleted model's is given to another only once nothing
+//! of the model runs any more.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -45,6 +46,8 @@ pub(crate) struct Publisher {
 struct Latest {
     registry: Registry,
     complained: HashSet<EndpointId>,
+    /// Deleted models whose index is not free yet.
+    leaving: HashSet<ModelId>,
 }
 
 /// Indexes given out so far, and the number of the last snapshot.
@@ -52,6 +55,8 @@ struct Latest {
 struct Places {
     generation: u64,
     pools: HashMap<ModelId, PoolIx>,
+    /// Indexes below the highest one that no model has.
+    free_pools: BTreeSet<u32>,
     tenants: HashMap<TenantId, TenantIx>,
 }
 
@@ -60,8 +65,24 @@ static PLACES: Mutex<Option<Places>> = Mutex::new(None);
 
 impl Places {
     fn pool(&mut self, id: ModelId) -> PoolIx {
-        let next = PoolIx(u32::try_from(self.pools.len()).unwrap_or(u32::MAX));
-        *self.pools.entry(id).or_insert(next)
+        if let Some(pool) = self.pools.get(&id) {
+            return *pool;
+        }
+        // Every index below this one is taken when none is free.
+        let next = u32::try_from(self.pools.len()).unwrap_or(u32::MAX);
+        let pool = PoolIx(self.free_pools.pop_first().unwrap_or(next));
+        self.pools.insert(id, pool);
+        pool
+    }
+
+    /// Frees the index of a model that is gone, unless it is busy. Returns whether it is free.
+    fn free_pool(&mut self, id: ModelId, is_busy: impl FnOnce(PoolIx) -> bool) -> bool {
+        let Some(pool) = self.pools.get(&id).copied() else { return true };
+        if is_busy(pool) {
+            return false;
+        }
+        self.pools.remove(&id);
+        self.free_pools.insert(pool.0)
     }
 
     fn tenant(&mut self, id: TenantId) -> TenantIx {
@@ -78,11 +99,6 @@ impl Publisher {
     /// Takes the names of a registry into use, ahead of its publication.
     pub(crate) fn prepare(&self, registry: &Registry) {
         self.names.want(self.targets(registry));
-    }
-
-    /// Forgets names that were resolved for a write that came to nothing.
-    pub(crate) fn drop_unused_names(&self) {
-        self.prepare(&self.lock().registry);
     }
 
     /// Publishes a registry that was just read, unless a newer one was published meanwhile.
@@ -108,7 +124,13 @@ impl Publisher {
         let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
         let places = places.get_or_insert_default();
         places.generation += 1;
-        let Latest { registry, complained } = latest;
+        let Latest { registry, complained, leaving } = latest;
+        // Only those that the shards were told of earlier: one that vanishes now may still get requests.
+        leaving.retain(|id| !places.free_pool(*id, |pool| self.pump.gauges().pool_in_flight(pool) > 0));
+        let before = self.pump.snapshot();
+        let listed: HashSet<ModelId> = registry.models.iter().map(|row| row.id).collect();
+        leaving
+            .extend(before.iter().flat_map(|s| s.models()).map(|m| m.id).filter(|id| !listed.contains(id)));
         let models = registry.models.iter().map(|row| self.model(row, places, complained)).collect();
         let tenants = registry.tenants.iter().map(|row| Tenant {
             id: row.id,
@@ -219,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_stays_with_its_row_and_is_never_given_to_another() {
+    fn an_index_stays_with_its_row() {
         let mut places = Places::default();
         let id = |n| ModelId(Uuid::from_u128(n));
         assert_eq!((places.pool(id(1)), places.pool(id(2))), (PoolIx(0), PoolIx(1)));
@@ -235,5 +257,33 @@ mod tests {
         let own = Timeouts { connect_ms: Some(0), total_ms: Some(5), ..Timeouts::default() };
         let expected = Timers { idle: LimitMs(7), total: LimitMs(5), ..Timers::default() };
         assert_eq!(timers(default, own), expected);
+    }
+
+    #[test]
+    fn a_deleted_models_index_is_used_again_lowest_first_once_nothing_of_it_runs() {
+        let (end, shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
+        let pump = Arc::new(Pump::new(end, 1));
+        let names = Arc::new(Names::new(crate::resolve::ask_system));
+        let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
+        let publisher = Publisher::new(defaults, names, Arc::clone(&pump));
+        let sequence = std::cell::Cell::new(0);
+        let pools = |models: &[u128]| -> Vec<u32> {
+            sequence.set(sequence.get() + 1);
+            let row =
+                |n: &u128| ModelRow { id: ModelId(Uuid::from_u128(*n)), ..ModelRow::draft(n.to_string()) };
+            let models = models.iter().map(row).collect();
+            publisher.publish(Registry { sequence: sequence.get(), tenants: Vec::new(), models });
+            pump.snapshot().unwrap().models().iter().map(|model| model.pool.0).collect()
+        };
+        assert_eq!(pools(&[1, 2, 3]), [0, 1, 2]);
+        let busy = shards[0].gauges().pool_in_flight(PoolIx(0)).unwrap();
+        busy.add(1);
+        assert_eq!(pools(&[3]), [2]);
+        assert_eq!(pools(&[3, 4]), [2, 1], "0 is still busy");
+        assert_eq!(pools(&[3, 4, 5]), [2, 1, 3]);
+        busy.sub(1);
+        assert_eq!(pools(&[3, 4, 5, 6]), [2, 1, 3, 0]);
+        assert_eq!(pools(&[7]), [4], "a shard may still have the models that vanish now");
+        assert_eq!(pools(&[7, 8, 9]), [4, 0, 1]);
     }
 }

@@ -197,7 +197,8 @@ fn a_snapshot_holds_what_operators_wrote_and_is_sent_before_the_answer() {
     assert_eq!(after(r#"{"max_in_flight":5}"#), (endpoint.id, revision));
     assert_eq!(after(r#"{"api_key":"sk-up"}"#), (endpoint.id, revision), "the same credential");
     assert_eq!(after(r#"{"api_key":"sk-up-2"}"#), (endpoint.id, revision + 1));
-    assert_eq!(after(r#"{"api_base":"http://127.0.0.1:8001"}"#), (endpoint.id, revision + 2));
+    let moved = r#"{"api_base":"http://127.0.0.1:8001","api_key":"sk-up-2"}"#;
+    assert_eq!(after(moved), (endpoint.id, revision + 2));
     sidecar.expect(200, ("PUT", &format!("{path}/enabled")), r#"{"enabled":false}"#);
     assert!(newest(&sidecar.shards[1]).model("m").is_none());
     sidecar.expect(200, ("DELETE", &path), "");
@@ -225,6 +226,40 @@ fn a_name_is_resolved_when_it_is_written() {
     let snapshot = newest(&sidecar.shards[0]);
     let addresses = &snapshot.models()[0].endpoints[0].addresses;
     assert!(!addresses.is_empty() && addresses.iter().all(|at| at.ip().is_loopback() && at.port() == 8000));
+}
+
+#[test]
+fn no_snapshot_lacks_the_addresses_of_a_name_that_was_just_written() {
+    let sidecar = Running::start();
+    let write = |port: u16| {
+        let body = format!(r#"{{"model_name":"m{port}","api_base":"http://localhost:{port}"}}"#);
+        for _ in 0..40 {
+            let made = sidecar.expect(201, ("POST", "/models"), &body);
+            let path = format!("/models/{}", made["id"].as_str().unwrap());
+            assert_eq!(sidecar.send("POST", "/models", &body).status, 409, "a write that fails");
+            sidecar.expect(200, ("DELETE", &path), "");
+        }
+    };
+    let write = &write;
+    let shard = &sidecar.shards[0].0;
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (8001..8005).map(|port| scope.spawn(move || write(port))).collect();
+        let mut snapshots = 0;
+        loop {
+            let done = writers.iter().all(|writer| writer.is_finished());
+            while let Some(command) = shard.take() {
+                let Command::Snapshot(snapshot) = command else { continue };
+                snapshots += 1;
+                let lacks = snapshot.models().iter().find(|m| m.endpoints[0].addresses.is_empty());
+                assert!(lacks.is_none(), "{lacks:?}");
+            }
+            if done {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        assert!(snapshots > 0);
+    });
 }
 
 #[test]

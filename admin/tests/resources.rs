@@ -193,8 +193,21 @@ fn a_credential_is_kept_replaced_and_removed_without_ever_being_shown() {
     let has_key =
         |body: &str| sidecar.expect(200, ("PATCH", &path), body)["endpoints"][0]["has_api_key"].clone();
     assert_eq!(has_key(r#"{"endpoints":[{"name":"a","weight":10}]}"#), true);
-    assert_eq!(has_key(r#"{"api_base":"http://127.0.0.1:2"}"#), true);
-    assert_eq!(has_key(r#"{"api_key":null}"#), false);
+    assert_eq!(has_key(r#"{"api_base":"http://127.0.0.1:1/other"}"#), true, "the same host and port");
+    let before = sidecar.get(&path).body;
+    let moves = [
+        (r#"{"api_base":"http://127.0.0.1:2"}"#, "api_key"),
+        (r#"{"api_base":"http://127.0.0.2:1"}"#, "api_key"),
+        (r#"{"endpoints":[{"name":"a","api_base":"http://127.0.0.1:2"}]}"#, "endpoints.api_key"),
+    ];
+    for (body, param) in moves {
+        let answer = sidecar.send("PATCH", &path, body);
+        assert_eq!((answer.status, answer.refusal().1), (400, json!(param)), "{body}");
+    }
+    assert_eq!(sidecar.get(&path).body, before);
+    assert_eq!(has_key(r#"{"api_base":"http://127.0.0.1:2","api_key":"sk-up-1"}"#), true);
+    assert_eq!(has_key(r#"{"api_base":"http://127.0.0.1:4","api_key":null}"#), false);
+    assert_eq!(has_key(r#"{"api_base":"http://127.0.0.1:5"}"#), false, "there is none to keep");
     assert_eq!(has_key(r#"{"api_key":"sk-up-2"}"#), true);
     assert_eq!(
         has_key(r#"{"endpoints":[{"name":"b","api_base":"http://127.0.0.1:3"}]}"#),
@@ -219,6 +232,26 @@ fn a_model_without_an_address_runs_on_the_default_upstream_if_there_is_one() {
     let own = sidecar.expect(200, ("PATCH", &path), r#"{"api_base":"http://127.0.0.1:1"}"#);
     assert_eq!(own["endpoints"][0]["api_base"], "http://127.0.0.1:1");
     assert_eq!(sidecar.expect(200, ("PATCH", &path), r#"{"endpoints":[]}"#)["endpoints"], json!([]));
+}
+
+#[test]
+fn a_model_on_a_default_upstream_that_is_gone_can_be_edited_but_none_moved_there() {
+    let sidecar = Running::start_with_default_upstream();
+    let made = sidecar.expect(201, ("POST", "/models"), r#"{"model_name":"m"}"#);
+    let own = r#"{"model_name":"own","api_base":"http://127.0.0.1:1"}"#;
+    let own = sidecar.expect(201, ("POST", "/models"), own);
+    let path = |model: &Value| format!("/models/{}", model["id"].as_str().unwrap());
+    let (made, own) = (path(&made), path(&own));
+    let (dir, mut settings) = sidecar.stop();
+    settings.default_upstream = None;
+    let sidecar = Running::start_in(dir, settings).unwrap();
+    sidecar.expect(200, ("PUT", &format!("{made}/enabled")), r#"{"enabled":false}"#);
+    sidecar.expect(200, ("PUT", &format!("{made}/capacity")), r#"{"max_in_flight":3}"#);
+    sidecar.expect(200, ("PATCH", &made), r#"{"model_name":"renamed","endpoints":[]}"#);
+    for (path, body) in [(&own, r#"{"endpoints":[]}"#), (&made, r#"{"api_key":"sk-up"}"#)] {
+        let answer = sidecar.send("PATCH", path, body);
+        assert_eq!((answer.status, answer.refusal().1), (400, json!("api_base")), "{body}");
+    }
 }
 
 #[test]

@@ -139,6 +139,58 @@ fn a_store_that_is_not_ours_is_refused_with_its_reason() {
     assert!(matches!(error, OpenError::DefaultUpstream(_)), "{error}");
 }
 
+/// Makes a file, or alters one.
+type Make<'m> = &'m dyn Fn(&std::path::Path);
+
+#[test]
+fn a_file_that_is_refused_is_left_as_it_was() {
+    let parent = tempfile::tempdir().unwrap();
+    let sql = |path: &std::path::Path, text: &str| {
+        rusqlite::Connection::open(path).unwrap().execute_batch(text).unwrap();
+    };
+    let cases: [(&str, Make<'_>); 6] = [
+        ("text", &|path| fs::write(path, "No database. ".repeat(500)).unwrap()),
+        ("short", &|path| fs::write(path, "No database.").unwrap()),
+        ("theirs", &|path| sql(path, "CREATE TABLE theirs (x)")),
+        ("theirs with a log", &|path| sql(path, "PRAGMA journal_mode = wal; CREATE TABLE theirs (x)")),
+        ("newer #1?", &|path| {
+            sql(
+                path,
+                "INSERT INTO schema_migrations (version, name, checksum, applied_at) VALUES (99, 'x', 'x', 0)",
+            )
+        }),
+        ("altered%41", &|path| sql(path, "UPDATE schema_migrations SET checksum = 'x' WHERE version = 1")),
+    ];
+    for (name, make) in cases {
+        // The name is odd on purpose: it must not be taken for a part of a URI.
+        let folder = parent.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("obleth.db");
+        let dir = tempfile::tempdir_in(&folder).unwrap();
+        if name.starts_with("newer") || name.starts_with("altered") {
+            let own = obleth_admin::Settings { database: path.clone(), ..settings(&dir) };
+            drop(Sidecar::open(own).unwrap());
+        }
+        make(&path);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let state = || {
+            let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+            files.sort();
+            let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            (files, mode, fs::read(&path).unwrap())
+        };
+        let before = state();
+        let error = open_error(&dir, |settings| settings.database = path.clone());
+        let fits = match name {
+            "newer #1?" => matches!(error, OpenError::NewerSchema { found: 99, .. }),
+            "altered%41" => matches!(error, OpenError::AlteredSchema { version: 1, .. }),
+            _ => matches!(error, OpenError::NotADatabase { .. }),
+        };
+        assert!(fits, "{name}: {error}");
+        assert!(state() == before, "{name}");
+    }
+}
+
 #[test]
 fn an_endpoint_whose_credential_was_moved_from_another_row_is_not_used() {
     let sidecar = Running::start();

@@ -1,13 +1,16 @@
 //! Where a model runs, as a body says it: `api_base` and `api_key` for one endpoint, or `endpoints`.
 //!
-//! A credential is write-only: an absent `api_key` keeps what is stored, null removes it.
+//! A credential is write-only: an absent `api_key` keeps what is stored, null removes it. What is stored never
+//! follows its endpoint to another host or port.
+
+use std::sync::Arc;
 
 use obleth_policy::snapshot::Secret;
 
 use super::{IN_FLIGHT, WEIGHTS, body::Fields, error::ApiError, tenants::set};
 use crate::{
     address::{AddressFault, ApiBase},
-    resolve::Names,
+    resolve::{Hold, Names},
     store::{
         fault::StoreError,
         rows::{Credential, EndpointRow},
@@ -42,16 +45,25 @@ pub(super) struct EndpointEdit {
     weight: Option<u32>,
     enabled: Option<bool>,
     max_in_flight: Option<Option<u32>>,
-    /// Where `api_base` stands in the body.
-    param: &'static str,
+    params: Params,
 }
+
+/// Where an endpoint's members stand in the body.
+#[derive(Clone, Copy, Debug, Default)]
+struct Params {
+    api_base: &'static str,
+    api_key: &'static str,
+}
+
+const SHORT: Params = Params { api_base: "api_base", api_key: "api_key" };
+const LONG: Params = Params { api_base: "endpoints.api_base", api_key: "endpoints.api_key" };
 
 impl Backend {
     pub(super) fn read(body: &mut Fields) -> Result<Self, ApiError> {
         let short = EndpointEdit {
-            api_base: api_base(body, "api_base")?,
+            api_base: api_base(body, SHORT.api_base)?,
             api_key: body.maybe_secret("api_key")?,
-            param: "api_base",
+            params: SHORT,
             ..EndpointEdit::default()
         };
         let is_short = short.api_base.is_some() || short.api_key.is_some();
@@ -69,31 +81,32 @@ impl Backend {
         }
         let name = one.name("name")?.unwrap_or_else(|| DEFAULT_NAME.to_owned());
         let edit = EndpointEdit {
-            api_base: api_base(&mut one, "endpoints.api_base")?,
+            api_base: api_base(&mut one, LONG.api_base)?,
             api_key: one.maybe_secret("api_key")?,
             priority: one.number("priority", PRIORITIES)?,
             weight: one.number("weight", WEIGHTS)?,
             enabled: one.flag("enabled")?,
             max_in_flight: one.maybe_number("max_in_flight", IN_FLIGHT)?,
-            param: "endpoints.api_base",
+            params: LONG,
         };
         one.finish()?;
         Ok(Self::Named(name, edit))
     }
 
-    /// Resolves the name in the address, so that it is known when the first request comes.
+    /// Resolves the name in the address, so that it is known when the first request comes. Keep the hold until
+    /// the write has ended.
     ///
     /// # Errors
     /// It resolves to an address that is never used.
-    pub(super) async fn check_name(&self, names: &Names) -> Result<(), ApiError> {
-        let (Self::Short(edit) | Self::Named(_, edit)) = self else { return Ok(()) };
-        let Some(text) = &edit.api_base else { return Ok(()) };
-        let wrong = |fault: AddressFault| unusable(edit.param, fault);
+    pub(super) async fn check_name(&self, names: &Arc<Names>) -> Result<Option<Hold>, ApiError> {
+        let (Self::Short(edit) | Self::Named(_, edit)) = self else { return Ok(None) };
+        let Some(text) = &edit.api_base else { return Ok(None) };
+        let wrong = |fault: AddressFault| unusable(edit.params.api_base, fault);
         names.check(&ApiBase::parse(text).map_err(wrong)?.target).await.map_err(wrong)
     }
 
     /// # Errors
-    /// There would be no endpoint at all.
+    /// The endpoint would be taken away or without an address, or the stored credential would go to another host.
     pub(super) fn apply(
         self,
         rows: &mut Vec<EndpointRow>,
@@ -101,18 +114,31 @@ impl Backend {
     ) -> Result<(), StoreError> {
         match self {
             Self::Keep => {}
-            Self::Default => rows.clear(),
+            // Staying on a default upstream that is gone is no change; moving to it is refused.
+            Self::Default if rows.is_empty() => {}
+            Self::Default => {
+                rows.clear();
+                require_backend(rows, has_default_upstream)?;
+            }
             Self::Short(edit) => {
                 let name = rows.first().map_or_else(|| DEFAULT_NAME.to_owned(), |row| row.name.clone());
                 replace(rows, name, edit)?;
             }
             Self::Named(name, edit) => replace(rows, name, edit)?,
         }
-        if rows.is_empty() && !has_default_upstream {
-            return Err(no_address("api_base"));
-        }
         Ok(())
     }
+}
+
+/// What a model must have to be created.
+///
+/// # Errors
+/// It names no endpoint, and there is no default upstream.
+pub(super) fn require_backend(rows: &[EndpointRow], has_default_upstream: bool) -> Result<(), StoreError> {
+    if rows.is_empty() && !has_default_upstream {
+        return Err(no_address(SHORT.api_base));
+    }
+    Ok(())
 }
 
 /// Leaves one endpoint: the one of this name as edited, or a new one.
@@ -121,8 +147,11 @@ fn replace(rows: &mut Vec<EndpointRow>, name: String, edit: EndpointEdit) -> Res
     let mut row = match (old, &edit.api_base) {
         (Some(row), _) => row,
         (None, Some(api_base)) => EndpointRow::draft(name, api_base.clone()),
-        (None, None) => return Err(no_address(edit.param)),
+        (None, None) => return Err(no_address(edit.params.api_base)),
     };
+    if edit.api_key.is_none() && row.credential != Credential::None && moves(&row, edit.api_base.as_deref()) {
+        return Err(credential_stays(edit.params.api_key));
+    }
     let credential = edit.api_key.map(|secret| secret.map_or(Credential::None, Credential::Known));
     set(&mut row.api_base, edit.api_base);
     set(&mut row.credential, credential);
@@ -132,6 +161,19 @@ fn replace(rows: &mut Vec<EndpointRow>, name: String, edit: EndpointEdit) -> Res
     set(&mut row.max_in_flight, edit.max_in_flight);
     *rows = vec![row];
     Ok(())
+}
+
+/// Whether the endpoint would be on another host or port. An address that cannot be read is another one.
+fn moves(row: &EndpointRow, to: Option<&str>) -> bool {
+    let target = |text| ApiBase::parse(text).ok().map(|base| base.target);
+    to.is_some_and(|to| target(to).is_none_or(|to| target(&row.api_base) != Some(to)))
+}
+
+fn credential_stays(param: &str) -> StoreError {
+    let message = format!(
+        "The stored credential is not sent to another host or port. Give `{param}` again, or `null` for none."
+    );
+    StoreError::Invalid { param: param.to_owned(), message }
 }
 
 fn no_address(param: &str) -> StoreError {

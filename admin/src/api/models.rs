@@ -9,7 +9,12 @@ use axum::{
 use obleth_policy::id::ModelId;
 
 use super::{
-    App, IN_FLIGHT, act, backend::Backend, body::Fields, error::ApiError, id_of, list::ListQuery,
+    App, IN_FLIGHT, act,
+    backend::{Backend, require_backend},
+    body::Fields,
+    error::ApiError,
+    id_of,
+    list::ListQuery,
     tenants::set,
 };
 use crate::store::{
@@ -122,11 +127,12 @@ impl Edit {
 
 async fn update(app: &App, of: &str, action: &'static str, edit: Edit) -> Answer {
     let id = id(of)?;
-    edit.backend.check_name(&app.names).await?;
+    let hold = edit.backend.check_name(&app.names).await?;
     let has_default = app.has_default_upstream;
     let edit = move |row: &mut ModelRow| edit.apply(row, has_default);
-    let changed = app.change(move |db| db.update_model(&act(action), id, edit)).await;
-    changed.map(Json).inspect_err(|_| app.publisher.drop_unused_names())
+    // What comes out of a change lives until that is published, so the hold goes through it.
+    let changed = app.change(move |db| Ok((db.update_model(&act(action), id, edit)?, hold))).await;
+    changed.map(|(row, _)| Json(row))
 }
 
 pub(super) async fn list(State(app): State<App>, query: ListQuery) -> Result<Response, ApiError> {
@@ -147,10 +153,11 @@ pub(super) async fn create(
     let name = body.model_name("model_name")?;
     let mut row = ModelRow::draft(body.required("model_name", name)?);
     let edit = Edit::read(body)?;
-    edit.backend.check_name(&app.names).await?;
+    let hold = edit.backend.check_name(&app.names).await?;
     edit.apply(&mut row, app.has_default_upstream)?;
-    let made = app.change(move |db| db.create_model(&act("model.create"), row)).await;
-    let row = made.inspect_err(|_| app.publisher.drop_unused_names())?;
+    require_backend(&row.endpoints, app.has_default_upstream)?;
+    let made = app.change(move |db| Ok((db.create_model(&act("model.create"), row)?, hold))).await;
+    let (row, _) = made?;
     Ok((StatusCode::CREATED, Json(row)))
 }
 

@@ -44,24 +44,46 @@ impl Migration {
     }
 }
 
+/// Whether a store is ours, without touching it. Returns whether it has a history already; an empty one has none.
+pub(crate) fn judge(conn: &Connection, migrations: &[Migration]) -> Result<bool, MigrateError> {
+    let exists = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, bool>(0));
+    if !exists("SELECT EXISTS (SELECT 1 FROM sqlite_schema)")? {
+        return Ok(false);
+    }
+    // Other programs have a table of this name too.
+    let has_history = "SELECT count(*) = 4 FROM pragma_table_info('schema_migrations')
+        WHERE name IN ('version', 'name', 'checksum', 'applied_at')";
+    if !exists(has_history)? {
+        return Err(MigrateError::Foreign);
+    }
+    let known = migrations.last().map_or(0, |last| last.version);
+    let newest = "SELECT coalesce(max(version), 0) FROM schema_migrations";
+    let found: u32 = conn.query_row(newest, [], |row| row.get(0))?;
+    if found > known {
+        return Err(MigrateError::Newer { found, known });
+    }
+    for step in migrations {
+        if recorded(conn, step)?.is_some_and(|checksum| checksum != step.checksum()) {
+            return Err(MigrateError::Altered(step.version));
+        }
+    }
+    Ok(true)
+}
+
+/// The checksum of the step that the store was brought up with.
+fn recorded(conn: &Connection, step: &Migration) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT checksum FROM schema_migrations WHERE version = ?1";
+    conn.query_row(sql, [step.version], |row| row.get(0)).optional()
+}
+
 /// Brings the schema up to the newest of `migrations`. Returns how many steps it took.
 pub(crate) fn migrate(conn: &mut Connection, migrations: &[Migration]) -> Result<usize, MigrateError> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let has_table = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'schema_migrations')";
-    if !tx.query_row(has_table, [], |row| row.get::<_, bool>(0))? {
-        if tx.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))? {
-            return Err(MigrateError::Foreign);
-        }
+    if !judge(&tx, migrations)? {
         tx.execute_batch(
             "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL,
              checksum TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT",
         )?;
-    }
-    let known = migrations.last().map_or(0, |last| last.version);
-    let found: u32 =
-        tx.query_row("SELECT coalesce(max(version), 0) FROM schema_migrations", [], |row| row.get(0))?;
-    if found > known {
-        return Err(MigrateError::Newer { found, known });
     }
     tx.commit()?;
     let mut taken = 0;
@@ -73,15 +95,8 @@ pub(crate) fn migrate(conn: &mut Connection, migrations: &[Migration]) -> Result
 
 fn apply(conn: &mut Connection, step: &Migration) -> Result<bool, MigrateError> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let recorded: Option<String> = tx
-        .query_row("SELECT checksum FROM schema_migrations WHERE version = ?1", [step.version], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    match recorded {
-        Some(checksum) if checksum == step.checksum() => return Ok(false),
-        Some(_) => return Err(MigrateError::Altered(step.version)),
-        None => {}
+    if recorded(&tx, step)?.is_some() {
+        return Ok(false);
     }
     tx.execute_batch(step.sql)?;
     tx.execute(
@@ -124,6 +139,9 @@ mod tests {
         let mut foreign = memory();
         foreign.execute_batch("CREATE TABLE theirs (x INTEGER)").unwrap();
         assert!(matches!(migrate(&mut foreign, MIGRATIONS), Err(MigrateError::Foreign)));
+        let mut namesake = memory();
+        namesake.execute_batch("CREATE TABLE schema_migrations (version TEXT PRIMARY KEY)").unwrap();
+        assert!(matches!(migrate(&mut namesake, MIGRATIONS), Err(MigrateError::Foreign)));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -125,9 +128,13 @@ pub(crate) struct KeyLookup {
 }
 
 impl Db {
-    /// Opens or creates the file, migrates it, and makes sure of the master key.
+    /// Opens or creates the file, migrates it, and makes sure of the master key. A file that is not ours stays
+    /// as it is.
     pub(crate) fn open(path: &Path, master_key: &MasterKey) -> Result<(Self, KeyLookup), OpenError> {
-        make_private(path)?;
+        if !create(path)? {
+            judge(path)?;
+            make_private(path)?;
+        }
         let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|e| blame(path, &e))?;
         migrate::migrate(&mut conn, MIGRATIONS).map_err(|error| blame_migration(path, error))?;
         let vault = Vault::new(master_key);
@@ -234,33 +241,76 @@ impl Writer<'_> {
     }
 }
 
-/// The file must exist with mode 0600 before SQLite sees it: its companions inherit the mode.
-fn make_private(path: &Path) -> Result<(), OpenError> {
-    let unreadable =
-        |source: io::Error| OpenError::Unreadable { path: path.into(), reason: source.to_string() };
+/// Makes the file if there is none; returns whether it did. It has mode 0600 before SQLite sees it: its
+/// companions inherit the mode.
+fn create(path: &Path) -> Result<bool, OpenError> {
     let fresh = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match fresh {
-        Ok(_) => return Ok(()),
-        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
+        Ok(_) => Ok(true),
+        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(source) if source.kind() == io::ErrorKind::StorageFull => {
-            return Err(OpenError::Full { path: path.into() });
+            Err(OpenError::Full { path: path.into() })
         }
-        Err(source) => return Err(OpenError::Create { path: path.into(), source }),
+        Err(source) => Err(OpenError::Create { path: path.into(), source }),
     }
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+}
+
+/// Looks at a file that was there before, and alters nothing: a path that is a mistake may be anybody's.
+fn judge(path: &Path) -> Result<(), OpenError> {
+    if !fs::metadata(path).map_err(|error| unreadable(path, &error))?.is_file() {
         return Err(OpenError::NotADatabase { path: path.into(), reason: "it is not a file" });
     }
+    let has_log = fs::metadata(companion(path, "-wal")).is_ok_and(|meta| meta.len() > 0);
+    let access = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    // Without a log the file alone is complete, and only a file that is declared immutable is read without
+    // making companions for it.
+    let conn = if has_log {
+        connect(path, access)
+    } else {
+        connect(&immutable(path), access | OpenFlags::SQLITE_OPEN_URI)
+    };
+    let conn = conn.map_err(|error| blame(path, &error))?;
+    migrate::judge(&conn, MIGRATIONS).map_err(|error| blame_migration(path, error))?;
+    Ok(())
+}
+
+/// The file as a URI that SQLite opens without locks and companions.
+fn immutable(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    // An empty authority, so that a path with two slashes at its start is none.
+    let mut uri = if path.is_absolute() { "file://".to_owned() } else { "file:".to_owned() };
+    for &byte in bytes {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(byte.into()),
+            _ if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    PathBuf::from(uri + "?immutable=1")
+}
+
+fn companion(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn make_private(path: &Path) -> Result<(), OpenError> {
     for suffix in ["", "-wal", "-shm"] {
-        let mut companion = path.as_os_str().to_owned();
-        companion.push(suffix);
-        match fs::metadata(&companion) {
+        let file = companion(path, suffix);
+        match fs::metadata(&file) {
             Ok(meta) if meta.permissions().mode() & 0o777 != 0o600 => {
-                fs::set_permissions(&companion, fs::Permissions::from_mode(0o600)).map_err(unreadable)?;
+                let private = fs::Permissions::from_mode(0o600);
+                fs::set_permissions(&file, private).map_err(|error| unreadable(path, &error))?;
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> OpenError {
+    OpenError::Unreadable { path: path.into(), reason: error.to_string() }
 }
 
 fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
