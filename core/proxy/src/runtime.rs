@@ -1,4 +1,4 @@
-//! The runtime of a shard: io_uring with the ring flags that measured best, epoll where it is not to be had.
+//! The runtime of a shard: io_uring with ring flags chosen by measurement, epoll where it is not to be had.
 //!
 //! `SINGLE_ISSUER` with `DEFER_TASKRUN` lets the kernel finish work when the shard asks for completions
 //! instead of interrupting it; kernels before 6.1 do not know it and get a plain ring. io_uring itself may be
