@@ -4,7 +4,7 @@ use obleth_upstream::Options;
 use serde_json::json;
 
 use super::{
-    http::{End, Request},
+    http::{End, Request, Response},
     process::Setup,
     refusal::assert_refused,
     world::{Canned, ENDPOINTS, MODEL, World, body_of},
@@ -179,6 +179,14 @@ fn answers_carry_our_headers_and_of_the_backends_only_those_that_are_the_clients
     }
 }
 
+/// What a client gets from a backend that answers every request with these bytes.
+fn ask_canned(world: &World, number: usize, answer: &'static str) -> Response {
+    let canned = Canned::start(answer);
+    let name = format!("canned-{number}");
+    world.new_model(&name, json!({"api_base": format!("http://{}", canned.addr)}));
+    world.ask(&world.post(ENDPOINTS[0], body_of(ENDPOINTS[0], &name, "")))
+}
+
 #[test]
 fn a_backends_strange_but_valid_framing_is_understood() {
     let world = World::start();
@@ -192,10 +200,7 @@ fn a_backends_strange_but_valid_framing_is_understood() {
     .into_iter()
     .enumerate()
     {
-        let canned = Canned::start(answer);
-        let name = format!("canned-{number}");
-        world.new_model(&name, json!({"api_base": format!("http://{}", canned.addr)}));
-        let got = world.ask(&world.post(ENDPOINTS[0], body_of(ENDPOINTS[0], &name, "")));
+        let got = ask_canned(&world, number, answer);
         assert_eq!((got.status, got.text().as_str(), got.end), (200, "{}", End::Complete), "{answer:?}");
     }
 }
@@ -218,10 +223,7 @@ fn a_backend_whose_framing_can_be_read_two_ways_is_not_believed() {
     .into_iter()
     .enumerate()
     {
-        let canned = Canned::start(answer);
-        let name = format!("canned-{number}");
-        world.new_model(&name, json!({"api_base": format!("http://{}", canned.addr)}));
-        let got = world.ask(&world.post(ENDPOINTS[0], body_of(ENDPOINTS[0], &name, "")));
+        let got = ask_canned(&world, number, answer);
         assert_refused(&got, "upstream_cut");
     }
 }
