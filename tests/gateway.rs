@@ -13,13 +13,13 @@ mod gateway {
 
     mod body;
     mod cadence;
+    mod disconnects;
     mod faults;
     mod fidelity;
     mod figures;
     mod gates;
     mod head;
     mod headers;
-    mod leaving;
     mod life;
     mod live_edits;
     mod matrix;

@@ -129,6 +129,14 @@ impl Connection {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
     }
 
+    /// From now on its machine neither hears nor says anything, as if its cable had been pulled: the kernel drops
+    /// whatever comes before TCP sees it, so nothing is acknowledged.
+    pub(crate) fn fall_silent(&self) {
+        const RETURN: u16 = 0x06; // BPF_RET | BPF_K: how much of the packet to keep
+        let nothing = socket2::SockFilter::new(RETURN, 0, 0, 0);
+        socket2::SockRef::from(&self.stream).attach_filter(&[nothing]).unwrap();
+    }
+
     /// Whether the other side closes the connection without sending anything more.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.buf.is_empty() && !self.fill()
