@@ -13,6 +13,7 @@ mod gateway {
 
     mod body;
     mod cadence;
+    mod cancels;
     mod disconnects;
     mod faults;
     mod fidelity;

@@ -178,11 +178,11 @@ fn world(driver: Driver) -> World {
 
 /// Waits until a gateway whose clients have all left holds nothing any more.
 #[track_caller]
-fn until_nothing_is_left(world: &World) {
+pub(crate) fn until_nothing_is_left(world: &World) {
     world.until_idle();
     until("room for bodies is given back", || world.gateway.metric("obleth_buffered_bytes") == 0.0);
     until("no client is connected", || world.gateway.metric("obleth_client_connections") == 0.0);
-    assert_eq!(world.sim().open_connections, 0);
+    until("no connection to the backend is open", || world.sim().open_connections == 0);
 }
 
 fn each_phase_and_exit(driver: Driver) {
@@ -257,8 +257,8 @@ fn what_was_generated_for_a_client_that_left_is_counted() {
         world.until_idle();
         until("its tokens are counted", || counted() > before);
         let (counted, made) = (counted() - before, (world.sim().completion_tokens - made) as f64);
-        // One may have been made and not have arrived yet.
-        assert!(made >= 5.0 && (made - 1.0..=made).contains(&counted), "{counted} of {made}");
+        // One may have been made and not have arrived yet; the event that names the role counts like a token.
+        assert!(made >= 5.0 && (made..=made + 1.0).contains(&counted), "{counted} of {made}");
         drop(kept);
     }
 }

@@ -167,6 +167,18 @@ impl Connection {
         }
     }
 
+    /// Reads whatever comes until so much time has passed, or the end.
+    pub(crate) fn read_for(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            self.stream.set_read_timeout(Some(left)).unwrap();
+            if !matches!(self.stream.read(&mut [0; 16 * 1024]), Ok(1..)) {
+                break;
+            }
+        }
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+
     /// Reads one response to a request that may have a body in its answer.
     #[track_caller]
     pub(crate) fn response(&mut self) -> Response {
