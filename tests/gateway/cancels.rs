@@ -117,8 +117,11 @@ fn random_cancels_leave_nothing_behind(clients: u64) {
         let gone = world.gateway.labelled("obleth_requests_total", &["outcome=\"client_gone\""]);
         assert!(gone > 0.0);
         assert_eq!(world.gateway.metric("obleth_client_closed_total"), gone);
-        let sim = world.sim();
-        assert_eq!(sim.requests, sim.completed + sim.aborted + sim.failed, "{sim:?}");
+        // A connection that the gateway closed at once may still wait to be accepted by the backend.
+        until("each request that the backend saw has ended", || {
+            let sim = world.sim();
+            sim.requests == sim.completed + sim.aborted + sim.failed
+        });
         world.assert_unharmed();
     }
 }
