@@ -111,7 +111,7 @@ settings! {
         "how long a client's connection may stay without a request";
     open CLIENT_WRITE_TIMEOUT_MS client_write_timeout: Duration = "60000", millis(100..=DAY_MS as u64),
         "how long a client may take in nothing of its answer, then it is cut";
-    open CLIENT_SILENT_TIMEOUT_MS client_silent_timeout: Duration = "30000", millis(2000..=DAY_MS as u64),
+    open CLIENT_SILENT_TIMEOUT_MS client_silent_timeout: Duration = "30000", millis(2000..=3_600_000),
         "after this long without a sign of life from its machine, or with nothing taken in, a client has left";
     open UPSTREAM_CONNECT_TIMEOUT_MS upstream_connect_timeout: LimitMs = "2000", limit(DAY_MS),
         "until the connection to a backend stands; 0 is off";
