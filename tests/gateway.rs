@@ -13,6 +13,7 @@ mod gateway {
 
     mod body;
     mod cadence;
+    mod endpoints;
     mod faults;
     mod fidelity;
     mod figures;
