@@ -15,6 +15,7 @@ mod gateway {
     mod cadence;
     mod cancels;
     mod disconnects;
+    mod endpoints;
     mod faults;
     mod fidelity;
     mod figures;

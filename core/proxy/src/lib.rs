@@ -11,6 +11,7 @@
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
+//! | `bench` | backends that took no connection a moment ago |
 //! | `keycache` | keys that this core knows |
 //! | `timer` | clocks and deadlines |
 //! | `socket` | a TCP socket that is shut down, never cancelled |
@@ -27,6 +28,7 @@
     )
 )]
 
+mod bench;
 mod connect;
 mod downstream;
 mod keycache;
