@@ -13,13 +13,15 @@ mod gateway {
 
     mod body;
     mod cadence;
+    mod cancels;
+    mod disconnects;
+    mod endpoints;
     mod faults;
     mod fidelity;
     mod figures;
     mod gates;
     mod head;
     mod headers;
-    mod leaving;
     mod life;
     mod live_edits;
     mod matrix;
