@@ -37,13 +37,14 @@ const EMPTY_NAMES: [&str; 7] = ["util", "utils", "common", "helper", "helpers", 
 /// socket that others wait on takes a borrow of it.
 const UNSAFE: [&str; 1] = ["core/proxy/src/socket.rs"];
 /// Which crates of this workspace a crate may import.
-const IMPORTS: [(&str, &[&str]); 7] = [
+const IMPORTS: [(&str, &[&str]); 8] = [
     ("obleth-policy", &[]),
     ("obleth-wire", &[]),
     ("obleth-link", &["obleth-policy"]),
     ("obleth-proxy", &["obleth-policy", "obleth-wire", "obleth-link"]),
     ("obleth-admin", &["obleth-policy", "obleth-link"]),
     ("obleth-upstream", &["obleth-wire"]),
+    ("obleth-fuzz", &["obleth-wire"]),
     (
         "obleth",
         &["obleth-policy", "obleth-wire", "obleth-link", "obleth-proxy", "obleth-admin", "obleth-upstream"],
