@@ -131,10 +131,13 @@ pub(crate) async fn run(site: &Site, mut line: Line<'_>, job: &Job) -> io::Resul
 }
 
 async fn refuse(line: Line<'_>, job: &Job, status: u16) -> io::Result<bool> {
-    let retry: &[(&str, &str)] = if status == 429 { &[("retry-after", "2")] } else { &[] };
+    let mut extra: Vec<(&str, &str)> = answer::plan_headers(&job.plan).collect();
+    if status == 429 && extra.is_empty() {
+        extra.push(("retry-after", "2"));
+    }
     let body = answer::fault_body(status, &job.model);
     line.out.clear();
-    answer::json(line.out, status, retry, body.as_bytes(), job.keep_alive);
+    answer::json(line.out, status, &extra, body.as_bytes(), job.keep_alive);
     send_last(line.stream, line.out, line.ticket, Ending::Failed, 0).await?;
     Ok(job.keep_alive)
 }
