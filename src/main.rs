@@ -192,6 +192,7 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
         max_request_bytes: config.max_request_bytes,
         upstream_keepalive: config.upstream_keepalive,
         drain_timeout: config.drain_timeout,
+        trusted_proxies: Arc::clone(&config.trusted_proxies),
         force_epoll,
     }
 }

@@ -332,6 +332,7 @@ mod tests {
             max_request_bytes: 0,
             upstream_keepalive: Duration::ZERO,
             drain_timeout: Duration::ZERO,
+            trusted_proxies: Arc::new([]),
             force_epoll: true,
         });
         let mut shards = Shards::new(fragile, vec![listener], ends, settings, news);

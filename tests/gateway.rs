@@ -11,6 +11,7 @@ mod gateway {
     mod refusal;
     mod world;
 
+    mod addresses;
     mod body;
     mod cadence;
     mod faults;
@@ -24,6 +25,7 @@ mod gateway {
     mod live_edits;
     mod matrix;
     mod refused_uploads;
+    mod rotation;
     mod stale;
     mod store_outage;
     mod verdicts;

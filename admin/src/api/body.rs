@@ -10,7 +10,11 @@ use axum::{
     extract::{FromRequest, Request},
     http::header,
 };
-use obleth_policy::{snapshot::Secret, unit::UnixMs};
+use obleth_policy::{
+    network::{BadCidr, Cidr},
+    snapshot::Secret,
+    unit::UnixMs,
+};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
@@ -25,6 +29,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const DISCARD: (usize, Duration) = (16 * 1024 * 1024, Duration::from_secs(2));
 /// Entries of one list of names.
 const MAX_NAMES: usize = 1000;
+/// Entries of one list of addresses: each request of the key may be compared with all of them.
+const MAX_NETWORKS: usize = 256;
 /// Longest name of a model; of other things it is [`NAME_CHARS`].
 const MODEL_NAME_CHARS: usize = 256;
 const NAME_CHARS: usize = 128;
@@ -45,6 +51,19 @@ impl FromRequest<super::App> for Fields {
     async fn from_request(request: Request, _: &super::App) -> Result<Self, ApiError> {
         let bytes = read(request.into_body()).await?;
         Self::parse(&bytes)
+    }
+}
+
+/// The same where nothing has to be said: no body is an object without members.
+#[derive(Debug)]
+pub(crate) struct MaybeFields(pub(crate) Fields);
+
+impl FromRequest<super::App> for MaybeFields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &super::App) -> Result<Self, ApiError> {
+        let bytes = read(request.into_body()).await?;
+        Fields::parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
     }
 }
 
@@ -180,6 +199,25 @@ impl Fields {
     pub(crate) fn model_names(&mut self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
         let value = self.maybe_model_names(name)?;
         self.not_null(name, value)
+    }
+
+    /// A list of addresses and ranges, or null. A refusal names the entry.
+    pub(crate) fn maybe_networks(&mut self, name: &str) -> Result<Option<Option<Vec<Cidr>>>, ApiError> {
+        let values = self.maybe(name, |value| match value {
+            Value::Array(values) if values.len() <= MAX_NETWORKS => Ok(values),
+            Value::Array(_) => Err(format!("must not have more than {MAX_NETWORKS} entries")),
+            _ => Err("must be a list of addresses and ranges".to_owned()),
+        })?;
+        let Some(Some(values)) = values else { return Ok(values.map(|_| None)) };
+        let mut ranges: Vec<Cidr> = Vec::with_capacity(values.len());
+        for (at, value) in values.into_iter().enumerate() {
+            let range = text(value).and_then(|text| text.parse().map_err(|bad: BadCidr| bad.to_string()));
+            let range = range.map_err(|what| self.wrong(&format!("{name}[{at}]"), &what))?;
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+        Ok(Some(Some(ranges)))
     }
 
     /// A moment, or null.
@@ -350,6 +388,29 @@ mod tests {
         let mut body = fields(r#"{"m":["a","b","a"],"n":[1]}"#);
         assert_eq!(body.model_names("m").unwrap().unwrap(), ["a", "b"]);
         assert!(body.model_names("n").is_err());
+    }
+
+    #[test]
+    fn a_list_of_ranges_is_refused_by_the_entry_that_is_none() {
+        let mut read = fields(r#"{"a":["10.0.0.0/8","::1/128","10.0.0.0/8"],"b":null,"c":[]}"#);
+        let ranges = read.maybe_networks("a").unwrap().unwrap().unwrap();
+        assert_eq!(ranges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1"]);
+        assert_eq!(read.maybe_networks("b"), Ok(Some(None)));
+        assert_eq!(read.maybe_networks("c"), Ok(Some(Some(Vec::new()))));
+        assert_eq!(read.maybe_networks("d"), Ok(None));
+        for (wrong, param, words) in [
+            (r#"["10.0.0.0/8","::1","10.0.0.300"]"#, "a[2]", "must be an address or a range"),
+            (r#"["10.0.0.1/8"]"#, "a[0]", "write 10.0.0.0/8"),
+            (r#"["::/129"]"#, "a[0]", "from 0 to 128"),
+            ("[5]", "a[0]", "must be a string"),
+            ("5", "a", "must be a list"),
+        ] {
+            let refusal = fields(&format!(r#"{{"a":{wrong}}}"#)).maybe_networks("a").unwrap_err();
+            let shown = format!("{refusal:?}");
+            assert!(shown.contains(&format!("Some({param:?})")) && shown.contains(words), "{wrong}: {shown}");
+        }
+        let many = vec![r#""::1""#; 257].join(",");
+        assert!(fields(&format!(r#"{{"a":[{many}]}}"#)).maybe_networks("a").is_err());
     }
 
     #[test]

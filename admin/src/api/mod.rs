@@ -36,7 +36,7 @@ use crate::{
     store::{
         Db, Store,
         fault::{Kind, StoreError},
-        rows::{Act, KeyRow},
+        rows::{Act, KeyChange, KeyRow},
     },
 };
 
@@ -97,13 +97,13 @@ impl Shared {
     /// Makes a change to one key, and returns once every shard has been told that it changed.
     async fn change_key(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Db) -> Result<KeyRow, StoreError> + Send + 'static,
+        change: impl FnOnce(&mut Db) -> Result<KeyChange, StoreError> + Send + 'static,
     ) -> Result<KeyRow, ApiError> {
         let app = Arc::clone(self);
         finish(async move {
-            let row = app.store.call(change).await?;
-            app.pump.key_changed(row.digest, row.record());
-            Ok(row)
+            let change = app.store.call(change).await?;
+            app.pump.key_changed(&change);
+            Ok(change.row)
         })
         .await
     }
@@ -152,6 +152,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/tenants/{id}/keys", post(keys::create_for_tenant).get(keys::list_of_tenant))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{id}", get(keys::show).patch(keys::edit).delete(keys::delete))
+        .route("/keys/{id}/rotate", post(keys::rotate))
         .route("/keys/{id}/disabled", put(keys::set_disabled))
         .route("/keys/{id}/weight", put(keys::set_weight))
         .route("/keys/{id}/quota", put(keys::set_quota))

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use obleth_policy::{id::TenantId, snapshot::TenantStatus};
+use obleth_policy::{id::TenantId, network::Cidr, snapshot::TenantStatus};
 
 use super::{App, IN_FLIGHT, RATES, WEIGHTS, act, body::Fields, error::ApiError, id_of, list::ListQuery};
 use crate::store::{
@@ -31,6 +31,7 @@ struct Edit {
     requests_per_minute: Option<Option<i64>>,
     max_in_flight: Option<Option<u32>>,
     allowed_models: Option<Option<Vec<String>>>,
+    allowed_ips: Option<Option<Vec<Cidr>>>,
 }
 
 impl Edit {
@@ -44,6 +45,7 @@ impl Edit {
             requests_per_minute: body.maybe_number("requests_per_minute", RATES)?,
             max_in_flight: body.maybe_number("max_in_flight", IN_FLIGHT)?,
             allowed_models: body.maybe_model_names("allowed_models")?,
+            allowed_ips: body.maybe_networks("allowed_ips")?,
         };
         body.finish()?;
         Ok(edit)
@@ -58,6 +60,7 @@ impl Edit {
         set(&mut row.requests_per_minute, self.requests_per_minute);
         set(&mut row.max_in_flight, self.max_in_flight);
         set(&mut row.allowed_models, self.allowed_models);
+        set(&mut row.allowed_ips, self.allowed_ips);
     }
 }
 
