@@ -41,6 +41,8 @@ const CREDENTIAL_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Fields {
     left: Map<String, Value>,
+    /// What was asked for, so that who mistypes is told.
+    known: Vec<String>,
     /// What stands in front of a member's name in messages: `timeouts.`
     prefix: &'static str,
 }
@@ -70,7 +72,7 @@ impl FromRequest<super::App> for MaybeFields {
 impl Fields {
     fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(bytes) {
-            Ok(Value::Object(left)) => Ok(Self { left, prefix: "" }),
+            Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new(), prefix: "" }),
             Ok(_) => Err(ApiError::invalid_json("The body is not a JSON object.")),
             Err(_) if bytes.trim_ascii().is_empty() => Err(ApiError::invalid_json("The body is empty.")),
             Err(error) => Err(ApiError::invalid_json(format!("The body is not valid JSON: {error}."))),
@@ -84,7 +86,8 @@ impl Fields {
             Some(unknown) => {
                 let name: String = unknown.chars().take(NAME_CHARS).collect();
                 let name = format!("{}{name}", self.prefix);
-                let message = format!("There is no member `{name}` here.");
+                let known: Vec<String> = self.known.iter().map(|name| format!("`{name}`")).collect();
+                let message = format!("There is no member `{name}` here; there are {}.", known.join(", "));
                 Err(ApiError::invalid(name, message))
             }
         }
@@ -116,6 +119,9 @@ impl Fields {
         name: &str,
         read: impl FnOnce(Value) -> Result<T, String>,
     ) -> Result<Option<Option<T>>, ApiError> {
+        if !self.known.iter().any(|known| known == name) {
+            self.known.push(name.to_owned());
+        }
         match self.left.remove(name) {
             None => Ok(None),
             Some(Value::Null) => Ok(Some(None)),
@@ -246,7 +252,7 @@ impl Fields {
         prefix: &'static str,
     ) -> Result<Option<Option<Self>>, ApiError> {
         self.maybe(name, |value| match value {
-            Value::Object(left) => Ok(Self { left, prefix }),
+            Value::Object(left) => Ok(Self { left, known: Vec::new(), prefix }),
             _ => Err("must be an object".to_owned()),
         })
     }
@@ -261,7 +267,7 @@ impl Fields {
             let what = || "must be a list of objects".to_owned();
             let Value::Array(values) = value else { return Err(what()) };
             let object = |value| match value {
-                Value::Object(left) => Ok(Self { left, prefix }),
+                Value::Object(left) => Ok(Self { left, known: Vec::new(), prefix }),
                 _ => Err(what()),
             };
             values.into_iter().map(object).collect::<Result<Vec<_>, _>>()
@@ -366,7 +372,10 @@ mod tests {
     fn what_nobody_asked_for_is_refused_by_name() {
         let mut body = fields(r#"{"name":"a","nmae":"b"}"#);
         assert_eq!(body.name("name"), Ok(Some("a".into())));
-        assert_eq!(body.finish(), Err(ApiError::invalid("nmae", "There is no member `nmae` here.")));
+        assert_eq!(
+            body.finish(),
+            Err(ApiError::invalid("nmae", "There is no member `nmae` here; there are `name`."))
+        );
     }
 
     #[test]

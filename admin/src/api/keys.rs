@@ -22,6 +22,8 @@ use super::{
     error::ApiError,
     id_of,
     list::ListQuery,
+    openapi::{Api, Body, Operation},
+    shapes::{KEY, KEY_EDIT, KEY_WITH_SECRET, NEW_KEY, ROTATION},
     tenants,
     tenants::set,
 };
@@ -35,9 +37,52 @@ use crate::{
 };
 
 /// What `grace_secs` of a rotation may be: at most 30 days, for a secret that nobody needs in a month is lost.
-const GRACE_SECS: std::ops::RangeInclusive<i64> = 0..=30 * 24 * 3600;
+pub(super) const GRACE_SECS: std::ops::RangeInclusive<i64> = 0..=30 * 24 * 3600;
 /// What it is where nobody says: time to bring the new secret everywhere.
 const DEFAULT_GRACE_SECS: i64 = 3600;
+
+/// The routes of this file.
+pub(super) fn routes(api: Api) -> Api {
+    const ONE: &str = "/keys/{id}";
+    let new = Body::of(&KEY_EDIT, &["name"]);
+    let new_of = Body::of(&NEW_KEY, &["name", "tenant_id"]);
+    let rotation = Body::of(&ROTATION, &[]);
+    let disabled = Body::just(&KEY_EDIT, &["disabled"]);
+    let weight = Body::just(&KEY_EDIT, &["weight"]);
+    let quota = Body::some(&KEY_EDIT, &["tokens_per_minute", "requests_per_minute"]);
+    let allowlist = Body::just(&KEY_EDIT, &["allowed_models"]);
+    api.on(Operation::list("/tenants/{id}/keys", "A tenant's keys, newest first", &KEY, &[]), list_of_tenant)
+        .on(
+            Operation::post(
+                "/tenants/{id}/keys",
+                "Make a key; its secret is shown this once",
+                new,
+                &KEY_WITH_SECRET,
+            ),
+            create_for_tenant,
+        )
+        .on(Operation::list("/keys", "All keys, newest first", &KEY, &["tenant_id"]), list)
+        .on(
+            Operation::post("/keys", "Make a key; its secret is shown this once", new_of, &KEY_WITH_SECRET),
+            create,
+        )
+        .on(Operation::get(ONE, "One key", &KEY), show)
+        .on(Operation::patch(ONE, "Change what is named", Body::of(&KEY_EDIT, &[]), &KEY), edit)
+        .on(Operation::delete(ONE, "Delete it; it answers 403 `key_deleted`", &KEY), delete)
+        .on(
+            Operation::post(
+                "/keys/{id}/rotate",
+                "Give it a new secret, shown this once",
+                rotation,
+                &KEY_WITH_SECRET,
+            ),
+            rotate,
+        )
+        .on(Operation::put("/keys/{id}/disabled", "Switch it off or on", disabled, &KEY), set_disabled)
+        .on(Operation::put("/keys/{id}/weight", "Set its share", weight, &KEY), set_weight)
+        .on(Operation::put("/keys/{id}/quota", "Set its rates", quota, &KEY), set_quota)
+        .on(Operation::put("/keys/{id}/allowlist", "Set its models", allowlist, &KEY), set_allowlist)
+}
 
 type Answer = Result<Json<KeyRow>, ApiError>;
 

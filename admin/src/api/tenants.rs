@@ -8,11 +8,42 @@ use axum::{
 };
 use obleth_policy::{id::TenantId, network::Cidr, snapshot::TenantStatus};
 
-use super::{App, IN_FLIGHT, RATES, WEIGHTS, act, body::Fields, error::ApiError, id_of, list::ListQuery};
+use super::{
+    App, IN_FLIGHT, RATES, WEIGHTS, act,
+    body::Fields,
+    error::ApiError,
+    id_of,
+    list::ListQuery,
+    openapi::{Api, Body, Operation},
+    shapes::{TENANT, TENANT_EDIT},
+};
 use crate::store::{
     fault::Kind,
     rows::{TenantRow, status_from},
 };
+
+/// The routes of this file.
+pub(super) fn routes(api: Api) -> Api {
+    const ONE: &str = "/tenants/{id}";
+    let just = |only| Body::just(&TENANT_EDIT, only);
+    let quota = Body::some(&TENANT_EDIT, &["tokens_per_minute", "requests_per_minute"]);
+    api.on(Operation::list("/tenants", "All tenants, newest first", &TENANT, &[]), list)
+        .on(Operation::post("/tenants", "Make a tenant", Body::of(&TENANT_EDIT, &["name"]), &TENANT), create)
+        .on(Operation::get(ONE, "One tenant", &TENANT), show)
+        .on(Operation::patch(ONE, "Change what is named", Body::of(&TENANT_EDIT, &[]), &TENANT), edit)
+        .on(Operation::delete(ONE, "Delete it; its keys answer 403 `tenant_not_found`", &TENANT), delete)
+        .on(Operation::put("/tenants/{id}/quota", "Set its rates", quota, &TENANT), set_quota)
+        .on(Operation::put("/tenants/{id}/weight", "Set its share", just(&["weight"]), &TENANT), set_weight)
+        .on(Operation::put("/tenants/{id}/group", "Move it", just(&["group_name"]), &TENANT), set_group)
+        .on(
+            Operation::put("/tenants/{id}/status", "Suspend or resume it", just(&["status"]), &TENANT),
+            set_status,
+        )
+        .on(
+            Operation::put("/tenants/{id}/allowlist", "Set its models", just(&["allowed_models"]), &TENANT),
+            set_allowlist,
+        )
+}
 
 type Answer = Result<Json<TenantRow>, ApiError>;
 
