@@ -11,6 +11,7 @@ mod gateway {
     mod refusal;
     mod world;
 
+    mod addresses;
     mod body;
     mod cadence;
     mod cancels;
@@ -26,6 +27,7 @@ mod gateway {
     mod live_edits;
     mod matrix;
     mod refused_uploads;
+    mod rotation;
     mod stale;
     mod store_outage;
     mod verdicts;
