@@ -5,8 +5,9 @@
 //! known how that went. Nothing is ever refused because of what is remembered here: a model whose endpoints all sit
 //! here is tried as if none did.
 
-use std::{cell::RefCell, collections::HashMap, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
+use foldhash::HashMap;
 use obleth_policy::{
     id::EndpointId,
     snapshot::{Endpoint, MAX_ENDPOINTS},

@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use obleth_policy::unit::Instant;
+
 use crate::{
     shard::Shard,
     socket::{Handle, Reader, Writer},
@@ -130,6 +132,7 @@ impl Downstream {
         let (mut pumping, mut serving) = (true, true);
         poll_fn(|cx| {
             self.turn.set(0);
+            self.shard.timers.clock().now();
             loop {
                 self.kicked.set(false);
                 if pumping && pump.as_mut().poll(cx).is_ready() {
@@ -241,6 +244,12 @@ impl Downstream {
         let peer = self.peer.get().or_else(|| self.handle.peer());
         self.peer.set(peer);
         peer
+    }
+
+    /// The time at which the connection's task was last woken; what it does until it sleeps again takes
+    /// microseconds.
+    pub(crate) fn now(&self) -> Instant {
+        self.shard.timers.clock().recent()
     }
 
     /// Whether the client has left.

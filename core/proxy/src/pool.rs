@@ -7,11 +7,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     rc::Rc,
     time::Duration,
 };
 
+use foldhash::HashMap;
 use obleth_policy::{id::EndpointId, snapshot::Endpoint, unit::Instant};
 
 use crate::{
@@ -88,7 +88,7 @@ impl Pool {
     pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let stack = idle.get_mut(&endpoint.id)?;
-        let now = self.timers.clock().now();
+        let now = self.timers.clock().recent();
         while let Some(Idle { mut upstream, until }) = stack.pop() {
             if upstream.revision == endpoint.revision && now < until && upstream.handle.is_quiet() {
                 upstream.reused = true;
@@ -107,7 +107,7 @@ impl Pool {
         if upstream.buf.capacity() > BUFFER_KEEP {
             upstream.buf = Vec::new();
         }
-        let until = self.timers.clock().now().plus(keepalive);
+        let until = self.timers.clock().recent().plus(keepalive);
         let mut idle = self.idle.borrow_mut();
         let stack = idle.entry(upstream.endpoint).or_default();
         if stack.len() >= MAX_IDLE {

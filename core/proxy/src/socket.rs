@@ -7,34 +7,36 @@
 #![allow(unsafe_code)] // one borrow of a descriptor, below
 
 use std::{
-    cell::UnsafeCell,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
 
-use monoio::{
-    BufResult,
-    buf::{IoBuf, IoBufMut, SliceMut},
-    io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
-    net::TcpStream,
+use monoio::net::TcpStream;
+use rustix::{
+    buffer::spare_capacity,
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown},
 };
-use rustix::net::{RecvFlags, Shutdown};
 
 /// The reading direction. One read at a time.
 #[derive(Debug)]
-pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
+pub(crate) struct Reader {
+    handle: Handle,
+    /// The last read left nothing behind, so the next one waits before it asks.
+    drained: bool,
+}
 
 /// The writing direction. One write at a time.
 #[derive(Debug)]
-pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
+pub(crate) struct Writer(Handle);
 
 /// Acts on the socket while others wait on it. Keeps the descriptor open.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     fd: RawFd,
-    open: Rc<UnsafeCell<TcpStream>>,
+    open: Rc<TcpStream>,
 }
 
 /// A connection that is being set up. Dropping it gives it up: the kernel is told, because on io_uring a wait
@@ -70,45 +72,59 @@ impl Drop for Connecting {
 
 /// Takes a stream apart.
 pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
-    let fd = stream.as_raw_fd();
-    let open = Rc::new(UnsafeCell::new(stream));
-    let handle = Handle { fd, open: Rc::clone(&open) };
-    (Reader(OwnedReadHalf(Rc::clone(&open))), Writer(OwnedWriteHalf(open)), handle)
+    let handle = Handle { fd: stream.as_raw_fd(), open: Rc::new(stream) };
+    (Reader { handle: handle.clone(), drained: true }, Writer(handle.clone()), handle)
 }
 
 impl Reader {
-    /// Appends up to `room` bytes to `buf`. `Ok(0)` is the end. Must be awaited to its end.
+    /// Appends up to `room` bytes to `buf`. `Ok(0)` is the end.
     pub(crate) async fn append(&mut self, mut buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
         buf.reserve(room);
-        let (filled, end) = (buf.len(), buf.len().saturating_add(room));
-        let (got, slice) = self.0.read(SliceMut::new(buf, filled, end)).await;
-        (got, slice.into_inner())
+        let got = self.receive(&mut buf).await;
+        (got, buf)
     }
 
-    /// Fills an empty buffer up to its capacity. `Ok(0)` is the end. Must be awaited to its end.
-    pub(crate) async fn fill<B: IoBufMut>(&mut self, buf: B) -> BufResult<usize, B> {
-        self.0.read(buf).await
+    /// Fills an empty buffer up to its capacity. `Ok(0)` is the end.
+    pub(crate) async fn fill(&mut self, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        let got = self.receive(&mut buf).await;
+        (got, buf)
+    }
+
+    async fn receive(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        loop {
+            if self.drained {
+                self.handle.open.readable(false).await?;
+            }
+            let room = buf.capacity().saturating_sub(buf.len());
+            let got = rustix::net::recv(self.handle.fd(), spare_capacity(buf), RecvFlags::DONTWAIT);
+            match got {
+                Ok((got, _)) => {
+                    self.drained = got < room;
+                    return Ok(got);
+                }
+                Err(Errno::AGAIN) => self.drained = true,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
 impl Writer {
-    /// Writes all of `bytes`. Must be awaited to its end.
+    /// Writes all of `bytes`.
     pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let total = bytes.len();
-        let (first, mut bytes) = self.0.write(bytes).await;
-        let mut done = match first {
-            Ok(n) if n == total => return (Ok(()), bytes),
-            Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
-            Ok(n) => n,
-            Err(e) => return (Err(e), bytes),
-        };
-        while done < total {
-            let (more, rest) = self.0.write(bytes.slice(done..)).await;
-            bytes = rest.into_inner();
-            match more {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
-                Ok(n) => done = done.saturating_add(n),
-                Err(e) => return (Err(e), bytes),
+        let mut rest = &bytes[..];
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        while !rest.is_empty() {
+            match rustix::net::send(self.0.fd(), rest, flags) {
+                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+                Err(Errno::AGAIN) => {
+                    if let Err(error) = self.0.open.writable(false).await {
+                        return (Err(error), bytes);
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return (Err(error.into()), bytes),
             }
         }
         (Ok(()), bytes)

@@ -12,6 +12,8 @@ use crate::json::{self, Kind, Member};
 pub const MAX_USAGE: usize = 4096;
 /// Bytes of a `usage` value kept without an allocation.
 const INLINE_USAGE: usize = 384;
+/// Bytes that are looked at one by one before a vector search begins.
+const NEAR: usize = 16;
 /// Longest spelling of the name `usage`: every letter as a `\u` escape.
 const MAX_KEY: usize = 30;
 
@@ -267,8 +269,11 @@ impl JsonUsage {
 
     fn begin_value(&mut self) {
         self.expect = Expect::Value;
-        let named =
-            !self.key_too_long && str::from_utf8(&self.key).is_ok_and(|key| json::key_is(key, "usage"));
+        let named = !self.key_too_long
+            && match self.key.contains(&b'\\') {
+                false => *self.key == *b"usage",
+                true => str::from_utf8(&self.key).is_ok_and(|key| json::key_is(key, "usage")),
+            };
         if named {
             self.capturing = true;
             self.captured.clear();
@@ -281,21 +286,37 @@ impl JsonUsage {
         self.capturing = false;
     }
 
-    /// Takes bytes of an array or object up to the next bracket of its kind or the start of a string.
-    fn nested_part(&mut self, rest: &[u8], bracket: Bracket, depth: u64) -> usize {
+    /// Takes bytes of an array or object up to its end, with the strings in it.
+    fn nested_part(&mut self, rest: &[u8], bracket: Bracket, mut depth: u64) -> usize {
         let (open, close) = bracket.pair();
-        let Some(hit) = memchr::memchr3(open, close, b'"', rest) else { return rest.len() };
-        let byte = rest.get(hit).copied().unwrap_or_default();
-        if byte == b'"' {
-            self.expect = Expect::InNestedString { bracket, depth, escape: false };
-        } else if byte == open {
-            self.expect = Expect::InNested { bracket, depth: depth.saturating_add(1) };
-        } else if depth > 1 {
-            self.expect = Expect::InNested { bracket, depth: depth.saturating_sub(1) };
-        } else {
-            self.end_value();
+        let mut at = 0_usize;
+        loop {
+            let tail = rest.get(at..).unwrap_or_default();
+            let Some((hit, byte)) = find(
+                tail,
+                |byte| [open, close, b'"'].contains(&byte),
+                |far| memchr::memchr3(open, close, b'"', far),
+            ) else {
+                self.expect = Expect::InNested { bracket, depth };
+                return rest.len();
+            };
+            at = at.saturating_add(hit).saturating_add(1);
+            if byte == b'"' {
+                let (taken, cut) = string_part(rest.get(at..).unwrap_or_default(), false);
+                at = at.saturating_add(taken);
+                if let Some(escape) = cut {
+                    self.expect = Expect::InNestedString { bracket, depth, escape };
+                    return at;
+                }
+            } else if byte == open {
+                depth = depth.saturating_add(1);
+            } else if depth > 1 {
+                depth = depth.saturating_sub(1);
+            } else {
+                self.end_value();
+                return at;
+            }
         }
-        hit.saturating_add(1)
     }
 
     fn capture(&mut self, seen: &[u8]) {
@@ -307,17 +328,36 @@ impl JsonUsage {
     }
 }
 
+/// The first byte that is wanted, and where it is: the first few bytes are looked at one by one, because most names
+/// and values are shorter than it takes to set a vector search up; `search` looks for it in the rest.
+#[inline]
+fn find(
+    bytes: &[u8],
+    wanted: impl Fn(u8) -> bool,
+    search: impl Fn(&[u8]) -> Option<usize>,
+) -> Option<(usize, u8)> {
+    let (near, far) = bytes.split_at_checked(NEAR).unwrap_or((bytes, &[]));
+    let at = match near.iter().position(|byte| wanted(*byte)) {
+        Some(at) => at,
+        None => search(far)?.saturating_add(NEAR),
+    };
+    bytes.get(at).map(|byte| (at, *byte))
+}
+
 /// Takes bytes of a string up to and with its closing quote. Says how many, and `None` if it ended, else whether the
 /// last byte was a backslash that escapes the next. `escape`: the byte before `rest` was such a backslash.
 fn string_part(rest: &[u8], escape: bool) -> (usize, Option<bool>) {
     let mut at = usize::from(escape);
     loop {
-        let Some(hit) = memchr::memchr2(b'"', b'\\', rest.get(at..).unwrap_or_default()) else {
+        let tail = rest.get(at..).unwrap_or_default();
+        let Some((hit, byte)) =
+            find(tail, |byte| matches!(byte, b'"' | b'\\'), |far| memchr::memchr2(b'"', b'\\', far))
+        else {
             return (rest.len(), Some(false));
         };
         let hit = at.saturating_add(hit);
         let after = hit.saturating_add(1);
-        if rest.get(hit) == Some(&b'"') {
+        if byte == b'"' {
             return (after, None);
         }
         if after == rest.len() {

@@ -7,7 +7,6 @@ use std::{
     future::{Future, poll_fn},
     mem,
     pin::pin,
-    rc::Rc,
     task::Poll,
     time::Duration,
 };
@@ -20,7 +19,7 @@ use super::{
     exchange::{Deadlines, Filled, Interrupt, guarded},
     parse::Call,
 };
-use crate::{downstream::Downstream, pool::Upstream, shard::Shard, socket::Writer};
+use crate::{downstream::Downstream, pool::Upstream, socket::Writer};
 
 /// A request leaves in one write up to this size, and in pieces of it above.
 const WRITE_PIECE: usize = 256 * 1024;
@@ -42,7 +41,6 @@ pub(super) enum Failed {
 /// One request on its way to one endpoint.
 #[derive(Clone, Copy)]
 pub(super) struct Errand<'a> {
-    pub(super) shard: &'a Rc<Shard>,
     pub(super) down: &'a Downstream,
     pub(super) call: &'a Call,
     pub(super) asked: &'a Asked,
@@ -52,7 +50,7 @@ pub(super) struct Errand<'a> {
 
 impl Errand<'_> {
     pub(super) fn arm(&self, limit: LimitMs) -> Result<(), Interrupt> {
-        self.deadlines.arm(self.shard, self.down, limit)
+        self.deadlines.arm(self.down, limit)
     }
 
     /// Sends the request and receives the head of its answer.
@@ -97,7 +95,7 @@ impl Errand<'_> {
     /// to the kernel together, and a backend that answers before it has taken the whole body in is heard. The
     /// rest of the body is then kept back. Returns what was read, and how long after the last byte written.
     async fn talk(&self, upstream: &mut Upstream) -> Result<(Filled, usize, Duration), Interrupt> {
-        let now = || self.shard.timers.clock().now();
+        let now = || self.down.now();
         self.arm(self.deadlines.timers.first_byte)?;
         let handle = upstream.handle.clone();
         let room = upstream.room(0);

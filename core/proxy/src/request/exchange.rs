@@ -74,8 +74,8 @@ impl Deadlines {
 
     /// Sets the connection's alarm for a phase that begins now. An operation that never has to wait never hears
     /// the alarm, so the total limit is looked at here as well.
-    pub(super) fn arm(&self, shard: &Shard, down: &Downstream, limit: LimitMs) -> Result<(), Interrupt> {
-        let now = shard.timers.clock().now();
+    pub(super) fn arm(&self, down: &Downstream, limit: LimitMs) -> Result<(), Interrupt> {
+        let now = down.now();
         if self.total.is_some_and(|total| total <= now) {
             return Err(Interrupt::Timeout);
         }

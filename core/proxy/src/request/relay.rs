@@ -76,7 +76,7 @@ pub(super) async fn relay(
             }
             held.clear();
             head_sent = true;
-            tally.first_byte(shard.timers.clock().now());
+            tally.first_byte(down.now());
             tally.used(usage.finish(), 0);
             out = match down.send(out).await {
                 Ok(emptied) => emptied,
@@ -88,7 +88,7 @@ pub(super) async fn relay(
             answer.done_with_upstream(shard);
             return Ok(after);
         }
-        if let Err(late) = deadlines.arm(shard, down, deadlines.timers.idle) {
+        if let Err(late) = deadlines.arm(down, deadlines.timers.idle) {
             return Err(broken(head_sent, late.code()));
         }
         match answer.upstream.fill(down, last).await {
