@@ -331,6 +331,7 @@ mod tests {
             pepper: None,
             max_request_bytes: 0,
             upstream_keepalive: Duration::ZERO,
+            upstream_tls: obleth_proxy::UpstreamTls::of_system(),
             drain_timeout: Duration::ZERO,
             force_epoll: true,
         });

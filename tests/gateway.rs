@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod gateway {
+    mod authority;
     mod http;
     mod process;
     mod refusal;
@@ -17,6 +18,7 @@ mod gateway {
     mod faults;
     mod fidelity;
     mod figures;
+    mod forbidden;
     mod gates;
     mod head;
     mod headers;
@@ -27,5 +29,7 @@ mod gateway {
     mod refused_uploads;
     mod stale;
     mod store_outage;
+    mod tls;
+    mod tls_faults;
     mod verdicts;
 }

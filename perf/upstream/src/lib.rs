@@ -20,7 +20,9 @@ mod options;
 mod plan;
 mod server;
 mod socket;
+mod tls;
 
 pub use counters::{Counters, LastRequest, Stats};
 pub use options::{Fault, Options, UnknownName, UsageShape};
 pub use server::{Handle, serve, spawn};
+pub use tls::Tls;
