@@ -38,8 +38,8 @@ fn everything_essential(driver: Driver) {
     }
     // Far more than any buffer on the way, in both directions.
     let large = body_of(ENDPOINTS[0], MODEL, "").replace("say", &"say ".repeat(500_000));
-    for more in ["", ""] {
-        let request = world.post(ENDPOINTS[0], large.clone() + more).header("x-sim-echo", 1);
+    for _ in 0..2 {
+        let request = world.post(ENDPOINTS[0], large.clone()).header("x-sim-echo", 1);
         let answer = connections[0].ask(&request);
         assert!(answer.json()["choices"][0]["message"]["content"].as_str() == Some(&large));
     }
@@ -97,6 +97,38 @@ fn a_backend_under_tls_is_a_backend_like_others_on_io_uring() {
 #[test]
 fn a_backend_under_tls_is_a_backend_like_others_on_epoll() {
     everything_essential(Driver::Epoll);
+}
+
+#[test]
+fn clients_that_leave_at_any_moment_leave_nothing_behind() {
+    const LEAVERS: u64 = 400;
+    let authority = Authority::new();
+    for driver in [Driver::Uring, Driver::Epoll] {
+        // New connections all the time, so that many leave during a handshake.
+        let setup = authority.setup().driver(driver).env("OBLETH_UPSTREAM_KEEPALIVE_MS", 5);
+        let mut world = world_with(setup, &authority, Options::default());
+        std::thread::scope(|scope| {
+            for worker in 0..8 {
+                let world = &world;
+                scope.spawn(move || {
+                    for number in (worker..LEAVERS).step_by(8) {
+                        let more = if number % 3 == 0 { "" } else { r#","stream":true"# };
+                        let paced = world.chat(more).header("x-sim-tps", 2000).header("x-sim-tokens", 30);
+                        let mut connection = world.connect();
+                        connection.send(paced.bytes());
+                        // The moment is the test's subject: from before the connect to after the last byte.
+                        std::thread::sleep(Duration::from_micros(number * 7919 % 24_000));
+                        drop(leave(connection, EXITS[number as usize % 3]));
+                    }
+                });
+            }
+        });
+        world.until_idle();
+        until("no connection is left", || world.sim().open_connections == 0);
+        let log = world.gateway.stderr();
+        assert!(!log.contains("bug in the gateway") && !log.contains("cannot be reached"), "{log}");
+        world.assert_unharmed();
+    }
 }
 
 #[test]
