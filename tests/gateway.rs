@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod gateway {
+    mod authority;
     mod http;
     mod process;
     mod refusal;
@@ -20,6 +21,7 @@ mod gateway {
     mod faults;
     mod fidelity;
     mod figures;
+    mod forbidden;
     mod gates;
     mod head;
     mod headers;
@@ -30,5 +32,7 @@ mod gateway {
     mod rotation;
     mod stale;
     mod store_outage;
+    mod tls;
+    mod tls_faults;
     mod verdicts;
 }
