@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use obleth_policy::{id::EndpointId, snapshot::Endpoint, unit::Instant};
+use obleth_policy::{
+    id::EndpointId,
+    snapshot::{Endpoint, Secret},
+    unit::Instant,
+};
 
 use crate::{
     Settings,
@@ -37,12 +41,15 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     /// The backend was not sent all of a request: nothing more can be.
     pub(crate) half_closed: bool,
+    /// What the backend is sent as our credential: it must never come back from there to a client.
+    pub(crate) credential: Option<Secret>,
     endpoint: EndpointId,
     revision: u64,
 }
 
 impl Upstream {
     pub(crate) fn new((reader, writer, handle): (Reader, Writer, Handle), endpoint: &Endpoint) -> Self {
+        let credential = endpoint.credential.clone();
         let (endpoint, revision) = (endpoint.id, endpoint.revision);
         Self {
             reader,
@@ -51,6 +58,7 @@ impl Upstream {
             buf: Vec::new(),
             reused: false,
             half_closed: false,
+            credential,
             endpoint,
             revision,
         }
