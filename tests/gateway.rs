@@ -14,13 +14,15 @@ mod gateway {
     mod addresses;
     mod body;
     mod cadence;
+    mod cancels;
+    mod disconnects;
+    mod endpoints;
     mod faults;
     mod fidelity;
     mod figures;
     mod gates;
     mod head;
     mod headers;
-    mod leaving;
     mod life;
     mod live_edits;
     mod matrix;

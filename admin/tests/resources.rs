@@ -207,7 +207,7 @@ fn a_model_lives_from_creation_to_deletion() {
         "max_in_flight": null, "max_model_len": null,
         "endpoints": [{
             "name": "default", "api_base": "http://127.0.0.1:8000", "has_api_key": true, "priority": 0,
-            "weight": 100, "enabled": true, "max_in_flight": null,
+            "enabled": true,
         }],
         "timeouts": {"connect_ms": null, "first_byte_ms": null, "idle_ms": null, "total_ms": null},
         "created_at": made["created_at"],
@@ -244,21 +244,21 @@ fn a_model_lives_from_creation_to_deletion() {
 fn a_credential_is_kept_replaced_and_removed_without_ever_being_shown() {
     let sidecar = Running::start();
     let long = r#"{"model_name":"m","endpoints":[{"name":"a","api_base":"http://127.0.0.1:1/v1","api_key":"sk-up-1",
-                   "priority":3,"weight":9,"enabled":true,"max_in_flight":2}]}"#;
+                   "priority":3,"enabled":true}]}"#;
     let made = sidecar.expect(201, ("POST", "/models"), long);
     let endpoint = json!({"name": "a", "api_base": "http://127.0.0.1:1/v1", "has_api_key": true, "priority": 3,
-                          "weight": 9, "enabled": true, "max_in_flight": 2});
+                          "enabled": true});
     assert_eq!(made["endpoints"], json!([endpoint]));
     let path = format!("/models/{}", made["id"].as_str().unwrap());
     let has_key =
         |body: &str| sidecar.expect(200, ("PATCH", &path), body)["endpoints"][0]["has_api_key"].clone();
-    assert_eq!(has_key(r#"{"endpoints":[{"name":"a","weight":10}]}"#), true);
+    assert_eq!(has_key(r#"{"endpoints":[{"name":"a","priority":10}]}"#), true);
     assert_eq!(has_key(r#"{"api_base":"http://127.0.0.1:1/other"}"#), true, "the same host and port");
     let before = sidecar.get(&path).body;
     let moves = [
         (r#"{"api_base":"http://127.0.0.1:2"}"#, "api_key"),
         (r#"{"api_base":"http://127.0.0.2:1"}"#, "api_key"),
-        (r#"{"endpoints":[{"name":"a","api_base":"http://127.0.0.1:2"}]}"#, "endpoints.api_key"),
+        (r#"{"endpoints":[{"name":"a","api_base":"http://127.0.0.1:2"}]}"#, "endpoints[0].api_key"),
     ];
     for (body, param) in moves {
         let answer = sidecar.send("PATCH", &path, body);

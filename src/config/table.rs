@@ -105,6 +105,16 @@ settings! {
         "largest request body, then 413";
     open MAX_BUFFERED_BYTES max_buffered_bytes: u64 = "1 GiB", bytes(1 << 10..=1 << 50),
         "all request bodies in memory together, then 503";
+    open CLIENT_HEAD_TIMEOUT_MS client_head_timeout: Duration = "10000", millis(100..=DAY_MS as u64),
+        "from a request head's first byte to its last, then 408";
+    open CLIENT_BODY_PAUSE_MS client_body_pause: Duration = "30000", millis(100..=DAY_MS as u64),
+        "longest pause in a body, and what an upload has to spare over 16 KiB/s, then 408";
+    open CLIENT_IDLE_TIMEOUT_MS client_idle_timeout: Duration = "75000", millis(100..=DAY_MS as u64),
+        "how long a client's connection may stay without a request";
+    open CLIENT_WRITE_TIMEOUT_MS client_write_timeout: Duration = "60000", millis(100..=DAY_MS as u64),
+        "how long a client may take in nothing of its answer, then it is cut";
+    open CLIENT_SILENT_TIMEOUT_MS client_silent_timeout: Duration = "30000", millis(2000..=3_600_000),
+        "after this long without a sign of life from its machine, or with nothing taken in, a client has left";
     open UPSTREAM_CONNECT_TIMEOUT_MS upstream_connect_timeout: LimitMs = "2000", limit(DAY_MS),
         "until the connection to a backend stands; 0 is off";
     open UPSTREAM_FIRST_BYTE_TIMEOUT_MS upstream_first_byte_timeout: LimitMs = "300000", limit(DAY_MS),

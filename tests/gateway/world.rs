@@ -96,7 +96,7 @@ impl World {
     /// Another model on the same backend unless `fields` say otherwise. Returns its id.
     pub(crate) fn new_model(&self, name: &str, mut fields: Value) -> String {
         fields["model_name"] = name.into();
-        if fields["api_base"].is_null() {
+        if fields["api_base"].is_null() && fields["endpoints"].is_null() {
             fields["api_base"] = format!("http://{}/v1", self.sim.addr).into();
         }
         id(&created(self.gateway.post("/models", fields)))
@@ -237,6 +237,21 @@ impl Gateway {
 /// A page of a listener that takes no credential.
 pub(crate) fn page(address: SocketAddr, path: &str) -> Response {
     Request::get(path).to(address)
+}
+
+/// An address at which nobody listens, and nobody else can meanwhile.
+pub(crate) struct Nobody {
+    pub(crate) addr: SocketAddr,
+    _bound: rustix::fd::OwnedFd,
+}
+
+impl Nobody {
+    pub(crate) fn new() -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+        let bound = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&bound, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self { addr: getsockname(&bound).unwrap().try_into().unwrap(), _bound: bound }
+    }
 }
 
 /// A backend that gives one answer, byte for byte, to whatever comes, and closes. For what no sane backend does.

@@ -3,7 +3,7 @@
 //! Every member is asked for by name and leaves the object; what is left at the end is unknown, and refused by
 //! name. A member that is absent, one that is null and one with a value are three different things.
 
-use std::{future::poll_fn, ops::RangeInclusive, pin::pin, time::Duration};
+use std::{borrow::Cow, future::poll_fn, ops::RangeInclusive, pin::pin, time::Duration};
 
 use axum::{
     body::{Body, HttpBody},
@@ -44,7 +44,7 @@ pub(crate) struct Fields {
     /// What was asked for, so that who mistypes is told.
     known: Vec<String>,
     /// What stands in front of a member's name in messages: `timeouts.`
-    prefix: &'static str,
+    prefix: Cow<'static, str>,
 }
 
 impl FromRequest<super::App> for Fields {
@@ -72,7 +72,7 @@ impl FromRequest<super::App> for MaybeFields {
 impl Fields {
     fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(bytes) {
-            Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new(), prefix: "" }),
+            Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new(), prefix: Cow::Borrowed("") }),
             Ok(_) => Err(ApiError::invalid_json("The body is not a JSON object.")),
             Err(_) if bytes.trim_ascii().is_empty() => Err(ApiError::invalid_json("The body is empty.")),
             Err(error) => Err(ApiError::invalid_json(format!("The body is not valid JSON: {error}."))),
@@ -93,8 +93,21 @@ impl Fields {
         }
     }
 
+    /// Where a member stands in the whole body, for messages: `timeouts.idle_ms`.
+    pub(crate) fn path_of(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Refuses a member that this version does not have yet, whatever its value.
+    pub(crate) fn not_yet(&mut self, name: &str) -> Result<(), ApiError> {
+        match self.left.remove(name) {
+            None => Ok(()),
+            Some(_) => Err(self.wrong(name, "is not in this version; leave it out")),
+        }
+    }
+
     fn wrong(&self, name: &str, what: &str) -> ApiError {
-        let name = format!("{}{name}", self.prefix);
+        let name = self.path_of(name);
         let message = format!("`{name}` {what}.");
         ApiError::invalid(name, message)
     }
@@ -252,25 +265,27 @@ impl Fields {
         prefix: &'static str,
     ) -> Result<Option<Option<Self>>, ApiError> {
         self.maybe(name, |value| match value {
-            Value::Object(left) => Ok(Self { left, known: Vec::new(), prefix }),
+            Value::Object(left) => Ok(Self { left, known: Vec::new(), prefix: Cow::Borrowed(prefix) }),
             _ => Err("must be an object".to_owned()),
         })
     }
 
-    /// A list of objects within this one.
-    pub(crate) fn objects(
-        &mut self,
-        name: &str,
-        prefix: &'static str,
-    ) -> Result<Option<Vec<Self>>, ApiError> {
+    /// A list of at most `most` objects within this one; their members are called `name[0].member` and so on.
+    pub(crate) fn objects(&mut self, name: &str, most: usize) -> Result<Option<Vec<Self>>, ApiError> {
+        let path = self.path_of(name);
         let value = self.maybe(name, |value| {
             let what = || "must be a list of objects".to_owned();
             let Value::Array(values) = value else { return Err(what()) };
-            let object = |value| match value {
-                Value::Object(left) => Ok(Self { left, known: Vec::new(), prefix }),
+            if values.len() > most {
+                return Err(format!("must not have more than {most} entries"));
+            }
+            let object = |(at, value)| match value {
+                Value::Object(left) => {
+                    Ok(Self { left, known: Vec::new(), prefix: format!("{path}[{at}].").into() })
+                }
                 _ => Err(what()),
             };
-            values.into_iter().map(object).collect::<Result<Vec<_>, _>>()
+            values.into_iter().enumerate().map(object).collect::<Result<Vec<_>, _>>()
         })?;
         self.not_null(name, value)
     }

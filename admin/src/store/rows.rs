@@ -149,12 +149,10 @@ pub(crate) struct EndpointRow {
     pub(crate) api_base: String,
     #[serde(rename = "has_api_key", serialize_with = "as_presence")]
     pub(crate) credential: Credential,
-    /// Lower is preferred.
+    /// The lowest number is preferred; of equal ones the first on the list.
     pub(crate) priority: u32,
-    /// 1 or more.
-    pub(crate) weight: u32,
+    /// One that is not gets no requests.
     pub(crate) enabled: bool,
-    pub(crate) max_in_flight: Option<u32>,
     /// Grows with every change of address or credential.
     #[serde(skip)]
     pub(crate) revision: u64,
@@ -284,9 +282,7 @@ impl EndpointRow {
             api_base,
             credential: Credential::None,
             priority: 0,
-            weight: DEFAULT_WEIGHT,
             enabled: true,
-            max_in_flight: None,
             revision: 1,
         }
     }

@@ -33,8 +33,6 @@ const AHEAD_LIMIT: usize = 64 * 1024;
 const TURN: u32 = 128;
 /// How long a connection whose turn is over stands back.
 const STAND_BACK: Duration = Duration::from_millis(1);
-/// How long a client may take to take in one write. A slower one holds a slot and a backend for nothing.
-const WRITE_TIME: Duration = Duration::from_secs(60);
 /// An inlet that grew past this for a large body is given back afterwards.
 const INLET_KEEP: usize = 64 * 1024;
 
@@ -273,7 +271,7 @@ impl Downstream {
     }
 
     /// Sends bytes to the client and gives the emptied buffer back. Takes over the alarm: a client that does
-    /// not take the bytes in within [`WRITE_TIME`] is as good as gone.
+    /// not take the bytes in within its limit holds a slot and a backend for nothing, and is as good as gone.
     pub(crate) async fn send(&self, bytes: Vec<u8>) -> Result<Vec<u8>, Gone> {
         let Some(mut writer) = self.writer.borrow_mut().take() else { return Err(Gone) };
         let (sent, mut bytes) = {
@@ -287,7 +285,7 @@ impl Downstream {
                     return Poll::Ready(done);
                 }
                 if !std::mem::replace(&mut waiting, true) {
-                    self.alarm.set_in(Some(WRITE_TIME));
+                    self.alarm.set_in(Some(self.shard.settings.client.write));
                 }
                 if !released && (self.gone() || self.alarm.poll_fired(cx)) {
                     released = true;

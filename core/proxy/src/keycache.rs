@@ -260,6 +260,7 @@ mod tests {
 
     fn settings(entries: usize, fail_open: bool) -> Settings {
         Settings {
+            client: crate::ClientLimits::default(),
             key_cache_entries: entries,
             key_max_age: Duration::from_secs(10),
             key_stale_ok: Duration::from_secs(1000),

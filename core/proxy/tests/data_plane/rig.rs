@@ -19,7 +19,7 @@ use obleth_policy::{
     snapshot::{Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
     unit::{LimitMs, UnixMs},
 };
-use obleth_proxy::Settings;
+use obleth_proxy::{ClientLimits, Settings};
 use uuid::Uuid;
 
 /// Each test runs on io_uring and on epoll.
@@ -78,6 +78,7 @@ impl Rig {
             fail_open: true,
             pepper: None,
             max_request_bytes: 64 << 20,
+            client: ClientLimits::default(),
             upstream_keepalive: Duration::from_secs(4),
             drain_timeout: Duration::from_secs(5),
             trusted_proxies: Arc::new([]),
