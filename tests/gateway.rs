@@ -30,6 +30,7 @@ mod gateway {
     mod matrix;
     mod refused_uploads;
     mod rotation;
+    mod secrets;
     mod stale;
     mod store_outage;
     mod tls;
