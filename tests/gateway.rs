@@ -25,6 +25,7 @@ mod gateway {
     mod life;
     mod live_edits;
     mod matrix;
+    mod misbehaviour;
     mod refused_uploads;
     mod stale;
     mod store_outage;

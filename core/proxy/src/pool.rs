@@ -37,7 +37,7 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     /// The backend was not sent all of a request: nothing more can be.
     pub(crate) half_closed: bool,
-    endpoint: EndpointId,
+    pub(crate) endpoint: EndpointId,
     revision: u64,
 }
 

@@ -28,6 +28,7 @@ use crate::{
     pool::Pool,
     request::RequestIds,
     timer::Timers,
+    trouble::Trouble,
 };
 
 /// After a drain's last request: how long connections may take to send their last bytes and close.
@@ -43,6 +44,7 @@ pub(crate) struct Shard {
     pub(crate) keys: KeyCache,
     pub(crate) pool: Pool,
     pub(crate) bench: Bench,
+    pub(crate) trouble: Trouble,
     pub(crate) admission: RefCell<Admission>,
     pub(crate) request_ids: RequestIds,
     /// No new request is taken on.
@@ -102,6 +104,7 @@ impl Shard {
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),
+            trouble: Trouble::default(),
             request_ids: RequestIds::new()?,
             settings,
             end,

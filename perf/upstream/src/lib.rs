@@ -16,11 +16,13 @@ mod connection;
 mod counters;
 mod gate;
 mod generate;
+mod oddity;
 mod options;
 mod plan;
 mod server;
 mod socket;
 
 pub use counters::{Counters, LastRequest, Stats};
+pub use oddity::Oddity;
 pub use options::{Fault, Options, UnknownName, UsageShape};
 pub use server::{Handle, serve, spawn};
