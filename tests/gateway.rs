@@ -11,6 +11,7 @@ mod gateway {
     mod refusal;
     mod world;
 
+    mod back_pressure;
     mod body;
     mod cadence;
     mod cancels;
