@@ -15,6 +15,7 @@ mod gateway {
     mod body;
     mod cadence;
     mod cancels;
+    mod crowds;
     mod disconnects;
     mod endpoints;
     mod faults;
@@ -23,6 +24,7 @@ mod gateway {
     mod gates;
     mod head;
     mod headers;
+    mod large_bodies;
     mod life;
     mod live_edits;
     mod matrix;
