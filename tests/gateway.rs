@@ -18,6 +18,7 @@ mod gateway {
     mod crowds;
     mod disconnects;
     mod endpoints;
+    mod endurance;
     mod faults;
     mod fidelity;
     mod figures;
