@@ -203,6 +203,7 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
         },
         upstream_keepalive: config.upstream_keepalive,
         drain_timeout: config.drain_timeout,
+        trusted_proxies: Arc::clone(&config.trusted_proxies),
         force_epoll,
     }
 }

@@ -335,6 +335,7 @@ mod tests {
             client: obleth_proxy::ClientLimits::default(),
             upstream_keepalive: Duration::ZERO,
             drain_timeout: Duration::ZERO,
+            trusted_proxies: Arc::new([]),
             force_epoll: true,
         });
         let mut shards = Shards::new(fragile, vec![listener], ends, settings, news);

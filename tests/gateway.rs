@@ -11,6 +11,7 @@ mod gateway {
     mod refusal;
     mod world;
 
+    mod addresses;
     mod back_pressure;
     mod body;
     mod cadence;
@@ -31,6 +32,7 @@ mod gateway {
     mod matrix;
     mod misbehaviour;
     mod refused_uploads;
+    mod rotation;
     mod stale;
     mod store_outage;
     mod verdicts;

@@ -4,15 +4,15 @@
 //! A field that nothing outside the configuration uses is a compiler warning, and warnings fail the tests: a
 //! setting that nothing reads cannot be added.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use obleth_policy::{snapshot::Secret, unit::LimitMs};
+use obleth_policy::{network::Cidr, snapshot::Secret, unit::LimitMs};
 
 use super::{
     Fault,
     parse::{
         LogFormat, address, admin_token, base_url, boolean, bytes, count, database, limit, log_format,
-        master_key, maybe, millis, seconds, secret, whole32,
+        master_key, maybe, millis, networks, seconds, secret, whole32,
     },
     source::Sources,
 };
@@ -88,6 +88,8 @@ settings! {
         "encrypts upstream credentials at rest, 32 bytes as hex or base64; unset: generated into the data folder";
     secret API_KEY_PEPPER api_key_pepper: Option<Secret> = "", maybe(secret),
         "key digests become HMAC-SHA-256 with it; a change makes every key unknown";
+    open TRUSTED_PROXIES trusted_proxies: Arc<[Cidr]> = "", networks,
+        "addresses and ranges of proxies, separated by commas, whose `X-Forwarded-For` is believed; unset: none";
     open GLOBAL_MAX_IN_FLIGHT global_max_in_flight: u32 = "256", whole32(1..=10_000_000),
         "requests in flight in the process";
     open DEFAULT_MODEL_MAX_IN_FLIGHT default_model_max_in_flight: u32 = "32", whole32(1..=10_000_000),
@@ -139,7 +141,6 @@ const LATER: &[&str] = &[
     "CLICKHOUSE_DB",
     "CLICKHOUSE_USER",
     "CLICKHOUSE_PASSWORD",
-    "TRUSTED_PROXIES",
     "PROXY_PROTOCOL",
     "ADMISSION_TIMEOUT_MS",
     "MAX_QUEUE_DEPTH",

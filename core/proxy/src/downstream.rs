@@ -9,6 +9,7 @@
 use std::{
     cell::{Cell, Ref, RefCell},
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
@@ -76,6 +77,7 @@ pub(crate) struct Downstream {
     idle: Cell<bool>,
     /// Operations completed since the task was last polled.
     turn: Cell<u32>,
+    peer: Cell<Option<IpAddr>>,
 }
 
 impl Downstream {
@@ -91,6 +93,7 @@ impl Downstream {
             shard: Rc::clone(shard),
             idle: Cell::new(true),
             turn: Cell::new(0),
+            peer: Cell::new(None),
         }
     }
 
@@ -230,6 +233,14 @@ impl Downstream {
                 buf.shrink_to(READ_CHUNK);
             }
         });
+    }
+
+    /// The address at the other end of the connection. The kernel is asked once, and only for a client whose
+    /// address matters; `None` if the connection was gone by then.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        let peer = self.peer.get().or_else(|| self.handle.peer());
+        self.peer.set(peer);
+        peer
     }
 
     /// Whether the client has left.

@@ -45,7 +45,7 @@ mod trouble;
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use obleth_link::ShardEnd;
-use obleth_policy::key::Pepper;
+use obleth_policy::{key::Pepper, network::Cidr};
 
 /// What a shard must know before it starts. The same for all shards.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub struct Settings {
     pub upstream_keepalive: Duration,
     /// How long a drain waits for what is in flight, `OBLETH_DRAIN_TIMEOUT_SECS`.
     pub drain_timeout: Duration,
+    /// Proxies whose `X-Forwarded-For` counts, `OBLETH_TRUSTED_PROXIES`.
+    pub trusted_proxies: Arc<[Cidr]>,
     /// Use epoll also where io_uring is to be had, `MONOIO_FORCE_LEGACY_DRIVER`.
     pub force_epoll: bool,
 }

@@ -20,6 +20,7 @@ mod oddity;
 mod options;
 mod plan;
 mod server;
+mod shape;
 mod socket;
 
 pub use counters::{Counters, LastRequest, Stats};
