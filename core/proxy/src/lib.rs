@@ -11,6 +11,7 @@
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
+//! | `trouble` | what backends do wrong, in the log |
 //! | `bench` | backends that took no connection a moment ago |
 //! | `keycache` | keys that this core knows |
 //! | `timer` | clocks and deadlines |
@@ -41,6 +42,7 @@ mod shard;
 mod socket;
 mod timer;
 mod tls;
+mod trouble;
 
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
