@@ -184,14 +184,14 @@ fn a_limit_of_zero_is_none() {
 }
 
 /// A port whose queue of connections is full: a connect to it hangs, as to a machine that is switched off.
-struct BlackHole {
-    addr: SocketAddr,
+pub(crate) struct BlackHole {
+    pub(crate) addr: SocketAddr,
     _listener: rustix::fd::OwnedFd,
     _queued: Vec<TcpStream>,
 }
 
 impl BlackHole {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
         let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();

@@ -7,7 +7,7 @@ use super::{
     http::Response,
     process::Setup,
     refusal::{assert_refused, assert_refused_as},
-    world::{ENDPOINTS, MODEL, World, body_of},
+    world::{ENDPOINTS, MODEL, Nobody, World, body_of},
 };
 
 /// Both ways to ask each endpoint.
@@ -83,12 +83,8 @@ fn the_message_of_a_refusal_arrives_without_the_addresses_in_it() {
 #[test]
 fn a_backend_that_is_not_there_is_a_502() {
     let world = World::start();
-    // Bound and not listening: a connection is refused, and nobody else can take the port meanwhile.
-    let socket =
-        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let bound: std::net::SocketAddr = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
-    world.new_model("gone", json!({"api_base": format!("http://{bound}")}));
+    let nobody = Nobody::new();
+    world.new_model("gone", json!({"api_base": format!("http://{}", nobody.addr)}));
     for endpoint in ENDPOINTS {
         for more in ["", r#","stream":true"#] {
             let refused = world.ask(&world.post(endpoint, body_of(endpoint, "gone", more)));

@@ -80,10 +80,23 @@ impl World {
         (id(&key), key["secret"].as_str().unwrap().to_owned())
     }
 
+    /// Rotates the key. Returns the new secret and when the old one ends, in Unix milliseconds.
+    pub(crate) fn rotate(&self, grace_secs: u32) -> (String, Option<u128>) {
+        let path = format!("/keys/{}/rotate", self.key_id);
+        let key = created(self.gateway.post(&path, json!({"grace_secs": grace_secs})));
+        let ends_at = key["previous_secret_ends_at"].as_str().map(unix_ms);
+        (key["secret"].as_str().unwrap().to_owned(), ends_at)
+    }
+
+    /// Tries to rotate the key, and throws the new secret away.
+    pub(crate) fn rotate_status(&self, grace_secs: u32) -> u16 {
+        self.gateway.post(&format!("/keys/{}/rotate", self.key_id), json!({"grace_secs": grace_secs})).status
+    }
+
     /// Another model on the same backend unless `fields` say otherwise. Returns its id.
     pub(crate) fn new_model(&self, name: &str, mut fields: Value) -> String {
         fields["model_name"] = name.into();
-        if fields["api_base"].is_null() {
+        if fields["api_base"].is_null() && fields["endpoints"].is_null() {
             fields["api_base"] = format!("http://{}/v1", self.sim.addr).into();
         }
         id(&created(self.gateway.post("/models", fields)))
@@ -134,6 +147,14 @@ impl World {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(self.gateway.metric("obleth_worker_restarts_total"), 0.0);
     }
+}
+
+/// A time as the admin API shows it.
+fn unix_ms(text: &str) -> u128 {
+    let database = rusqlite::Connection::open_in_memory().unwrap();
+    let sql = "SELECT CAST(round(unixepoch(?1, 'subsec') * 1000) AS INTEGER)";
+    let at: i64 = database.query_row(sql, [text], |row| row.get(0)).unwrap();
+    at.try_into().unwrap()
 }
 
 fn id(resource: &Value) -> String {
@@ -216,6 +237,21 @@ impl Gateway {
 /// A page of a listener that takes no credential.
 pub(crate) fn page(address: SocketAddr, path: &str) -> Response {
     Request::get(path).to(address)
+}
+
+/// An address at which nobody listens, and nobody else can meanwhile.
+pub(crate) struct Nobody {
+    pub(crate) addr: SocketAddr,
+    _bound: rustix::fd::OwnedFd,
+}
+
+impl Nobody {
+    pub(crate) fn new() -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+        let bound = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&bound, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self { addr: getsockname(&bound).unwrap().try_into().unwrap(), _bound: bound }
+    }
 }
 
 /// A backend that gives one answer, byte for byte, to whatever comes, and closes. For what no sane backend does.

@@ -23,9 +23,9 @@ use crate::store::{
 };
 
 /// What time limits may be: up to a week, and 0 for none.
-const LIMITS_MS: std::ops::RangeInclusive<i64> = 0..=7 * 24 * 3600 * 1000;
+pub(super) const LIMITS_MS: std::ops::RangeInclusive<i64> = 0..=7 * 24 * 3600 * 1000;
 /// What a context length may be.
-const MODEL_LEN: std::ops::RangeInclusive<i64> = 1..=i32::MAX as i64;
+pub(super) const MODEL_LEN: std::ops::RangeInclusive<i64> = 1..=i32::MAX as i64;
 /// Names of a model besides its own.
 const MAX_ALIASES: usize = 100;
 
@@ -127,11 +127,11 @@ impl Edit {
 
 async fn update(app: &App, of: &str, action: &'static str, edit: Edit) -> Answer {
     let id = id(of)?;
-    let hold = edit.backend.check_name(&app.names).await?;
+    let holds = edit.backend.check_names(&app.names).await?;
     let has_default = app.has_default_upstream;
     let edit = move |row: &mut ModelRow| edit.apply(row, has_default);
-    // What comes out of a change lives until that is published, so the hold goes through it.
-    let changed = app.change(move |db| Ok((db.update_model(&act(action), id, edit)?, hold))).await;
+    // What comes out of a change lives until that is published, so the holds go through it.
+    let changed = app.change(move |db| Ok((db.update_model(&act(action), id, edit)?, holds))).await;
     changed.map(|(row, _)| Json(row))
 }
 
@@ -153,10 +153,10 @@ pub(super) async fn create(
     let name = body.model_name("model_name")?;
     let mut row = ModelRow::draft(body.required("model_name", name)?);
     let edit = Edit::read(body)?;
-    let hold = edit.backend.check_name(&app.names).await?;
+    let holds = edit.backend.check_names(&app.names).await?;
     edit.apply(&mut row, app.has_default_upstream)?;
     require_backend(&row.endpoints, app.has_default_upstream)?;
-    let made = app.change(move |db| Ok((db.create_model(&act("model.create"), row)?, hold))).await;
+    let made = app.change(move |db| Ok((db.create_model(&act("model.create"), row)?, holds))).await;
     let (row, _) = made?;
     Ok((StatusCode::CREATED, Json(row)))
 }

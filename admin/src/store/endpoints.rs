@@ -9,15 +9,15 @@ use rusqlite::{Row, params};
 use super::{
     columns::{changed_one, id},
     fault::{Fault, StoreError},
-    rows::{Credential, EndpointRow, ModelRow},
+    rows::{Credential, DEFAULT_WEIGHT, EndpointRow, ModelRow},
     sqlite::Writer,
 };
 use crate::vault::{KEY_VERSION, Place, Vault};
 
 /// Of one model, most preferred first.
 pub(super) const SELECT: &str =
-    "SELECT id, name, api_base, credential, key_version, priority, weight, enabled,
-    max_in_flight, revision FROM endpoints WHERE model_id = ?1 ORDER BY priority, position";
+    "SELECT id, name, api_base, credential, key_version, priority, enabled, revision
+    FROM endpoints WHERE model_id = ?1 ORDER BY priority, position";
 
 const COLUMN: &str = "endpoints.credential";
 
@@ -36,10 +36,8 @@ pub(super) fn read(row: &Row<'_>, vault: &Vault) -> rusqlite::Result<EndpointRow
         api_base: row.get(2)?,
         credential,
         priority: row.get(5)?,
-        weight: row.get(6)?,
-        enabled: row.get(7)?,
-        max_in_flight: row.get(8)?,
-        revision: row.get::<_, i64>(9)?.unsigned_abs(),
+        enabled: row.get(6)?,
+        revision: row.get::<_, i64>(7)?.unsigned_abs(),
     })
 }
 
@@ -89,9 +87,9 @@ fn write(
     let changed = writer.tx.execute(
         "INSERT INTO endpoints (id, model_id, position, name, api_base, credential, key_version, priority,
          weight, enabled, max_in_flight, revision, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?13)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, NULL, ?11, ?12, ?12)
          ON CONFLICT (id) DO UPDATE SET position = ?3, api_base = ?5, credential = ?6, key_version = ?7,
-         priority = ?8, weight = ?9, enabled = ?10, max_in_flight = ?11, revision = ?12, updated_at = ?13",
+         priority = ?8, enabled = ?10, revision = ?11, updated_at = ?12",
         params![
             row.id.to_string(),
             model_id,
@@ -101,9 +99,8 @@ fn write(
             sealed,
             KEY_VERSION,
             row.priority,
-            row.weight,
+            DEFAULT_WEIGHT,
             row.enabled,
-            row.max_in_flight,
             row.revision as i64,
             now.0
         ],
@@ -118,16 +115,14 @@ fn update(
     now: UnixMs,
 ) -> Result<(), StoreError> {
     let changed = writer.tx.execute(
-        "UPDATE endpoints SET position = ?2, api_base = ?3, priority = ?4, weight = ?5, enabled = ?6,
-         max_in_flight = ?7, revision = ?8, updated_at = ?9 WHERE id = ?1",
+        "UPDATE endpoints SET position = ?2, api_base = ?3, priority = ?4, enabled = ?5,
+         revision = ?6, updated_at = ?7 WHERE id = ?1",
         params![
             row.id.to_string(),
             position as i64,
             row.api_base,
             row.priority,
-            row.weight,
             row.enabled,
-            row.max_in_flight,
             row.revision as i64,
             now.0
         ],

@@ -8,8 +8,12 @@ use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
 
 use crate::{
     id::{EndpointId, ModelId, PoolIx, TenantId, TenantIx},
+    network::NetworkGrant,
     unit::{LimitMs, UnixMs},
 };
+
+/// Endpoints that one model may have. The data plane keeps a bit for each while a request looks for one.
+pub const MAX_ENDPOINTS: usize = 32;
 
 /// Everything but the keys. Owned by whoever pins it; freed by the sidecar that built it.
 #[derive(Debug, Default)]
@@ -80,7 +84,7 @@ pub struct Model {
     pub created: UnixMs,
     /// Context length in tokens, as the operator stated it.
     pub max_model_len: Option<u32>,
-    /// Where it runs, most preferred first.
+    /// Where it runs, most preferred first: the enabled ones, at most [`MAX_ENDPOINTS`].
     pub endpoints: Vec<Endpoint>,
     /// How long each phase of an exchange may take.
     pub timers: Timers,
@@ -133,6 +137,8 @@ pub struct Tenant {
     pub group: Box<str>,
     /// Models that any key of this tenant may use at most.
     pub grant: ModelGrant,
+    /// From where any key of this tenant may be used at most.
+    pub networks: NetworkGrant,
 }
 
 /// Whether a tenant's keys work.

@@ -21,6 +21,7 @@ use obleth_policy::{admission::Admission, snapshot::Snapshot};
 
 use crate::{
     Settings,
+    bench::Bench,
     downstream::Downstream,
     keycache::KeyCache,
     listener::{self, Listener},
@@ -41,6 +42,7 @@ pub(crate) struct Shard {
     pub(crate) timers: Rc<Timers>,
     pub(crate) keys: KeyCache,
     pub(crate) pool: Pool,
+    pub(crate) bench: Bench,
     pub(crate) admission: RefCell<Admission>,
     pub(crate) request_ids: RequestIds,
     /// No new request is taken on.
@@ -99,6 +101,7 @@ impl Shard {
         let shard = Rc::new(Self {
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
+            bench: Bench::default(),
             request_ids: RequestIds::new()?,
             settings,
             end,

@@ -19,6 +19,7 @@ mod generate;
 mod options;
 mod plan;
 mod server;
+mod shape;
 mod socket;
 
 pub use counters::{Counters, LastRequest, Stats};

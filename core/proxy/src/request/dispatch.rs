@@ -1,29 +1,26 @@
 //! Gate 13: the request goes to a backend, and the head of its answer comes back.
 //!
-//! A request goes to another try only when nothing of it can have been seen: no connection came about, or a
-//! connection from the pool turned out to be closed before a single byte came back. Anything else may have
-//! run, and is not run again.
+//! A model's endpoints are tried in the order of preference until one has an answer. A request goes to another try
+//! only when it cannot have run: no connection came about, a connection from the pool turned out to be closed before
+//! a single byte came back, or the backend said with a 429 or 503 that it did not take it. Anything else may have
+//! run, and is not run again. What the last backend said that had no room is what the client is told if no other
+//! could be reached.
 
-use std::{
-    future::{Future, poll_fn},
-    mem,
-    pin::pin,
-    rc::Rc,
-    task::Poll,
-    time::Duration,
-};
+use std::{cell::Cell, pin::pin, rc::Rc, time::Duration};
 
 use obleth_link::{Attempt, Phase};
-use obleth_policy::{outcome::Code, snapshot::Endpoint, unit::LimitMs};
-use obleth_wire::http1::{
-    BodyDecoder, HeadScan, HeaderKind, Limits, Method, ResponseHead, parse_response, write,
+use obleth_policy::{
+    outcome::{Code, Reject},
+    snapshot::Endpoint,
 };
+use obleth_wire::http1::{BodyDecoder, HeaderKind, Limits};
 
 use super::{
     Stop,
     admit::{Admitted, Permit},
     ask::Asked,
-    exchange::{Answer, Deadlines, Filled, Interrupt, guarded},
+    errand::{Errand, Failed},
+    exchange::{Answer, Deadlines, Interrupt},
     parse::Call,
     settle::Tally,
     verdict,
@@ -33,17 +30,13 @@ use crate::{
     downstream::{Downstream, Woke},
     pool::Upstream,
     shard::Shard,
-    socket::Writer,
 };
 
-/// A request leaves in one write up to this size, and in pieces of it above.
-const WRITE_PIECE: usize = 256 * 1024;
-
-/// A pooled connection that closes this soon after the request was written had been closed before. One that
-/// closes later may have run it.
-const STALE_WITHIN: Duration = Duration::from_millis(250);
-/// Interim answers (1xx) before the real one. A backend that sends more is not going to answer.
-const MAX_INTERIM: u32 = 8;
+/// Connections that one request may try to make, over all endpoints and the addresses of their names. Past it the
+/// request ends as if there were no more of them.
+const MAX_CONNECTS: u32 = 64;
+/// How long the words of a backend without room are waited for when there is another one to ask.
+const BRIEF: Duration = Duration::from_millis(100);
 
 /// An answer that goes to the client: its status is 2xx.
 #[derive(Debug)]
@@ -66,15 +59,6 @@ impl Answering {
     }
 }
 
-/// Why one try came to nothing.
-enum Failed {
-    /// Nothing of the request can have been seen.
-    Unseen,
-    /// It may have run.
-    Seen,
-    Interrupted(Interrupt),
-}
-
 pub(super) async fn dispatch(
     shard: &Rc<Shard>,
     down: &Downstream,
@@ -83,14 +67,13 @@ pub(super) async fn dispatch(
     admitted: Admitted,
 ) -> Result<Answering, Stop> {
     let Admitted { asked, permit } = admitted;
-    let endpoint = asked.model.endpoints.first().ok_or(Code::NoHealthyUpstream)?;
     tally.dispatched(shard.timers.clock().now());
     let deadlines = Deadlines::new(asked.model.timers, tally.dispatched_at());
-    let errand = Errand { shard, down, call, asked: &asked, endpoint, deadlines };
     down.watch();
-    let answer = errand.run().await?;
+    let connects = Cell::new(0);
+    let answer = Search { shard, down, call, asked: &asked, deadlines, connects }.run().await?;
     if !(200..300).contains(&answer.head.status) {
-        return Err(verdict::refuse(shard, down, answer).await);
+        return Err(verdict::refuse(shard, down, answer, verdict::BODY_TIME).await);
     }
     let strip_usage = asked.strip_usage;
     Ok(Answering { answer, deadlines, strip_usage, _permit: permit, _asked: asked })
@@ -117,196 +100,97 @@ pub(super) fn interrupted(shard: &Shard, interrupt: Interrupt) -> Stop {
     }
 }
 
-/// One request on its way to one endpoint.
-struct Errand<'a> {
+/// One request on its way to one of a model's endpoints.
+struct Search<'a> {
     shard: &'a Rc<Shard>,
     down: &'a Downstream,
     call: &'a Call,
     asked: &'a Asked,
-    endpoint: &'a Endpoint,
     deadlines: Deadlines,
+    connects: Cell<u32>,
 }
 
-impl Errand<'_> {
+impl Search<'_> {
     /// Tries until there is an answer, or a reason not to try again.
     async fn run(&self) -> Result<Answer, Stop> {
-        let mut pooled = self.shard.pool.take(self.endpoint);
+        let endpoints = &self.asked.model.endpoints;
+        let benched = self.shard.bench.look(endpoints, self.shard.timers.clock().now());
+        let mut order = benched.order(endpoints).peekable();
+        let mut told = Reject::from(match endpoints.is_empty() {
+            true => Code::NoHealthyUpstream,
+            false => Code::UpstreamUnreachable,
+        });
+        while let Some(endpoint) = order.next() {
+            let Some(answer) = self.ask(endpoint).await? else { continue };
+            if !matches!(answer.head.status, 429 | 503) || order.peek().is_none() {
+                return Ok(answer);
+            }
+            match verdict::refuse(self.shard, self.down, answer, BRIEF).await {
+                Stop::Refused(reject) => told = reject,
+                gone => return Err(gone),
+            }
+        }
+        Err(told.into())
+    }
+
+    /// The endpoint's answer, or `None` if it took no connection.
+    async fn ask(&self, endpoint: &Endpoint) -> Result<Option<Answer>, Stop> {
+        let &Self { shard, down, call, asked, deadlines, .. } = self;
+        let errand = Errand { shard, down, call, asked, endpoint, deadlines };
+        let mut pooled = shard.pool.take(endpoint);
         loop {
             let reused = pooled.is_some();
             let mut upstream = match pooled.take() {
                 Some(upstream) => upstream,
-                None => self.open().await?,
+                None => match self.open(&errand).await? {
+                    Some(upstream) => upstream,
+                    None => return Ok(None),
+                },
             };
-            match self.exchange(&mut upstream).await {
+            match errand.exchange(&mut upstream).await {
                 Ok((head, head_bytes)) => {
-                    count(self.shard, Attempt::Answered);
+                    count(shard, Attempt::Answered);
                     let decoder = BodyDecoder::new(head.framing, &Limits::default());
-                    return Ok(Answer { upstream, head, head_bytes, decoder });
+                    return Ok(Some(Answer { upstream, head, head_bytes, decoder }));
                 }
                 // The pool's connection was closed under our hands. The next try gets a fresh one.
-                Err(Failed::Unseen) if reused => count(self.shard, Attempt::Stale),
+                Err(Failed::Unseen) if reused => count(shard, Attempt::Stale),
                 Err(Failed::Unseen | Failed::Seen) => {
-                    count(self.shard, Attempt::Cut);
+                    count(shard, Attempt::Cut);
                     return Err(Code::UpstreamCut.into());
                 }
-                Err(Failed::Interrupted(interrupt)) => return Err(interrupted(self.shard, interrupt)),
+                Err(Failed::Interrupted(interrupt)) => return Err(interrupted(shard, interrupt)),
             }
         }
     }
 
     /// A fresh connection to the first address of the endpoint that takes one.
-    async fn open(&self) -> Result<Upstream, Stop> {
-        for address in self.endpoint.addresses.iter() {
-            self.arm(self.deadlines.timers.connect).map_err(|late| interrupted(self.shard, late))?;
+    async fn open(&self, errand: &Errand<'_>) -> Result<Option<Upstream>, Stop> {
+        let &Self { shard, down, deadlines, .. } = self;
+        let endpoint = errand.endpoint;
+        for address in endpoint.addresses.iter() {
+            if self.connects.replace(self.connects.get().saturating_add(1)) >= MAX_CONNECTS {
+                return Ok(None);
+            }
+            errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
             // A connect that has begun may be given up: its socket is ours and is closed with it.
-            match self.down.wait(pin!(connect(self.shard.driver, *address))).await {
-                Woke::Done(Ok(parts)) => return Ok(Upstream::new(parts, self.endpoint)),
+            match down.wait(pin!(connect(shard.driver, *address))).await {
+                Woke::Done(Ok(parts)) => {
+                    shard.bench.rise(endpoint);
+                    return Ok(Some(Upstream::new(parts, endpoint)));
+                }
                 Woke::Done(Err(error)) => tracing::debug!(%error, "backend not reached"),
                 Woke::Alarm => tracing::debug!("backend not reached in time"),
-                Woke::Gone => return Err(interrupted(self.shard, Interrupt::ClientGone)),
-                Woke::Expired => return Err(interrupted(self.shard, Interrupt::Expired)),
+                Woke::Gone => return Err(interrupted(shard, Interrupt::ClientGone)),
+                Woke::Expired => return Err(interrupted(shard, Interrupt::Expired)),
             }
-            count(self.shard, Attempt::Unreachable);
+            count(shard, Attempt::Unreachable);
         }
-        self.arm(self.deadlines.timers.connect).map_err(|late| interrupted(self.shard, late))?;
-        Err(Code::UpstreamUnreachable.into())
-    }
-
-    fn arm(&self, limit: LimitMs) -> Result<(), Interrupt> {
-        self.deadlines.arm(self.shard, self.down, limit)
-    }
-
-    /// Sends the request and receives the head of its answer.
-    async fn exchange(&self, upstream: &mut Upstream) -> Result<(ResponseHead, Vec<u8>), Failed> {
-        let (filled, mut last, waited) = self.talk(upstream).await.map_err(Failed::Interrupted)?;
-        if filled == Filled::Closed {
-            let unseen = upstream.reused && waited < STALE_WITHIN;
-            return Err(if unseen { Failed::Unseen } else { Failed::Seen });
+        if endpoint.addresses.is_empty() {
+            count(shard, Attempt::Unreachable);
         }
-        let limits = Limits::default();
-        let mut scan = HeadScan::default();
-        let mut interim = 0_u32;
-        loop {
-            let found = match upstream.buf.is_empty() {
-                true => None,
-                false => scan.find_end(&upstream.buf, &limits).map_err(|_| Failed::Seen)?,
-            };
-            let Some(len) = found else {
-                let (filled, got) = upstream.fill(self.down, last).await.map_err(Failed::Interrupted)?;
-                last = got;
-                match filled {
-                    Filled::Bytes => continue,
-                    Filled::Closed => return Err(Failed::Seen),
-                }
-            };
-            let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(|_| Failed::Seen)?;
-            let rest = upstream.buf.split_off(len);
-            let head_bytes = mem::replace(&mut upstream.buf, rest);
-            if head.status >= 200 {
-                return Ok((head, head_bytes));
-            }
-            // The real answer follows.
-            interim = interim.saturating_add(1);
-            if interim > MAX_INTERIM {
-                return Err(Failed::Seen);
-            }
-            scan.reset();
-        }
-    }
-
-    /// Writes the request and receives the first bytes of the answer, both under way at the same time: they go
-    /// to the kernel together, and a backend that answers before it has taken the whole body in is heard. The
-    /// rest of the body is then kept back. Returns what was read, and how long after the last byte written.
-    async fn talk(&self, upstream: &mut Upstream) -> Result<(Filled, usize, Duration), Interrupt> {
-        let now = || self.shard.timers.clock().now();
-        self.arm(self.deadlines.timers.first_byte)?;
-        let handle = upstream.handle.clone();
-        let room = upstream.room(0);
-        let mut kept_back = false;
-        let (written_at, received) = {
-            let Upstream { reader, writer, buf, .. } = &mut *upstream;
-            let mut read = pin!(reader.append(mem::take(buf), room));
-            let mut write = pin!(self.write(writer));
-            let (mut written_at, mut received) = (None, None);
-            let both = poll_fn(|cx| {
-                if written_at.is_none() && write.as_mut().poll(cx).is_ready() {
-                    written_at = Some(now());
-                    // The total limit alone goes on if this fails, and the next look at it finds it passed.
-                    let _ = self.arm(self.deadlines.timers.first_byte);
-                }
-                if received.is_none()
-                    && let Poll::Ready(output) = read.as_mut().poll(cx)
-                {
-                    received = Some(output);
-                }
-                match (written_at, received.is_some()) {
-                    (Some(written_at), true) => Poll::Ready((written_at, received.take())),
-                    (None, true) if !mem::replace(&mut kept_back, true) => {
-                        handle.shut_write();
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    _ => Poll::Pending,
-                }
-            });
-            guarded(self.down, &handle, both).await?
-        };
-        upstream.half_closed = kept_back;
-        let (filled, got) = received.map_or((Filled::Closed, 0), |output| upstream.filled(output));
-        Ok((filled, got, now().since(written_at)))
-    }
-
-    /// Writes head and body. That the backend does not take them is for its answer to explain.
-    async fn write(&self, writer: &mut Writer) {
-        let length = self.asked.edits.len(self.asked.body.at.len());
-        let mut out = Vec::with_capacity(length.min(WRITE_PIECE).saturating_add(1024));
-        self.head(&mut out, length);
-        let mut sent = 0_usize;
-        loop {
-            sent = sent.saturating_add(self.copy_piece(sent, &mut out));
-            let (written, mut emptied) = writer.write_all(out).await;
-            if written.is_err() || sent >= length {
-                return;
-            }
-            emptied.clear();
-            out = emptied;
-        }
-    }
-
-    /// Appends the next piece of the edited body, from `skip` on, up to a write's size. Returns its length.
-    fn copy_piece(&self, mut skip: usize, out: &mut Vec<u8>) -> usize {
-        let inlet = self.down.inlet();
-        let body = inlet.get(self.asked.body.at.clone()).unwrap_or_default();
-        let before = out.len();
-        for piece in self.asked.edits.pieces(body) {
-            let room = WRITE_PIECE.saturating_sub(out.len());
-            let fresh = piece.get(skip.min(piece.len())..).unwrap_or_default();
-            skip = skip.saturating_sub(piece.len());
-            out.extend_from_slice(fresh.get(..room.min(fresh.len())).unwrap_or_default());
-            if fresh.len() > room {
-                break;
-            }
-        }
-        out.len().saturating_sub(before)
-    }
-
-    /// The request's head as the backend gets it: written anew, with what may pass of the client's headers.
-    fn head(&self, out: &mut Vec<u8>, length: usize) {
-        let inlet = self.down.inlet();
-        let route = self.call.route.upstream_path().unwrap_or_default();
-        write::request_line(out, "POST", [&*self.endpoint.base_path, route].concat().as_bytes());
-        write::header(out, "host", self.endpoint.authority.as_bytes());
-        write::header(out, "content-type", b"application/json");
-        write::header_u64(out, "content-length", u64::try_from(length).unwrap_or(u64::MAX));
-        if let Some(secret) = &self.endpoint.credential {
-            write::header(out, "authorization", ["Bearer ", secret.expose()].concat().as_bytes());
-        }
-        write::header(out, "x-request-id", self.call.request_id.as_bytes());
-        for (name, value, kind) in self.call.head.iter(&inlet) {
-            if kind.goes_upstream() {
-                write::header_bytes(out, name, value);
-            }
-        }
-        write::end_head(out);
+        shard.bench.sit(endpoint, shard.timers.clock().now());
+        errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
+        Ok(None)
     }
 }

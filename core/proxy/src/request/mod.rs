@@ -12,7 +12,7 @@
 //! | read | 5 size and coding | `read` |
 //! | ask | 6 body, 7 model, 8 grant | `ask` |
 //! | admit | 12 admission | `admit` |
-//! | dispatch | 13 upstream | `dispatch`, `exchange`, `verdict` |
+//! | dispatch | 13 upstream | `dispatch`, `errand`, `exchange`, `verdict` |
 //! | stream | the answer's way back | `stream` for events, `relay` for everything else |
 //! | settle | figures | `settle` |
 //! | reject | every refusal | `reject` |
@@ -22,6 +22,7 @@ mod answer;
 mod ask;
 mod authenticate;
 mod dispatch;
+mod errand;
 mod exchange;
 mod ids;
 mod lookup;
@@ -150,7 +151,7 @@ async fn infer(
     tally: &mut Tally,
 ) -> Result<After, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
-    let known = lookup::lookup(shard, down, claimed).await?;
+    let known = lookup::lookup(shard, down, call, claimed).await?;
     let body = read::read(shard, down, call).await?;
     let asked = ask::ask(down, call, known, body)?;
     let admitted = admit::admit(shard, asked)?;

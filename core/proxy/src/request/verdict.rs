@@ -17,19 +17,24 @@ use crate::{downstream::Downstream, shard::Shard};
 
 /// Of a refusal's body, this much is looked at.
 const BODY_LIMIT: usize = 64 * 1024;
-/// How long its body is waited for.
-const BODY_TIME: Duration = Duration::from_secs(2);
+/// How long its body is waited for, as a rule.
+pub(super) const BODY_TIME: Duration = Duration::from_secs(2);
 /// Of a backend's message, this much is passed on.
 const MESSAGE_LIMIT: usize = 1024;
 /// The longest and shortest `retry-after` that clients treat well.
 const RETRY_AFTER_SECS: std::ops::RangeInclusive<u32> = 1..=59;
 
-/// Receives the rest of a refusal and judges it. The status is known already: words that do not come soon are
-/// not waited for.
-pub(super) async fn refuse(shard: &Rc<Shard>, down: &Downstream, mut answer: Answer) -> Stop {
+/// Receives the rest of a refusal and judges it. The status is known already: words that do not come within
+/// `patience` are not waited for.
+pub(super) async fn refuse(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    mut answer: Answer,
+    patience: Duration,
+) -> Stop {
     let mut body = Vec::new();
     let mut last = 0;
-    down.alarm.set_in(Some(BODY_TIME));
+    down.alarm.set_in(Some(patience));
     loop {
         let ended = answer.decode(|data| {
             let room = BODY_LIMIT.saturating_sub(body.len());

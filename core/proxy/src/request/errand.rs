@@ -1,0 +1,191 @@
+//! One exchange over one connection: the request goes out, and the head of its answer comes back.
+//!
+//! Which connection that is, and what becomes of a failure, is decided elsewhere; here is only known whether the
+//! backend can have seen anything of the request.
+
+use std::{
+    future::{Future, poll_fn},
+    mem,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use obleth_policy::{snapshot::Endpoint, unit::LimitMs};
+use obleth_wire::http1::{HeadScan, Limits, Method, ResponseHead, parse_response, write};
+
+use super::{
+    ask::Asked,
+    exchange::{Deadlines, Filled, Interrupt, guarded},
+    parse::Call,
+};
+use crate::{downstream::Downstream, pool::Upstream, shard::Shard, socket::Writer};
+
+/// A request leaves in one write up to this size, and in pieces of it above.
+const WRITE_PIECE: usize = 256 * 1024;
+/// A pooled connection that closes this soon after the request was written had been closed before. One that
+/// closes later may have run it.
+const STALE_WITHIN: Duration = Duration::from_millis(250);
+/// Interim answers (1xx) before the real one. A backend that sends more is not going to answer.
+const MAX_INTERIM: u32 = 8;
+
+/// Why one try came to nothing.
+pub(super) enum Failed {
+    /// Nothing of the request can have been seen.
+    Unseen,
+    /// It may have run.
+    Seen,
+    Interrupted(Interrupt),
+}
+
+/// One request on its way to one endpoint.
+#[derive(Clone, Copy)]
+pub(super) struct Errand<'a> {
+    pub(super) shard: &'a Rc<Shard>,
+    pub(super) down: &'a Downstream,
+    pub(super) call: &'a Call,
+    pub(super) asked: &'a Asked,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) deadlines: Deadlines,
+}
+
+impl Errand<'_> {
+    pub(super) fn arm(&self, limit: LimitMs) -> Result<(), Interrupt> {
+        self.deadlines.arm(self.shard, self.down, limit)
+    }
+
+    /// Sends the request and receives the head of its answer.
+    pub(super) async fn exchange(&self, upstream: &mut Upstream) -> Result<(ResponseHead, Vec<u8>), Failed> {
+        let (filled, mut last, waited) = self.talk(upstream).await.map_err(Failed::Interrupted)?;
+        if filled == Filled::Closed {
+            let unseen = upstream.reused && waited < STALE_WITHIN;
+            return Err(if unseen { Failed::Unseen } else { Failed::Seen });
+        }
+        let limits = Limits::default();
+        let mut scan = HeadScan::default();
+        let mut interim = 0_u32;
+        loop {
+            let found = match upstream.buf.is_empty() {
+                true => None,
+                false => scan.find_end(&upstream.buf, &limits).map_err(|_| Failed::Seen)?,
+            };
+            let Some(len) = found else {
+                let (filled, got) = upstream.fill(self.down, last).await.map_err(Failed::Interrupted)?;
+                last = got;
+                match filled {
+                    Filled::Bytes => continue,
+                    Filled::Closed => return Err(Failed::Seen),
+                }
+            };
+            let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(|_| Failed::Seen)?;
+            let rest = upstream.buf.split_off(len);
+            let head_bytes = mem::replace(&mut upstream.buf, rest);
+            if head.status >= 200 {
+                return Ok((head, head_bytes));
+            }
+            // The real answer follows.
+            interim = interim.saturating_add(1);
+            if interim > MAX_INTERIM {
+                return Err(Failed::Seen);
+            }
+            scan.reset();
+        }
+    }
+
+    /// Writes the request and receives the first bytes of the answer, both under way at the same time: they go
+    /// to the kernel together, and a backend that answers before it has taken the whole body in is heard. The
+    /// rest of the body is then kept back. Returns what was read, and how long after the last byte written.
+    async fn talk(&self, upstream: &mut Upstream) -> Result<(Filled, usize, Duration), Interrupt> {
+        let now = || self.shard.timers.clock().now();
+        self.arm(self.deadlines.timers.first_byte)?;
+        let handle = upstream.handle.clone();
+        let room = upstream.room(0);
+        let mut kept_back = false;
+        let (written_at, received) = {
+            let Upstream { reader, writer, buf, .. } = &mut *upstream;
+            let mut read = pin!(reader.append(mem::take(buf), room));
+            let mut write = pin!(self.write(writer));
+            let (mut written_at, mut received) = (None, None);
+            let both = poll_fn(|cx| {
+                if written_at.is_none() && write.as_mut().poll(cx).is_ready() {
+                    written_at = Some(now());
+                    // The total limit alone goes on if this fails, and the next look at it finds it passed.
+                    let _ = self.arm(self.deadlines.timers.first_byte);
+                }
+                if received.is_none()
+                    && let Poll::Ready(output) = read.as_mut().poll(cx)
+                {
+                    received = Some(output);
+                }
+                match (written_at, received.is_some()) {
+                    (Some(written_at), true) => Poll::Ready((written_at, received.take())),
+                    (None, true) if !mem::replace(&mut kept_back, true) => {
+                        handle.shut_write();
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                    _ => Poll::Pending,
+                }
+            });
+            guarded(self.down, &handle, both).await?
+        };
+        upstream.half_closed = kept_back;
+        let (filled, got) = received.map_or((Filled::Closed, 0), |output| upstream.filled(output));
+        Ok((filled, got, now().since(written_at)))
+    }
+
+    /// Writes head and body. That the backend does not take them is for its answer to explain.
+    async fn write(&self, writer: &mut Writer) {
+        let length = self.asked.edits.len(self.asked.body.at.len());
+        let mut out = Vec::with_capacity(length.min(WRITE_PIECE).saturating_add(1024));
+        self.head(&mut out, length);
+        let mut sent = 0_usize;
+        loop {
+            sent = sent.saturating_add(self.copy_piece(sent, &mut out));
+            let (written, mut emptied) = writer.write_all(out).await;
+            if written.is_err() || sent >= length {
+                return;
+            }
+            emptied.clear();
+            out = emptied;
+        }
+    }
+
+    /// Appends the next piece of the edited body, from `skip` on, up to a write's size. Returns its length.
+    fn copy_piece(&self, mut skip: usize, out: &mut Vec<u8>) -> usize {
+        let inlet = self.down.inlet();
+        let body = inlet.get(self.asked.body.at.clone()).unwrap_or_default();
+        let before = out.len();
+        for piece in self.asked.edits.pieces(body) {
+            let room = WRITE_PIECE.saturating_sub(out.len());
+            let fresh = piece.get(skip.min(piece.len())..).unwrap_or_default();
+            skip = skip.saturating_sub(piece.len());
+            out.extend_from_slice(fresh.get(..room.min(fresh.len())).unwrap_or_default());
+            if fresh.len() > room {
+                break;
+            }
+        }
+        out.len().saturating_sub(before)
+    }
+
+    /// The request's head as the backend gets it: written anew, with what may pass of the client's headers.
+    fn head(&self, out: &mut Vec<u8>, length: usize) {
+        let inlet = self.down.inlet();
+        let route = self.call.route.upstream_path().unwrap_or_default();
+        write::request_line(out, "POST", [&*self.endpoint.base_path, route].concat().as_bytes());
+        write::header(out, "host", self.endpoint.authority.as_bytes());
+        write::header(out, "content-type", b"application/json");
+        write::header_u64(out, "content-length", u64::try_from(length).unwrap_or(u64::MAX));
+        if let Some(secret) = &self.endpoint.credential {
+            write::header(out, "authorization", ["Bearer ", secret.expose()].concat().as_bytes());
+        }
+        write::header(out, "x-request-id", self.call.request_id.as_bytes());
+        for (name, value, kind) in self.call.head.iter(&inlet) {
+            if kind.goes_upstream() {
+                write::header_bytes(out, name, value);
+            }
+        }
+        write::end_head(out);
+    }
+}
