@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod gateway {
+    mod clock;
     mod http;
     mod process;
     mod refusal;
@@ -30,5 +31,6 @@ mod gateway {
     mod rotation;
     mod stale;
     mod store_outage;
+    mod supervision;
     mod verdicts;
 }
