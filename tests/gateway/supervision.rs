@@ -154,17 +154,20 @@ fn a_panic_in_a_task_that_the_shard_needs_is_its_death_and_not_a_silence() {
     let clock = Clock::new();
     let setup = Setup::new().cores(1).env("OBLETH_UPSTREAM_KEEPALIVE_MS", KEEP_ALIVE_MS);
     let world = World::with(clock.given_to(setup), Options::default());
-    let mut connection = world.connect();
-    assert_eq!(connection.ask(&world.chat("")).status, 200);
-    world.until_idle();
-    // The next thing to happen is that the idle connection to the backend is too old: the runtime wakes for that alarm
-    // with the first call, and the task that keeps the alarms makes the second.
-    clock.order(&world.gateway, "obleth-shard-0", Fault::FailsAt(2));
-    until("the shard is started again", || restarts(&world) == 1.0);
-    let log = world.gateway.stderr();
-    assert!(log.contains("a part of it that it cannot do without panicked"), "{log}");
-    assert!(connection.ends_within(AT_ONCE));
-    assert_eq!(world.ask(&world.chat("")).status, 200);
+    // What happens next is always that the idle connection to the backend grows too old. Some calls are then the
+    // runtime's, and one is that of the task that keeps the alarms.
+    let met = (2..).take(MOST_RESTARTS).any(|call| {
+        let before = restarts(&world);
+        let mut connection = world.connect();
+        assert_eq!(connection.ask(&world.chat("")).status, 200);
+        world.until_idle();
+        clock.order(&world.gateway, "obleth-shard-0", Fault::FailsAt(call));
+        until("the shard is started again", || restarts(&world) > before);
+        assert!(connection.ends_within(AT_ONCE));
+        assert_eq!(world.ask(&world.chat("")).status, 200);
+        world.gateway.stderr().contains("a part of it that it cannot do without panicked")
+    });
+    assert!(met, "no call was that task's");
 }
 
 /// A request of another key.
