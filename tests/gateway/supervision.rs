@@ -66,7 +66,12 @@ fn a_dead_shard_takes_only_its_own_connections_with_it(driver: Driver) {
     // A backend that generates for nobody is a backend that somebody pays for.
     until("the backend works for those that are left", || world.sim().active as f64 == kept);
     assert!(died.elapsed() < AT_ONCE, "the backend was told after {:?}", died.elapsed());
-    streams.retain_mut(|stream| !stream.ends_within(AT_ONCE));
+    streams.retain_mut(|stream| {
+        let ended = stream.ends_within(AT_ONCE);
+        let told = stream.received().contains(r#""code":"draining""#);
+        assert_eq!(told, ended, "a stream that is cut says so: {}", stream.received());
+        !ended
+    });
     assert_eq!(streams.len() as f64, kept, "the dead shard's streams end, the others do not");
     let answered = idle.iter_mut().filter_map(|connection| {
         connection.try_send(world.chat("").bytes()).then(|| connection.try_response()).flatten()
