@@ -106,32 +106,35 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
     #[test]
     fn a_tree_counts_its_own_work_and_that_of_its_children() {
-        let tree = Tree::of(std::process::id());
-        let before = tree.usage().unwrap();
         // The child says when it has worked, and then waits to be read before it ends.
-        let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo worked; read end";
-        let mut child = Command::new("sh")
-            .args(["-c", script])
+        let work = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $$; read end";
+        let script = format!("sh -c '{work}'; exit");
+        let mut parent = Command::new("sh")
+            .args(["-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
-            .unwrap();
-        let childs = Tree::of(child.id()).usage().unwrap();
-        let after = tree.usage().unwrap();
-        assert!(childs.cpu_ns > 1_000_000, "{childs:?}");
-        assert!(after.cpu_ns >= before.cpu_ns + childs.cpu_ns, "{before:?} {childs:?} {after:?}");
+        let mut child = String::new();
+        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut child).unwrap();
+        let child = Tree::of(child.trim().parse().unwrap()).usage().unwrap();
+        let tree = Tree::of(parent.id());
+        let all = tree.usage().unwrap();
+        assert_eq!(tree.pids().unwrap().len(), 2);
+        assert!(child.cpu_ns > 1_000_000, "{child:?}");
+        assert!(all.cpu_ns > child.cpu_ns, "{all:?} {child:?}");
         let memory = tree.memory().unwrap();
         assert!(memory.rss > memory.pss && memory.pss > 0, "{memory:?}");
-        drop(child.stdin.take());
-        child.wait().unwrap();
+        drop(parent.stdin.take());
+        parent.wait().unwrap();
     }
 }

@@ -120,7 +120,12 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
         Err(why) => {
             let why = Some(format!("{why:#}"));
             let findings = rows.map(|(_, row)| Finding::new(row, []).with_remark(why.clone())).into();
-            return Ok(vec![Group { name: "enters".to_owned(), rounds: Vec::new(), findings }]);
+            return Ok(vec![Group {
+                name: "enters".to_owned(),
+                rounds: Vec::new(),
+                findings,
+                distributions: Vec::new(),
+            }]);
         }
     };
     let backend = subject::backend(&asked.obleth, &asked.folder, &placement.backend)?;
@@ -134,7 +139,7 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
             &wanted,
             &[&obleth],
             |subject: &&Subject| subject.name.as_str(),
-            |subject| {
+            |_, subject| {
                 let counting = counter.attach(subject.pid(), &asked.folder)?;
                 let mut plan = plan(subject, &body, &[], repeat);
                 plan.connections = connections;
@@ -150,7 +155,7 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
         let counted = values(&rounds, |round| round.get("obleth", "enters"));
         let by = void(&rounds).unwrap_or_else(|| format!("counted by {}", counter.name()));
         let findings = vec![Finding::new(row, counted).with_remark(Some(by))];
-        groups.push(Group { name, rounds, findings });
+        groups.push(Group { name, rounds, findings, distributions: Vec::new() });
     }
     Ok(groups)
 }
