@@ -113,6 +113,7 @@ fn compare(args: CompareArgs) -> Result<()> {
         obleth: subject::program(args.obleth.as_deref())?,
         scenarios: args.scenarios,
         folder: folder.path().to_owned(),
+        processors: processors::allowed()?,
     };
     raise_descriptor_limit()?;
     let groups = compare::run(&asked)?;

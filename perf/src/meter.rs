@@ -81,6 +81,26 @@ impl Tree {
     }
 }
 
+/// How long these processors have been busy, with whatever, time taken by the hypervisor included; nanoseconds.
+///
+/// # Errors
+/// The kernel does not say.
+pub(crate) fn busy_ns(processors: &[usize]) -> Result<u64> {
+    let text = fs::read_to_string("/proc/stat").context("no /proc/stat")?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    let mut ticks = 0;
+    for processor in processors {
+        let name = format!("cpu{processor} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name)).context("no such processor")?;
+        // user nice system idle iowait irq softirq steal; guest time is in user time already.
+        let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let idle = [3, 4];
+        let busy = fields.iter().take(8).enumerate().filter(|(at, _)| !idle.contains(at));
+        ticks += busy.map(|(_, ticks)| ticks).sum::<u64>();
+    }
+    Ok(ticks * (1_000_000_000 / per_second))
+}
+
 /// Every process and its parent.
 fn parents() -> Result<Vec<(u32, u32)>> {
     let entries = fs::read_dir("/proc").context("no /proc")?;

@@ -18,7 +18,7 @@ use crate::{
 pub(super) fn run(asked: &Asked) -> Result<Group> {
     let scenario: Open = scenario::read(&asked.scenarios, "latency")?;
     let repeat = asked.repeat(scenario.repeat);
-    let placement = Placement::new()?;
+    let placement = Placement::among(&asked.processors, 1);
     processors::pin(&placement.load)?;
     let field = Field::full(asked, &placement)?;
     let mut subjects: Vec<_> = field.subjects.iter().collect();
@@ -27,7 +27,7 @@ pub(super) fn run(asked: &Asked) -> Result<Group> {
     subjects.push(&field.backend);
     let mut collector = Collector::default();
     let name = format!("latency, {rate:.0}/s");
-    let rounds = rounds(&name, repeat.rounds, &subjects, |round, subject| {
+    let rounds = rounds(&name, "p50_us", repeat.rounds, &subjects, |round, subject| {
         let plan = open_loop(plan(subject, &body, &[], repeat), &scenario, rate, round);
         let (outcome, used) = measure(subject, &plan)?;
         let mut figures = per_request(&outcome, used);

@@ -29,7 +29,7 @@ const LONGEST: f64 = 600.0;
 
 pub(super) fn run(asked: &Asked) -> Result<Group> {
     let scenario: Memory = scenario::read(&asked.scenarios, "memory")?;
-    let placement = Placement::new()?;
+    let placement = Placement::among(&asked.processors, 1);
     processors::pin(&placement.load)?;
     let backend = subject::backend(&asked.obleth, &asked.folder, &placement.backend)?;
     let site = asked.site(&placement, &backend);
@@ -129,9 +129,9 @@ fn one_more(subject: &Subject, held: &Held, ramp: f64) -> Result<f64> {
 pub(super) fn residue(asked: &Asked) -> Result<Group> {
     let scenario: Memory = scenario::read(&asked.scenarios, "memory")?;
     let residue = scenario.residue;
-    let all = processors::allowed()?;
+    let all = asked.processors.clone();
     processors::pin(&all)?;
-    let placement = Placement { subject: all.clone(), load: all.clone(), backend: all.clone() };
+    let placement = Placement::among(&all, all.len());
     let backend = subject::backend(&asked.obleth, &asked.folder, &all)?;
     let obleth = asked.site(&placement, &backend).obleth("obleth", all.len())?;
     signals::wait(IDLE)?;
@@ -159,7 +159,7 @@ pub(super) fn residue(asked: &Asked) -> Result<Group> {
         ("settle_s", settle),
     ];
     round.figures.insert(obleth.name.clone(), Figures::from(figures));
-    let shards = format!("{} shards", all.len());
+    let shards = format!("shards: {}", all.len());
     let when = format!("{shards}, {settle} s after {} streams, {} at once", outcome.all, residue.at_once);
     let findings = vec![
         Finding::new(RSS_IDLE, [Some(idle / 1e6)]).with_remark(Some(shards)),

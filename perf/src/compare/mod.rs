@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     load::{self, Edge, Outcome, Pace, Plan, Times, chat_request},
-    meter::Usage,
+    meter::{Usage, busy_ns},
     peers::Peer,
     processors::Placement,
     rounds::{Figures, Round, Wanted, interleave},
@@ -49,6 +49,8 @@ pub(crate) struct Asked {
     pub(crate) scenarios: PathBuf,
     /// A folder for whatever is started.
     pub(crate) folder: PathBuf,
+    /// Processors to measure on.
+    pub(crate) processors: Vec<usize>,
 }
 
 /// What a scenario gave.
@@ -198,18 +200,24 @@ fn plan(subject: &Subject, body: &str, extra: &[&str], repeat: Repeat) -> Plan {
     }
 }
 
-/// Puts a load on a subject and counts what the subject used within the window.
-fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Usage)> {
+/// What a subject used within the window of a load, and what others used of its processors meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    cpu_ns: u64,
+    switches: u64,
+    /// Part of the window, 0 to 1 per processor. Not nothing means that the machine was not quiet.
+    others: f64,
+}
+
+/// Puts a load on a subject and counts what it used.
+fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Used)> {
     let tree = subject.tree();
-    let (mut before, mut used) = (Usage::default(), Usage::default());
+    let (mut begin, mut end) = ((Usage::default(), 0), (Usage::default(), 0));
     let outcome = load::run(plan, &mut |edge| {
-        let usage = tree.usage()?;
+        let reading = (tree.usage()?, busy_ns(&subject.processors)?);
         match edge {
-            Edge::Begin => before = usage,
-            Edge::End => {
-                used.cpu_ns = usage.cpu_ns.saturating_sub(before.cpu_ns);
-                used.switches = usage.switches.saturating_sub(before.switches);
-            }
+            Edge::Begin => begin = reading,
+            Edge::End => end = reading,
         }
         Ok(())
     });
@@ -219,28 +227,34 @@ fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Usage)> {
         said => error.context(format!("{} said: {said}", subject.name)),
     })?;
     ensure!(outcome.completed > 0, "no request was completed");
-    Ok((outcome, used))
+    let cpu_ns = end.0.cpu_ns.saturating_sub(begin.0.cpu_ns);
+    let switches = end.0.switches.saturating_sub(begin.0.switches);
+    let others = end.1.saturating_sub(begin.1).saturating_sub(cpu_ns);
+    let others = others as f64 / outcome.window.as_nanos() as f64;
+    Ok((outcome, Used { cpu_ns, switches, others }))
 }
 
 /// The figures of a load whose unit is a request.
-fn per_request(outcome: &Outcome, used: Usage) -> Figures {
+fn per_request(outcome: &Outcome, used: Used) -> Figures {
     let requests = outcome.completed as f64;
     Figures::from([
         ("requests", requests),
         ("request_throughput", outcome.request_throughput()),
         ("cpu_us", used.cpu_ns as f64 / 1e3 / requests),
         ("switches", used.switches as f64 / requests),
+        ("others", used.others),
     ])
 }
 
-/// Measures everybody in turn.
+/// Measures everybody in turn. `steady` is the floor's figure that must stand still.
 fn rounds(
     title: &str,
+    steady: &str,
     count: usize,
     subjects: &[&Subject],
     measure: impl FnMut(usize, &&Subject) -> Result<Figures>,
 ) -> Result<Vec<Round>> {
-    let wanted = Wanted { title, rounds: count, steady: "cpu_us" };
+    let wanted = Wanted { title, rounds: count, steady };
     interleave(&wanted, subjects, |subject| subject.name.as_str(), measure)
 }
 

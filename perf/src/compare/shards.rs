@@ -18,7 +18,7 @@ const COUNT: usize = 2;
 pub(super) fn run(asked: &Asked) -> Result<Group> {
     let scenario: Open = scenario::read(&asked.scenarios, "shards")?;
     let repeat = asked.repeat(scenario.repeat);
-    let placement = Placement::for_shards(COUNT)?;
+    let placement = Placement::among(&asked.processors, COUNT);
     processors::pin(&placement.load)?;
     let backend = subject::backend(&asked.obleth, &asked.folder, &placement.backend)?;
     let site = asked.site(&placement, &backend);
@@ -27,7 +27,7 @@ pub(super) fn run(asked: &Asked) -> Result<Group> {
     let body = body(scenario.exchange, false);
     let rate = rate(&scenario, &subjects, &body)?;
     let name = format!("shards, {rate:.0}/s");
-    let rounds = rounds(&name, repeat.rounds, &subjects, |round, subject| {
+    let rounds = rounds(&name, "cpu_us", repeat.rounds, &subjects, |round, subject| {
         let plan = open_loop(plan(subject, &body, &[], repeat), &scenario, rate, round);
         let (outcome, used) = measure(subject, &plan)?;
         Ok(per_request(&outcome, used))
@@ -35,7 +35,7 @@ pub(super) fn run(asked: &Asked) -> Result<Group> {
     let ratios = values(&rounds, |round| round.ratio("cpu_us", "two-shards", "one-shard"));
     let shared = placement.load == placement.subject;
     let remark =
-        void(&rounds).or_else(|| shared.then(|| "load and backend on the same two processors".to_owned()));
+        void(&rounds).or_else(|| shared.then(|| "load and backend on the same processors".to_owned()));
     let findings = vec![Finding::new(SHARDS, ratios).with_remark(remark)];
     Ok(Group { name, rounds, findings, distributions: Vec::new() })
 }

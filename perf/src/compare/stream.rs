@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Asked, Collector, Field, Group, added_ratio, body, measure, plan, rounds, values, void};
+use super::{Asked, Collector, Field, Group, Used, added_ratio, body, measure, plan, rounds, values, void};
 use crate::{
     load::{Outcome, Pace, Plan},
-    meter::Usage,
     peers::Peer,
     processors::{self, Placement},
     rounds::{FLOOR, Figures, Round},
@@ -21,14 +20,14 @@ use crate::{
 pub(super) fn run(asked: &Asked) -> Result<Group> {
     let scenario: Stream = scenario::read(&asked.scenarios, "stream")?;
     let repeat = asked.repeat(scenario.repeat);
-    let placement = Placement::new()?;
+    let placement = Placement::among(&asked.processors, 1);
     processors::pin(&placement.load)?;
     let field = Field::full(asked, &placement)?;
     let mut subjects: Vec<_> = field.subjects.iter().collect();
     subjects.push(&field.backend);
     let mut collector = Collector::default();
     let name = format!("stream, {} × {} ms", scenario.streams, scenario.cadence_ms);
-    let rounds = rounds(&name, repeat.rounds, &subjects, |round, subject| {
+    let rounds = rounds(&name, "cpu_us", repeat.rounds, &subjects, |round, subject| {
         let (outcome, used) = measure(subject, &paced(&scenario, subject, repeat))?;
         let mut figures = per_frame(&outcome, used);
         collector.take(subject, round, &outcome);
@@ -61,7 +60,7 @@ fn unpaced(scenario: &Stream, subject: &Subject, repeat: Repeat) -> Plan {
     Plan { connections: scenario.backlog.streams, ..plan }
 }
 
-fn per_frame(outcome: &Outcome, used: Usage) -> Figures {
+fn per_frame(outcome: &Outcome, used: Used) -> Figures {
     let frames = outcome.frames as f64;
     Figures::from([
         ("frames", frames),
@@ -71,6 +70,7 @@ fn per_frame(outcome: &Outcome, used: Usage) -> Figures {
         ("ttft_p50_us", outcome.ttft.micros(0.5)),
         ("late_p50_us", outcome.lateness.micros(0.5)),
         ("late_p99_us", outcome.lateness.micros(0.99)),
+        ("others", used.others),
     ])
 }
 
