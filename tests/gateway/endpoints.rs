@@ -44,7 +44,7 @@ fn request(world: &World, more: &str) -> Request {
 }
 
 fn ask(world: &World, id: &str) -> Response {
-    let more = if id.len() % 2 == 0 { "" } else { r#","stream":true"# };
+    let more = if id.len().is_multiple_of(2) { "" } else { r#","stream":true"# };
     world.ask(&request(world, more).header("x-request-id", id))
 }
 

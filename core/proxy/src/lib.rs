@@ -8,12 +8,15 @@
 //! |---|---|
 //! | `runtime` | io_uring, or epoll where it is not to be had |
 //! | `shard` | everything that one core owns, and its life from start to drain |
+//! | `death` | what a shard that dies leaves behind, and how it goes |
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
+//! | `trouble` | what backends do wrong, in the log |
 //! | `bench` | backends that took no connection a moment ago |
 //! | `keycache` | keys that this core knows |
 //! | `timer` | clocks and deadlines |
+//! | `tls` | TLS to backends |
 //! | `socket` | a TCP socket that is shut down, never cancelled |
 //! | `request` | the path of a request, one file per stage |
 
@@ -30,6 +33,7 @@
 
 mod bench;
 mod connect;
+mod death;
 mod downstream;
 mod keycache;
 mod listener;
@@ -39,11 +43,15 @@ mod runtime;
 mod shard;
 mod socket;
 mod timer;
+mod tls;
+mod trouble;
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 
 use obleth_link::ShardEnd;
 use obleth_policy::{key::Pepper, network::Cidr};
+
+pub use tls::{CaFault, UpstreamTls};
 
 /// What a shard must know before it starts. The same for all shards.
 #[derive(Clone, Debug)]
@@ -64,6 +72,8 @@ pub struct Settings {
     pub client: ClientLimits,
     /// Idle time after which a pooled connection to a backend is closed, `OBLETH_UPSTREAM_KEEPALIVE_MS`.
     pub upstream_keepalive: Duration,
+    /// Whom backends' certificates must be signed by, `OBLETH_UPSTREAM_CA_FILE`.
+    pub upstream_tls: UpstreamTls,
     /// How long a drain waits for what is in flight, `OBLETH_DRAIN_TIMEOUT_SECS`.
     pub drain_timeout: Duration,
     /// Proxies whose `X-Forwarded-For` counts, `OBLETH_TRUSTED_PROXIES`.
@@ -95,7 +105,14 @@ impl Default for ClientLimits {
 /// Runs one shard on the calling thread until a `Drain` command has been carried out.
 ///
 /// # Errors
-/// The kernel's, when neither io_uring nor epoll can be set up, or the listener cannot be used.
+/// The kernel's, when neither io_uring nor epoll can be set up, or the listener cannot be used; or a part of the shard
+/// that it cannot do without has panicked.
+///
+/// # Panics
+/// When the runtime does. Then, as after an error, nothing of the shard is left but the listener.
 pub fn run_shard(listener: TcpListener, end: ShardEnd, settings: Arc<Settings>) -> io::Result<()> {
-    runtime::run(settings.force_epoll, |driver| shard::Shard::start(listener, end, settings, driver))
+    let remains = death::Remains::default();
+    let force_epoll = settings.force_epoll;
+    let start = |driver| shard::Shard::start(listener, end, settings, driver, Rc::clone(&remains));
+    runtime::run(force_epoll, start, || death::bury(Rc::clone(&remains)))
 }

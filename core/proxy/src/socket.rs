@@ -4,16 +4,22 @@
 //! here is cancelled. To end a wait, the socket is shut down; the kernel then completes the operation, and
 //! whoever awaits it gets it back. This works the same on both drivers.
 
-#![allow(unsafe_code)] // one borrow of a descriptor, below
+#![allow(unsafe_code)] // two borrows, below
 
 use std::{
+    cell::{Cell, UnsafeCell},
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
 
-use monoio::net::TcpStream;
+use monoio::{
+    BufResult,
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, SliceMut},
+    io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
+    net::TcpStream,
+};
 use rustix::{
     buffer::spare_capacity,
     io::Errno,
@@ -36,7 +42,7 @@ pub(crate) struct Writer(Handle);
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     fd: RawFd,
-    open: Rc<TcpStream>,
+    open: Rc<UnsafeCell<TcpStream>>,
 }
 
 /// A connection that is being set up. Dropping it gives it up: the kernel is told, because on io_uring a wait
@@ -72,7 +78,7 @@ impl Drop for Connecting {
 
 /// Takes a stream apart.
 pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
-    let handle = Handle { fd: stream.as_raw_fd(), open: Rc::new(stream) };
+    let handle = Handle { fd: stream.as_raw_fd(), open: Rc::new(UnsafeCell::new(stream)) };
     (Reader { handle: handle.clone(), drained: true }, Writer(handle.clone()), handle)
 }
 
@@ -93,11 +99,10 @@ impl Reader {
     async fn receive(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             if self.drained {
-                self.handle.open.readable(false).await?;
+                self.handle.stream().readable(false).await?;
             }
             let room = buf.capacity().saturating_sub(buf.len());
-            let got = rustix::net::recv(self.handle.fd(), spare_capacity(buf), RecvFlags::DONTWAIT);
-            match got {
+            match rustix::net::recv(self.handle.fd(), spare_capacity(buf), RecvFlags::DONTWAIT) {
                 Ok((got, _)) => {
                     self.drained = got < room;
                     return Ok(got);
@@ -113,21 +118,100 @@ impl Reader {
 impl Writer {
     /// Writes all of `bytes`.
     pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let mut rest = &bytes[..];
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let written = self.send(&bytes).await;
+        (written, bytes)
+    }
+
+    async fn send(&mut self, mut rest: &[u8]) -> io::Result<()> {
         while !rest.is_empty() {
-            match rustix::net::send(self.0.fd(), rest, flags) {
+            match rustix::net::send(self.0.fd(), rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(n) => rest = rest.get(n..).unwrap_or_default(),
-                Err(Errno::AGAIN) => {
-                    if let Err(error) = self.0.open.writable(false).await {
-                        return (Err(error), bytes);
-                    }
-                }
+                Err(Errno::AGAIN) => self.0.stream().writable(false).await?,
                 Err(Errno::INTR) => {}
-                Err(error) => return (Err(error.into()), bytes),
+                Err(error) => return Err(error.into()),
             }
         }
-        (Ok(()), bytes)
+        Ok(())
+    }
+}
+
+/// See [`Reader::append`].
+pub(crate) async fn append(
+    reader: &mut impl AsyncReadRent,
+    mut buf: Vec<u8>,
+    room: usize,
+) -> (io::Result<usize>, Vec<u8>) {
+    buf.reserve(room);
+    let (filled, end) = (buf.len(), buf.len().saturating_add(room));
+    let (got, slice) = reader.read(SliceMut::new(buf, filled, end)).await;
+    (got, slice.into_inner())
+}
+
+/// See [`Writer::write_all`].
+pub(crate) async fn write_all(writer: &mut impl AsyncWriteRent, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+    let total = bytes.len();
+    let (first, mut bytes) = writer.write(bytes).await;
+    let mut done = match first {
+        Ok(n) if n == total => return (Ok(()), bytes),
+        Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
+        Ok(n) => n,
+        Err(e) => return (Err(e), bytes),
+    };
+    while done < total {
+        let (more, rest) = writer.write(bytes.slice(done..)).await;
+        bytes = rest.into_inner();
+        match more {
+            Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
+            Ok(n) => done = done.saturating_add(n),
+            Err(e) => return (Err(e), bytes),
+        }
+    }
+    (Ok(()), bytes)
+}
+
+/// Both directions together again, for TLS, which reads and writes in turns.
+#[derive(Debug)]
+pub(crate) struct Duplex {
+    reader: OwnedReadHalf<TcpStream>,
+    writer: OwnedWriteHalf<TcpStream>,
+    dry: Rc<Cell<bool>>,
+}
+
+impl Duplex {
+    /// While `dry` holds, reading says "would block" instead of waiting for the socket.
+    pub(crate) fn new(reader: Reader, Writer(writer): Writer, dry: Rc<Cell<bool>>) -> Self {
+        Self { reader: OwnedReadHalf(reader.handle.open), writer: OwnedWriteHalf(writer.open), dry }
+    }
+}
+
+impl AsyncReadRent for Duplex {
+    async fn read<T: IoBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
+        match self.dry.get() {
+            true => (Err(io::ErrorKind::WouldBlock.into()), buf),
+            false => self.reader.read(buf).await,
+        }
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
+        self.reader.readv(buf).await
+    }
+}
+
+impl AsyncWriteRent for Duplex {
+    async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
+        self.writer.write(buf).await
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, buf: T) -> BufResult<usize, T> {
+        self.writer.writev(buf).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush().await
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        self.writer.shutdown().await
     }
 }
 
@@ -137,6 +221,12 @@ impl Handle {
         // SAFETY: `self.open` holds the stream that owns this descriptor, so it stays open, and the number
         // stays its own, for as long as the borrow of `self` lasts.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    fn stream(&self) -> &TcpStream {
+        // SAFETY: the stream is only ever borrowed exclusively by the halves that a `Duplex` makes of a reader and
+        // a writer. It takes both in, and nobody else calls this.
+        unsafe { &*self.open.get() }
     }
 
     /// Ends both directions: whoever waits is released, the peer sees the end.

@@ -16,12 +16,16 @@ mod connection;
 mod counters;
 mod gate;
 mod generate;
+mod oddity;
 mod options;
 mod plan;
 mod server;
 mod shape;
 mod socket;
+mod tls;
 
 pub use counters::{Counters, LastRequest, Stats};
+pub use oddity::Oddity;
 pub use options::{Fault, Options, UnknownName, UsageShape};
 pub use server::{Handle, serve, spawn};
+pub use tls::Tls;

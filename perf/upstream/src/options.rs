@@ -7,6 +7,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::oddity::{ODDITIES, Oddity};
+use crate::tls::Tls;
+
 /// The backend's behaviour. Its JSON form is what `POST /sim/options` merges into.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +38,9 @@ pub struct Options {
     /// The only credential that is accepted on `/v1/*`, if set. Never shown.
     #[serde(skip_serializing)]
     pub api_key: Option<String>,
+    /// Under which it listens; none: plain HTTP. Cannot be changed while it runs.
+    #[serde(skip)]
+    pub tls: Option<Tls>,
 }
 
 fn any_port() -> SocketAddr {
@@ -55,6 +61,7 @@ impl Default for Options {
             fault: None,
             usage: UsageShape::Final,
             api_key: None,
+            tls: None,
         }
     }
 }
@@ -79,7 +86,7 @@ impl Options {
         if !(0.0..=1e9).contains(&merged.tokens_per_second) {
             return Err("tokens_per_second must be from 0 to 1e9".to_owned());
         }
-        Ok(Self { listen: self.listen, ..merged })
+        Ok(Self { listen: self.listen, tls: self.tls.clone(), ..merged })
     }
 
     /// The served names; empty if every name is.
@@ -129,6 +136,8 @@ pub enum Fault {
     Status(u16),
     /// Closes the connection right after a complete answer, without having announced it.
     CloseIdle,
+    /// An answer that no well-kept server gives.
+    Odd(Oddity),
 }
 
 const FAULTS: [(&str, Fault); 8] = [
@@ -150,7 +159,7 @@ impl FromStr for Fault {
         let status = name.strip_prefix("status-").and_then(|status| status.parse().ok());
         match status {
             Some(status @ 400..600) => Ok(Self::Status(status)),
-            _ => lookup(&FAULTS, name),
+            _ => lookup(&FAULTS, name).or_else(|_| lookup(&ODDITIES, name).map(Self::Odd)),
         }
     }
 }
@@ -167,6 +176,7 @@ impl From<Fault> for String {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Status(status) => format!("status-{status}"),
+            Fault::Odd(oddity) => name_of(&ODDITIES, oddity).to_owned(),
             fault => name_of(&FAULTS, fault).to_owned(),
         }
     }
@@ -234,7 +244,12 @@ mod tests {
 
     #[test]
     fn every_fault_is_read_by_its_name_and_written_by_it() {
-        for name in FAULTS.iter().map(|(name, _)| *name).chain(["status-400", "status-599"]) {
+        for name in FAULTS
+            .iter()
+            .map(|(name, _)| *name)
+            .chain(ODDITIES.map(|(name, _)| name))
+            .chain(["status-400", "status-599"])
+        {
             let fault: Fault = name.parse().unwrap();
             assert_eq!(String::from(fault), name);
         }

@@ -6,11 +6,12 @@
 //! run, and is not run again. What the last backend said that had no room is what the client is told if no other
 //! could be reached.
 
-use std::{cell::Cell, pin::pin, rc::Rc, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use obleth_link::{Attempt, Phase};
 use obleth_policy::{
-    outcome::{Code, Reject},
+    id::EndpointId,
+    outcome::{Code, RELAYED_STATUSES, Reject},
     snapshot::Endpoint,
 };
 use obleth_wire::http1::{BodyDecoder, HeaderKind, Limits};
@@ -20,7 +21,7 @@ use super::{
     admit::{Admitted, Permit},
     ask::Asked,
     errand::{Errand, Failed},
-    exchange::{Answer, Deadlines, Interrupt},
+    exchange::{Answer, Deadlines, Interrupt, guarded},
     parse::Call,
     settle::Tally,
     verdict,
@@ -28,8 +29,9 @@ use super::{
 use crate::{
     connect::connect,
     downstream::{Downstream, Woke},
-    pool::Upstream,
+    pool::{Line, Upstream},
     shard::Shard,
+    trouble::Cause,
 };
 
 /// Connections that one request may try to make, over all endpoints and the addresses of their names. Past it the
@@ -49,13 +51,24 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
+    /// Whose answer it is.
+    pub(super) fn endpoint(&self) -> EndpointId {
+        self.answer.upstream.endpoint
+    }
+
+    /// Whether the backend encoded it, though it was not asked to.
+    pub(super) fn encoded(&self) -> bool {
+        let coding = self.answer.head.get(&self.answer.head_bytes, HeaderKind::ContentEncoding);
+        coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity"))
+    }
+
     /// Whether the backend sends events that can be read: compressed ones are passed on as they are.
     pub(super) fn streams(&self) -> bool {
         let value = |kind| self.answer.head.get(&self.answer.head_bytes, kind);
         const EVENTS: &[u8] = b"text/event-stream";
         let is_events =
             |kind: &[u8]| kind.get(..EVENTS.len()).is_some_and(|k| k.eq_ignore_ascii_case(EVENTS));
-        value(HeaderKind::ContentType).is_some_and(is_events) && value(HeaderKind::ContentEncoding).is_none()
+        value(HeaderKind::ContentType).is_some_and(is_events) && !self.encoded()
     }
 }
 
@@ -122,6 +135,10 @@ impl Search<'_> {
         });
         while let Some(endpoint) = order.next() {
             let Some(answer) = self.ask(endpoint).await? else { continue };
+            let status = answer.head.status;
+            if !(200..300).contains(&status) && !RELAYED_STATUSES.contains(&status) {
+                self.trouble(endpoint, Cause::Status(status));
+            }
             if !matches!(answer.head.status, 429 | 503) || order.peek().is_none() {
                 return Ok(answer);
             }
@@ -155,42 +172,80 @@ impl Search<'_> {
                 }
                 // The pool's connection was closed under our hands. The next try gets a fresh one.
                 Err(Failed::Unseen) if reused => count(shard, Attempt::Stale),
-                Err(Failed::Unseen | Failed::Seen) => {
-                    count(shard, Attempt::Cut);
-                    return Err(Code::UpstreamCut.into());
+                Err(Failed::Unseen) => return Err(self.cut(endpoint, Cause::ClosedUnanswered)),
+                Err(Failed::Seen(cause)) => return Err(self.cut(endpoint, cause)),
+                Err(Failed::Interrupted(interrupt)) => {
+                    if interrupt == Interrupt::Timeout {
+                        self.trouble(endpoint, Cause::Unanswered);
+                    }
+                    return Err(interrupted(shard, interrupt));
                 }
-                Err(Failed::Interrupted(interrupt)) => return Err(interrupted(shard, interrupt)),
             }
         }
     }
 
-    /// A fresh connection to the first address of the endpoint that takes one.
+    fn trouble(&self, endpoint: &Endpoint, cause: Cause) {
+        self.shard.trouble.failed(endpoint, &self.asked.model.name, cause, self.shard.timers.clock().now());
+    }
+
+    fn cut(&self, endpoint: &Endpoint, cause: Cause) -> Stop {
+        count(self.shard, Attempt::Cut);
+        self.trouble(endpoint, cause);
+        Code::UpstreamCut.into()
+    }
+
+    /// A fresh connection to the first address of the endpoint that takes one, under TLS where that is asked for.
     async fn open(&self, errand: &Errand<'_>) -> Result<Option<Upstream>, Stop> {
-        let &Self { shard, down, deadlines, .. } = self;
+        let &Self { shard, deadlines, .. } = self;
         let endpoint = errand.endpoint;
+        let mut cause = io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
         for address in endpoint.addresses.iter() {
             if self.connects.replace(self.connects.get().saturating_add(1)) >= MAX_CONNECTS {
                 return Ok(None);
             }
             errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
-            // A connect that has begun may be given up: its socket is ours and is closed with it.
-            match down.wait(pin!(connect(shard.driver, *address))).await {
-                Woke::Done(Ok(parts)) => {
+            let gone = |interrupt| Err(interrupted(shard, interrupt));
+            match self.connect(endpoint, *address).await {
+                Ok(Ok(upstream)) => {
                     shard.bench.rise(endpoint);
-                    return Ok(Some(Upstream::new(parts, endpoint)));
+                    return Ok(Some(upstream));
                 }
-                Woke::Done(Err(error)) => tracing::debug!(%error, "backend not reached"),
-                Woke::Alarm => tracing::debug!("backend not reached in time"),
-                Woke::Gone => return Err(interrupted(shard, Interrupt::ClientGone)),
-                Woke::Expired => return Err(interrupted(shard, Interrupt::Expired)),
+                Ok(Err(error)) => cause = error,
+                Err(Interrupt::Timeout) => cause = io::ErrorKind::TimedOut.into(),
+                Err(interrupt) => return gone(interrupt),
             }
+            tracing::debug!(%cause, "backend not reached");
             count(shard, Attempt::Unreachable);
         }
         if endpoint.addresses.is_empty() {
             count(shard, Attempt::Unreachable);
         }
-        shard.bench.sit(endpoint, shard.timers.clock().now());
+        shard.bench.sit(endpoint, &cause, shard.timers.clock().now());
         errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
         Ok(None)
+    }
+
+    /// One connection, under the connection's alarm.
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        address: SocketAddr,
+    ) -> Result<io::Result<Upstream>, Interrupt> {
+        let &Self { shard, down, .. } = self;
+        // A connect that has begun may be given up: its socket is ours and is closed with it.
+        let (reader, writer, handle) = match down.wait(pin!(connect(shard.driver, address))).await {
+            Woke::Done(Ok(parts)) => parts,
+            Woke::Done(Err(error)) => return Ok(Err(error)),
+            Woke::Alarm => return Err(Interrupt::Timeout),
+            Woke::Gone => return Err(Interrupt::ClientGone),
+            Woke::Expired => return Err(Interrupt::Expired),
+        };
+        let Some(host) = &endpoint.tls else {
+            return Ok(Ok(Upstream::new(Line::Plain(reader, writer), handle, endpoint)));
+        };
+        // On the heap: a handshake is large and rare.
+        let shaking = Box::pin(shard.tls.secure(host, (reader, writer)));
+        let secured = guarded(down, &handle, shaking).await?;
+        Ok(secured.map(|secured| Upstream::new(Line::Tls(secured), handle, endpoint)))
     }
 }

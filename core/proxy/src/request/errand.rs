@@ -5,21 +5,30 @@
 
 use std::{
     future::{Future, poll_fn},
-    mem,
+    io, mem,
     pin::pin,
     task::Poll,
     time::Duration,
 };
 
-use obleth_policy::{snapshot::Endpoint, unit::LimitMs};
-use obleth_wire::http1::{HeadScan, Limits, Method, ResponseHead, parse_response, write};
+use obleth_policy::{
+    snapshot::Endpoint,
+    unit::{Instant, LimitMs},
+};
+use obleth_wire::http1::{HeadError, HeadScan, Limits, Method, ResponseHead, parse_response, write};
 
 use super::{
     ask::Asked,
     exchange::{Deadlines, Filled, Interrupt, guarded},
     parse::Call,
 };
-use crate::{downstream::Downstream, pool::Upstream, socket::Writer};
+use crate::{
+    downstream::Downstream,
+    pool::{Line, Upstream},
+    socket::{Handle, Writer},
+    tls::Secured,
+    trouble::Cause,
+};
 
 /// A request leaves in one write up to this size, and in pieces of it above.
 const WRITE_PIECE: usize = 256 * 1024;
@@ -34,8 +43,33 @@ pub(super) enum Failed {
     /// Nothing of the request can have been seen.
     Unseen,
     /// It may have run.
-    Seen,
+    Seen(Cause),
     Interrupted(Interrupt),
+}
+
+/// What a request is written to.
+trait Sink {
+    async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>);
+}
+
+impl Sink for Writer {
+    async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        Self::write_all(self, bytes).await
+    }
+}
+
+impl Sink for Secured {
+    async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        Self::write_all(self, bytes).await
+    }
+}
+
+fn bad_head(error: HeadError) -> Failed {
+    Failed::Seen(Cause::BadHead(match error {
+        HeadError::Bad(what) => what,
+        HeadError::TooLarge | HeadError::UriTooLong => "more than 64 KiB, or more than 100 headers",
+        HeadError::Version => "the version",
+    }))
 }
 
 /// One request on its way to one endpoint.
@@ -58,7 +92,7 @@ impl Errand<'_> {
         let (filled, mut last, waited) = self.talk(upstream).await.map_err(Failed::Interrupted)?;
         if filled == Filled::Closed {
             let unseen = upstream.reused && waited < STALE_WITHIN;
-            return Err(if unseen { Failed::Unseen } else { Failed::Seen });
+            return Err(if unseen { Failed::Unseen } else { Failed::Seen(Cause::ClosedUnanswered) });
         }
         let limits = Limits::default();
         let mut scan = HeadScan::default();
@@ -66,17 +100,17 @@ impl Errand<'_> {
         loop {
             let found = match upstream.buf.is_empty() {
                 true => None,
-                false => scan.find_end(&upstream.buf, &limits).map_err(|_| Failed::Seen)?,
+                false => scan.find_end(&upstream.buf, &limits).map_err(bad_head)?,
             };
             let Some(len) = found else {
                 let (filled, got) = upstream.fill(self.down, last).await.map_err(Failed::Interrupted)?;
                 last = got;
                 match filled {
                     Filled::Bytes => continue,
-                    Filled::Closed => return Err(Failed::Seen),
+                    Filled::Closed => return Err(Failed::Seen(Cause::ClosedUnanswered)),
                 }
             };
-            let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(|_| Failed::Seen)?;
+            let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(bad_head)?;
             let rest = upstream.buf.split_off(len);
             let head_bytes = mem::replace(&mut upstream.buf, rest);
             if head.status >= 200 {
@@ -85,56 +119,82 @@ impl Errand<'_> {
             // The real answer follows.
             interim = interim.saturating_add(1);
             if interim > MAX_INTERIM {
-                return Err(Failed::Seen);
+                return Err(Failed::Seen(Cause::OnlyInterim));
             }
             scan.reset();
         }
     }
 
-    /// Writes the request and receives the first bytes of the answer, both under way at the same time: they go
-    /// to the kernel together, and a backend that answers before it has taken the whole body in is heard. The
-    /// rest of the body is then kept back. Returns what was read, and how long after the last byte written.
+    /// Writes the request and receives the first bytes of the answer. Returns what was read, and how long after the
+    /// last byte written.
     async fn talk(&self, upstream: &mut Upstream) -> Result<(Filled, usize, Duration), Interrupt> {
-        let now = || self.down.now();
         self.arm(self.deadlines.timers.first_byte)?;
-        let handle = upstream.handle.clone();
         let room = upstream.room(0);
-        let mut kept_back = false;
-        let (written_at, received) = {
-            let Upstream { reader, writer, buf, .. } = &mut *upstream;
-            let mut read = pin!(reader.append(mem::take(buf), room));
-            let mut write = pin!(self.write(writer));
-            let (mut written_at, mut received) = (None, None);
-            let both = poll_fn(|cx| {
-                if written_at.is_none() && write.as_mut().poll(cx).is_ready() {
-                    written_at = Some(now());
-                    // The total limit alone goes on if this fails, and the next look at it finds it passed.
-                    let _ = self.arm(self.deadlines.timers.first_byte);
-                }
-                if received.is_none()
-                    && let Poll::Ready(output) = read.as_mut().poll(cx)
-                {
-                    received = Some(output);
-                }
-                match (written_at, received.is_some()) {
-                    (Some(written_at), true) => Poll::Ready((written_at, received.take())),
-                    (None, true) if !mem::replace(&mut kept_back, true) => {
-                        handle.shut_write();
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    _ => Poll::Pending,
-                }
-            });
-            guarded(self.down, &handle, both).await?
+        let Upstream { line, handle, buf, .. } = &mut *upstream;
+        let (written_at, received, whole) = match line {
+            Line::Plain(reader, writer) => {
+                let read = reader.append(mem::take(buf), room);
+                let both = self.at_the_same_time(writer, read, handle);
+                guarded(self.down, handle, both).await?
+            }
+            Line::Tls(secured) => {
+                let in_turn = async {
+                    // A backend that does not take the body may have said why.
+                    let whole = self.write(secured).await;
+                    let written_at = self.written();
+                    (written_at, Some(secured.append(mem::take(buf), room).await), whole)
+                };
+                guarded(self.down, handle, in_turn).await?
+            }
         };
-        upstream.half_closed = kept_back;
+        upstream.half_closed = !whole;
         let (filled, got) = received.map_or((Filled::Closed, 0), |output| upstream.filled(output));
-        Ok((filled, got, now().since(written_at)))
+        Ok((filled, got, self.down.now().since(written_at)))
     }
 
-    /// Writes head and body. That the backend does not take them is for its answer to explain.
-    async fn write(&self, writer: &mut Writer) {
+    /// The request is out: the wait for the answer begins.
+    fn written(&self) -> Instant {
+        // The total limit alone goes on if this fails, and the next look at it finds it passed.
+        let _ = self.arm(self.deadlines.timers.first_byte);
+        self.down.now()
+    }
+
+    /// Write and read go to the kernel together, and a backend that answers before it has taken the whole body in is
+    /// heard. The rest of the body is then kept back. Returns when the last byte was written, what was read, and
+    /// whether all of the request went out.
+    async fn at_the_same_time<R>(
+        &self,
+        writer: &mut Writer,
+        read: impl Future<Output = R>,
+        handle: &Handle,
+    ) -> (Instant, Option<R>, bool) {
+        let mut read = pin!(read);
+        let mut write = pin!(self.write(writer));
+        let (mut written_at, mut received, mut kept_back) = (None, None, false);
+        poll_fn(|cx| {
+            if written_at.is_none() && write.as_mut().poll(cx).is_ready() {
+                written_at = Some(self.written());
+            }
+            if received.is_none()
+                && let Poll::Ready(output) = read.as_mut().poll(cx)
+            {
+                received = Some(output);
+            }
+            match (written_at, received.is_some()) {
+                (Some(written_at), true) => Poll::Ready((written_at, received.take(), !kept_back)),
+                (None, true) if !mem::replace(&mut kept_back, true) => {
+                    handle.shut_write();
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Writes head and body; false if the backend does not take them, which is for its answer to explain.
+    async fn write(&self, writer: &mut impl Sink) -> bool {
         let length = self.asked.edits.len(self.asked.body.at.len());
         let mut out = Vec::with_capacity(length.min(WRITE_PIECE).saturating_add(1024));
         self.head(&mut out, length);
@@ -143,7 +203,7 @@ impl Errand<'_> {
             sent = sent.saturating_add(self.copy_piece(sent, &mut out));
             let (written, mut emptied) = writer.write_all(out).await;
             if written.is_err() || sent >= length {
-                return;
+                return written.is_ok();
             }
             emptied.clear();
             out = emptied;

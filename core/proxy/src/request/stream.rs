@@ -28,6 +28,7 @@ use super::{
 use crate::{
     downstream::{Downstream, Woke},
     shard::Shard,
+    trouble::Cause,
 };
 
 /// The head leaves alone when no event has come for so long.
@@ -77,10 +78,19 @@ pub(super) async fn stream(
         tally.used(filter.usage(), filter.content_events());
         let ended = match decoded {
             Ok(ended) => ended,
-            Err(_) => return Err(events.break_off(Code::UpstreamCut).await),
+            Err(_) => {
+                tally.blame(Cause::BadBody);
+                return Err(events.break_off(Code::UpstreamCut).await);
+            }
         };
+        events.between_events = !filter.is_mid_event();
         if ended {
+            let whole = payload.len();
             filter.finish(&mut payload);
+            if !filter.done() && !filter.error_event() {
+                // A part of an event is of no use to anybody, and the error event could not follow it.
+                payload.truncate(whole);
+            }
             tally.used(filter.usage(), filter.content_events());
         }
         let done = filter.done();
@@ -101,13 +111,18 @@ pub(super) async fn stream(
         }
         if complete {
             drop((permit, asked));
+            if answer.has_surplus() {
+                tally.blame(Cause::Surplus);
+            }
             answer.drain_upstream(shard, DRAIN_PATIENCE);
             if filter.error_event() {
                 tally.failed(Code::UpstreamError);
+                tally.blame(Cause::ErrorEvent);
             }
             return Ok(after);
         }
         if ended {
+            tally.blame(Cause::NoDone);
             return Err(events.break_off(Code::UpstreamCut).await);
         }
         // The prefill of a long prompt comes before the first event, not between two of them.
@@ -116,17 +131,22 @@ pub(super) async fn stream(
             false => deadlines.timers.first_byte,
         };
         if let Err(late) = deadlines.arm(down, limit) {
+            late.blame(tally);
             return Err(events.break_off(late.code()).await);
         }
         let deadline = deadlines.end(down.now(), limit);
-        events.between_events = !filter.is_mid_event();
         match events.more(tally, &mut answer, deadline, after).await? {
             Ok(Filled::Bytes) => {}
-            Ok(Filled::Closed) => match answer.decoder.at_eof() {
-                Ok(()) => answer.end_at_close(),
-                Err(_) => return Err(events.break_off(Code::UpstreamCut).await),
-            },
-            Err(interrupt) => return Err(events.break_off(interrupt.code()).await),
+            Ok(Filled::Closed) => {
+                if answer.end_at_close().is_err() {
+                    tally.blame(Cause::Cut);
+                    return Err(events.break_off(Code::UpstreamCut).await);
+                }
+            }
+            Err(interrupt) => {
+                interrupt.blame(tally);
+                return Err(events.break_off(interrupt.code()).await);
+            }
         }
     }
 }
@@ -165,7 +185,7 @@ impl Events<'_> {
         let received = std::mem::take(&mut answer.upstream.buf);
         // Only the head of `answer` is needed while its reader is busy.
         let Answer { upstream, head, head_bytes, .. } = answer;
-        let mut read = pin!(upstream.reader.append(received, room));
+        let mut read = pin!(upstream.line.append(received, room));
         let interrupt = loop {
             let quiet = if self.head_sent { HEARTBEAT_EVERY } else { HEAD_HOLD };
             let tick = self.last_sent.plus(quiet);
@@ -173,6 +193,7 @@ impl Events<'_> {
             match self.down.wait(read.as_mut()).await {
                 Woke::Done((got, buf)) => {
                     upstream.buf = buf;
+                    upstream.broken = got.is_err();
                     return Ok(Ok(if matches!(got, Ok(1..)) { Filled::Bytes } else { Filled::Closed }));
                 }
                 Woke::Gone => break Interrupt::ClientGone,
