@@ -1,7 +1,7 @@
 //! Idle connections to backends, per core and endpoint.
 //!
 //! The one that was used last goes out first, so that the others grow old and are closed. An idle connection
-//! is peeked at before it is used: a backend that closed it, or sent something unasked, is found out without
+//! is looked at before it is used: a backend that closed it, or sent something unasked, is found out without
 //! spending a request on it. Only a connection whose last answer was received to its end ever comes in here;
 //! after a timeout or a fault it is closed by being dropped.
 
@@ -88,11 +88,10 @@ impl Upstream {
 
     /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.
     fn is_quiet(&mut self) -> bool {
-        self.handle.is_quiet()
-            && match &mut self.line {
-                Line::Plain(..) => true,
-                Line::Tls(secured) => secured.is_quiet(),
-            }
+        match &mut self.line {
+            Line::Plain(reader, _) => reader.is_quiet(),
+            Line::Tls(secured) => self.handle.is_quiet() && secured.is_quiet(),
+        }
     }
 }
 
@@ -145,6 +144,9 @@ impl Pool {
         }
         if upstream.buf.capacity() > BUFFER_KEEP {
             upstream.buf = Vec::new();
+        }
+        if let Line::Plain(reader, _) = &mut upstream.line {
+            reader.watch();
         }
         let until = self.timers.clock().recent().plus(keepalive);
         let mut idle = self.idle.borrow_mut();

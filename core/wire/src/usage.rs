@@ -164,6 +164,11 @@ impl JsonUsage {
 
     /// Looks at the next bytes of the answer.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.push_until_over(bytes);
+    }
+
+    /// Looks at bytes until the object has ended, and says how many that were.
+    fn push_until_over(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() && self.expect != Expect::Over {
             let capturing = self.capturing;
@@ -174,6 +179,34 @@ impl JsonUsage {
             }
             rest = after;
         }
+        bytes.len().saturating_sub(rest.len())
+    }
+
+    /// Looks at an answer that is there as a whole: as [`Self::push`], but an answer of the usual kind, whose usage
+    /// stands near its end, is looked at from there on. Of what is not JSON it may find something else than `push`.
+    pub fn push_whole(&mut self, answer: &[u8]) {
+        match Self::of_tail(answer) {
+            Some(found) => *self = found,
+            None => self.push(answer),
+        }
+    }
+
+    /// Reads from the last name `usage` to the end of the answer. A quote within a string is escaped, so these bytes
+    /// are a string of their own; if what follows closes exactly one object, it was a member of the outermost.
+    fn of_tail(answer: &[u8]) -> Option<Self> {
+        const NAME: &[u8] = b"\"usage\"";
+        let blank = |bytes: &[u8]| bytes.trim_ascii_start().is_empty();
+        let at = memchr::memmem::rfind(answer, NAME)?;
+        let (before, tail) = answer.split_at_checked(at)?;
+        let is_name = tail.get(NAME.len()..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b":"));
+        // A name written with escapes could be a later one.
+        if !is_name || !before.trim_ascii_start().starts_with(b"{") || memchr::memchr(b'\\', tail).is_some() {
+            return None;
+        }
+        let mut found = Self { expect: Expect::Key, ..Self::default() };
+        let end = found.push_until_over(tail);
+        let rest = tail.get(end..).unwrap_or_default();
+        (found.expect == Expect::Over && blank(rest)).then_some(found)
     }
 
     /// The usage found so far; of several `usage` members the last counts.

@@ -111,8 +111,8 @@ impl Errand<'_> {
                 }
             };
             let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(bad_head)?;
-            let rest = upstream.buf.split_off(len);
-            let head_bytes = mem::replace(&mut upstream.buf, rest);
+            let head_bytes = upstream.buf.get(..len).unwrap_or_default().to_vec();
+            upstream.buf.drain(..len);
             if head.status >= 200 {
                 return Ok((head, head_bytes));
             }

@@ -189,6 +189,16 @@ impl Answer {
         Ok(ended)
     }
 
+    /// Takes the body out as it lies, if it is of a known length and came whole together with the head.
+    pub(super) fn take_whole(&mut self) -> Option<Vec<u8>> {
+        let length = Some(u64::try_from(self.upstream.buf.len()).unwrap_or(u64::MAX));
+        if self.head.framing != Framing::Length(length?) || self.decoder.remaining() != length {
+            return None;
+        }
+        self.decoder = BodyDecoder::new(Framing::None, &Limits::default());
+        Some(mem::take(&mut self.upstream.buf))
+    }
+
     /// The backend closed. An error unless that is where this body ends; a connection that broke ends nothing.
     pub(super) fn end_at_close(&mut self) -> Result<(), BodyError> {
         self.decoder.at_eof()?;
