@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod gateway {
+    mod authority;
     mod clock;
     mod http;
     mod process;
@@ -21,6 +22,7 @@ mod gateway {
     mod faults;
     mod fidelity;
     mod figures;
+    mod forbidden;
     mod gates;
     mod head;
     mod headers;
@@ -29,8 +31,11 @@ mod gateway {
     mod matrix;
     mod refused_uploads;
     mod rotation;
+    mod secrets;
     mod stale;
     mod store_outage;
     mod supervision;
+    mod tls;
+    mod tls_faults;
     mod verdicts;
 }

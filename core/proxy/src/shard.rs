@@ -29,6 +29,7 @@ use crate::{
     pool::Pool,
     request::RequestIds,
     timer::Timers,
+    tls::Connector,
 };
 
 /// After a drain's last request: how long connections may take to send their last bytes and close.
@@ -44,6 +45,7 @@ pub(crate) struct Shard {
     pub(crate) keys: KeyCache,
     pub(crate) pool: Pool,
     pub(crate) bench: Bench,
+    pub(crate) tls: Connector,
     pub(crate) admission: RefCell<Admission>,
     pub(crate) request_ids: RequestIds,
     /// No new request is taken on.
@@ -100,6 +102,7 @@ impl Shard {
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),
+            tls: Connector::new(&settings.upstream_tls),
             request_ids: RequestIds::new()?,
             settings,
             end,

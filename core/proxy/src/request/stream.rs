@@ -124,10 +124,11 @@ pub(super) async fn stream(
         events.between_events = !filter.is_mid_event();
         match events.more(tally, &mut answer, deadline, after).await? {
             Ok(Filled::Bytes) => {}
-            Ok(Filled::Closed) => match answer.decoder.at_eof() {
-                Ok(()) => answer.end_at_close(),
-                Err(_) => return Err(events.break_off(Code::UpstreamCut).await),
-            },
+            Ok(Filled::Closed) => {
+                if answer.end_at_close().is_err() {
+                    return Err(events.break_off(Code::UpstreamCut).await);
+                }
+            }
             Err(interrupt) => return Err(events.break_off(interrupt.code()).await),
         }
     }
@@ -167,7 +168,7 @@ impl Events<'_> {
         let received = std::mem::take(&mut answer.upstream.buf);
         // Only the head of `answer` is needed while its reader is busy.
         let Answer { upstream, head, head_bytes, .. } = answer;
-        let mut read = pin!(upstream.reader.append(received, room));
+        let mut read = pin!(upstream.line.append(received, room));
         let interrupt = loop {
             let quiet = if self.head_sent { HEARTBEAT_EVERY } else { HEAD_HOLD };
             let tick = self.last_sent.plus(quiet);
@@ -175,6 +176,7 @@ impl Events<'_> {
             match self.down.wait(read.as_mut()).await {
                 Woke::Done((got, buf)) => {
                     upstream.buf = buf;
+                    upstream.broken = got.is_err();
                     return Ok(Ok(if matches!(got, Ok(1..)) { Filled::Bytes } else { Filled::Closed }));
                 }
                 Woke::Gone => break Interrupt::ClientGone,
