@@ -14,11 +14,14 @@ mod gateway {
     mod world;
 
     mod addresses;
+    mod back_pressure;
     mod body;
     mod cadence;
     mod cancels;
+    mod crowds;
     mod disconnects;
     mod endpoints;
+    mod endurance;
     mod faults;
     mod fidelity;
     mod figures;
@@ -26,9 +29,11 @@ mod gateway {
     mod gates;
     mod head;
     mod headers;
+    mod large_bodies;
     mod life;
     mod live_edits;
     mod matrix;
+    mod misbehaviour;
     mod refused_uploads;
     mod rotation;
     mod secrets;

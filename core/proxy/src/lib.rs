@@ -12,6 +12,7 @@
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
+//! | `trouble` | what backends do wrong, in the log |
 //! | `bench` | backends that took no connection a moment ago |
 //! | `keycache` | keys that this core knows |
 //! | `timer` | clocks and deadlines |
@@ -43,6 +44,7 @@ mod shard;
 mod socket;
 mod timer;
 mod tls;
+mod trouble;
 
 use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 

@@ -65,7 +65,7 @@ pub(crate) struct Upstream {
     pub(crate) broken: bool,
     /// What the backend is sent as our credential: it must never come back from there to a client.
     pub(crate) credential: Option<Secret>,
-    endpoint: EndpointId,
+    pub(crate) endpoint: EndpointId,
     revision: u64,
 }
 

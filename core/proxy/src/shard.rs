@@ -30,6 +30,7 @@ use crate::{
     request::RequestIds,
     timer::Timers,
     tls::Connector,
+    trouble::Trouble,
 };
 
 /// After a drain's last request: how long connections may take to send their last bytes and close.
@@ -46,6 +47,7 @@ pub(crate) struct Shard {
     pub(crate) pool: Pool,
     pub(crate) bench: Bench,
     pub(crate) tls: Connector,
+    pub(crate) trouble: Trouble,
     pub(crate) admission: RefCell<Admission>,
     pub(crate) request_ids: RequestIds,
     /// No new request is taken on.
@@ -103,6 +105,7 @@ impl Shard {
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),
             tls: Connector::new(&settings.upstream_tls),
+            trouble: Trouble::default(),
             request_ids: RequestIds::new()?,
             settings,
             end,
