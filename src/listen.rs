@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
@@ -15,15 +16,11 @@ use crate::exit::{Exit, Failure};
 
 /// Connections that may wait for one shard to accept them. The kernel's `somaxconn` caps it.
 const BACKLOG: i32 = 4096;
-/// A client that is silent this long is asked whether it is still there…
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-/// …and asked again at this pace…
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// …this many times.
-const KEEPALIVE_PROBES: u32 = 3;
-/// Sent bytes that nobody acknowledges for this long end the connection. With the three above, a client whose
-/// machine died is found within 30 s.
-const USER_TIMEOUT_MS: u32 = 30_000;
+/// Of the time that a client's machine may be silent, this part passes before it is asked for a sign of life;
+/// the kernel counts it in whole seconds.
+const ASKED_AFTER: u32 = 2;
+/// How often it is asked in the rest of that time.
+const PROBES: u32 = 3;
 
 /// Every listener of the process, bound.
 #[derive(Debug)]
@@ -57,6 +54,7 @@ impl Listeners {
         shards: usize,
         admin: SocketAddr,
         metrics: SocketAddr,
+        client_silent: Duration,
     ) -> Result<(Self, Addresses), Failure> {
         let named = |name: &'static str, address: SocketAddr| {
             move |error: io::Error| {
@@ -64,7 +62,7 @@ impl Listeners {
                 Failure::io(Exit::Unavailable, what, &error)
             }
         };
-        let shards = shared(proxy, shards).map_err(named("PROXY_LISTEN", proxy))?;
+        let shards = shared(proxy, shards, client_silent).map_err(named("PROXY_LISTEN", proxy))?;
         let admin_listener = TcpListener::bind(admin).map_err(named("ADMIN_LISTEN", admin))?;
         let metrics_listener = TcpListener::bind(metrics).map_err(named("METRICS_LISTEN", metrics))?;
         let address = |listener: &TcpListener| {
@@ -81,7 +79,7 @@ impl Listeners {
 }
 
 /// `count` listeners on one address.
-fn shared(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+fn shared(address: SocketAddr, count: usize, client_silent: Duration) -> io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
         // Another process of this user that also shares the port would go unnoticed: it and we would each get
         // half of the connections. So somebody who does not share asks first.
@@ -90,14 +88,14 @@ fn shared(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
-        let listener = one_of_many(address)?;
+        let listener = one_of_many(address, client_silent)?;
         address = listener.local_addr()?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-fn one_of_many(address: SocketAddr) -> io::Result<TcpListener> {
+fn one_of_many(address: SocketAddr, client_silent: Duration) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     if address.is_ipv6() {
@@ -107,14 +105,25 @@ fn one_of_many(address: SocketAddr) -> io::Result<TcpListener> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_socket_keepalive(&socket, true)?;
-    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
-    sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
+    find_the_silent(&socket, client_silent)?;
     net::bind(&socket, &address)?;
     net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
+}
+
+/// A client whose machine has died, or is cut off, is found after `silent`: while nothing is on the way to it, it is
+/// asked for a sign of life; while something is, its acknowledgement is one. Connections inherit it.
+fn find_the_silent(socket: &OwnedFd, silent: Duration) -> io::Result<()> {
+    let second = Duration::from_secs(1);
+    let asked_after = Duration::from_secs((silent / ASKED_AFTER).as_secs()).max(second);
+    let pace = Duration::from_secs((silent.saturating_sub(asked_after) / PROBES).as_secs()).max(second);
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, asked_after)?;
+    sockopt::set_tcp_keepintvl(socket, pace)?;
+    sockopt::set_tcp_keepcnt(socket, PROBES)?;
+    // Counts for unanswered probes as well, and then in place of their number (tcp(7)).
+    sockopt::set_tcp_user_timeout(socket, u32::try_from(silent.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -124,10 +133,11 @@ mod tests {
     use super::*;
 
     const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+    const SILENT: Duration = Duration::from_secs(30);
 
     #[test]
     fn all_shards_share_the_port_that_the_first_got() {
-        let (listeners, addresses) = Listeners::bind(ANY, 8, ANY, ANY).unwrap();
+        let (listeners, addresses) = Listeners::bind(ANY, 8, ANY, ANY, SILENT).unwrap();
         assert_eq!(listeners.proxy.len(), 8);
         assert!(listeners.proxy.iter().all(|one| one.local_addr().unwrap() == addresses.proxy));
         assert_ne!(addresses.admin, addresses.metrics);
@@ -135,30 +145,32 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_found_even_if_its_owner_would_share_it() {
-        let sharing = shared(ANY, 1).unwrap();
+        let sharing = shared(ANY, 1, SILENT).unwrap();
         let taken = sharing[0].local_addr().unwrap();
-        let line = Listeners::bind(taken, 2, ANY, ANY).unwrap_err().to_string();
+        let line = Listeners::bind(taken, 2, ANY, ANY, SILENT).unwrap_err().to_string();
         assert!(line.contains("OBLETH_PROXY_LISTEN") && line.contains(&taken.to_string()), "{line}");
-        let line = Listeners::bind(ANY, 2, taken, ANY).unwrap_err().to_string();
+        let line = Listeners::bind(ANY, 2, taken, ANY, SILENT).unwrap_err().to_string();
         assert!(line.contains("OBLETH_ADMIN_LISTEN"), "{line}");
     }
 
     #[test]
     fn accepted_connections_inherit_what_finds_a_dead_client() {
-        let listeners = shared(ANY, 1).unwrap();
-        let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
-        let (accepted, _) = listeners[0].accept().unwrap();
-        assert!(sockopt::tcp_nodelay(&accepted).unwrap());
-        assert!(sockopt::socket_keepalive(&accepted).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), KEEPALIVE_IDLE);
-        assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), KEEPALIVE_INTERVAL);
-        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), USER_TIMEOUT_MS);
+        for (silent_ms, asked_after, pace) in [(30_000, 15, 5), (2000, 1, 1), (3_600_000, 1800, 600)] {
+            let listeners = shared(ANY, 1, Duration::from_millis(silent_ms)).unwrap();
+            let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+            let (accepted, _) = listeners[0].accept().unwrap();
+            assert!(sockopt::tcp_nodelay(&accepted).unwrap());
+            assert!(sockopt::socket_keepalive(&accepted).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), Duration::from_secs(asked_after));
+            assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), Duration::from_secs(pace));
+            assert_eq!(u64::from(sockopt::tcp_user_timeout(&accepted).unwrap()), silent_ms);
+        }
     }
 
     #[test]
     fn a_duplicate_keeps_queued_connections_alive() {
         use std::io::{Read, Write};
-        let mut listeners = shared(ANY, 1).unwrap();
+        let mut listeners = shared(ANY, 1, SILENT).unwrap();
         let kept = listeners[0].try_clone().unwrap();
         let mut client = TcpStream::connect(kept.local_addr().unwrap()).unwrap();
         client.write_all(b"x").unwrap();

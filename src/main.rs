@@ -101,8 +101,13 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut sidecar = obleth_admin::Sidecar::open(settings.clone()).map_err(sidecar::open_failure)?;
     let demo = if args.demo { Some(Demo::start(&mut sidecar)?) } else { None };
     let shards = config.cores.map_or_else(threads::default_shards, |cores| cores as usize);
-    let (listeners, addresses) =
-        Listeners::bind(config.proxy_listen, shards, config.admin_listen, config.metrics_listen)?;
+    let (listeners, addresses) = Listeners::bind(
+        config.proxy_listen,
+        shards,
+        config.admin_listen,
+        config.metrics_listen,
+        config.client_silent_timeout,
+    )?;
     let Listeners { proxy, admin, metrics } = listeners;
     let (link, ends) = obleth_link::links(shards, BufferBudget::new(config.max_buffered_bytes))
         .map_err(|error| Failure::io(Exit::OsErr, "cannot link the threads", &error))?;
@@ -191,9 +196,16 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
         fail_open: config.fail_open,
         pepper: pepper(config),
         max_request_bytes: config.max_request_bytes,
+        client: obleth_proxy::ClientLimits {
+            head: config.client_head_timeout,
+            body_pause: config.client_body_pause,
+            idle: config.client_idle_timeout,
+            write: config.client_write_timeout,
+        },
         upstream_keepalive: config.upstream_keepalive,
         upstream_tls: config.upstream_ca_file.clone().unwrap_or_else(UpstreamTls::of_system),
         drain_timeout: config.drain_timeout,
+        trusted_proxies: Arc::clone(&config.trusted_proxies),
         force_epoll,
     }
 }

@@ -173,6 +173,8 @@ impl Shards {
             // It has reported already, so this does not wait; `spawn` lets no panic through.
             let _ = thread.join();
         }
+        // Request bodies that it held are not held any more, though nothing of a dead shard was dropped.
+        shard.end.buffered.release(shard.end.gauges().buffered_bytes.get());
         shard.end.gauges().stop_serving();
         if shard.listener.is_some() {
             let due = shard.pace.next(now);
@@ -330,9 +332,11 @@ mod tests {
             fail_open: true,
             pepper: None,
             max_request_bytes: 0,
+            client: obleth_proxy::ClientLimits::default(),
             upstream_keepalive: Duration::ZERO,
             upstream_tls: obleth_proxy::UpstreamTls::of_system(),
             drain_timeout: Duration::ZERO,
+            trusted_proxies: Arc::new([]),
             force_epoll: true,
         });
         let mut shards = Shards::new(fragile, vec![listener], ends, settings, news);

@@ -12,8 +12,11 @@ mod gateway {
     mod refusal;
     mod world;
 
+    mod addresses;
     mod body;
     mod cadence;
+    mod cancels;
+    mod disconnects;
     mod endpoints;
     mod faults;
     mod fidelity;
@@ -22,11 +25,11 @@ mod gateway {
     mod gates;
     mod head;
     mod headers;
-    mod leaving;
     mod life;
     mod live_edits;
     mod matrix;
     mod refused_uploads;
+    mod rotation;
     mod stale;
     mod store_outage;
     mod tls;

@@ -22,7 +22,7 @@ use tokio::{net::unix::pipe, sync::Notify, time::sleep};
 use crate::{
     outbox::Outbox,
     seen::SeenKeys,
-    store::{Store, fault::Fault, rows::KeyRow},
+    store::{Store, fault::Fault, rows::KeyChange},
 };
 
 /// Events taken from one shard before others get their turn.
@@ -113,14 +113,22 @@ impl Pump {
         }
     }
 
-    /// A key was created, edited or deleted, and this is what it is now.
-    pub(crate) fn key_changed(&self, digest: KeyDigest, record: KeyRecord) {
+    /// A key was created, edited, rotated or deleted, and this is what it is now: told of every secret that
+    /// reaches it, or did until now.
+    pub(crate) fn key_changed(&self, change: &KeyChange) {
         let mut state = self.lock();
+        for old in &change.old {
+            self.secret_changed(&mut state, old.digest, change.row.record(Some(old.ends_at)));
+        }
+        self.secret_changed(&mut state, change.row.digest, change.row.record(None));
+    }
+
+    fn secret_changed(&self, state: &mut State, digest: KeyDigest, record: KeyRecord) {
         if let Some(flight) = state.flights.get_mut(&digest) {
             flight.stale = true;
         }
         state.seen.edited(digest, Arc::new(record));
-        self.send_all(&mut state, &Command::KeyChanged(digest));
+        self.send_all(state, &Command::KeyChanged(digest));
     }
 
     /// Asks every shard for a sign of life, and waits until `within` has passed. Returns the shards that gave
@@ -216,14 +224,14 @@ impl Pump {
     }
 
     /// Answers all shards that asked, or returns `false`: the key was edited meanwhile, ask the store again.
-    fn settle(&self, digest: KeyDigest, found: Result<Option<KeyRow>, Fault>) -> bool {
+    fn settle(&self, digest: KeyDigest, found: Result<Option<KeyRecord>, Fault>) -> bool {
         let mut state = self.lock();
         if state.flights.get_mut(&digest).is_some_and(|flight| std::mem::take(&mut flight.stale)) {
             return false;
         }
         let answer = match found {
-            Ok(Some(row)) => {
-                let record = Arc::new(row.record());
+            Ok(Some(record)) => {
+                let record = Arc::new(record);
                 state.seen.put(digest, Arc::clone(&record));
                 KeyAnswer::Found(record)
             }
@@ -285,11 +293,12 @@ mod tests {
     use obleth_link::{BufferBudget, COMMAND_RING, ShardEnd, links};
     use obleth_policy::{
         id::{KeyId, TenantId},
-        snapshot::ModelGrant,
+        unit::UnixMs,
     };
     use uuid::Uuid;
 
     use super::*;
+    use crate::store::rows::{KeyRow, OldSecret};
 
     const DIGEST: KeyDigest = KeyDigest([7; 32]);
 
@@ -298,15 +307,15 @@ mod tests {
         (Pump::new(end, 10), shards)
     }
 
-    fn row(disabled: bool) -> KeyRow {
+    fn change(disabled: bool) -> KeyChange {
         let mut row = KeyRow::draft(TenantId(Uuid::nil()), "k".into(), "sk_0000", DIGEST);
         row.disabled = disabled;
-        row
+        KeyChange { row, old: Vec::new() }
     }
 
     fn record(disabled: bool) -> KeyRecord {
-        let (id, tenant, grant) = (KeyId(Uuid::nil()), TenantId(Uuid::nil()), ModelGrant::All);
-        KeyRecord { id, tenant, disabled, deleted: false, expires_at: None, grant }
+        let unlimited = KeyRecord::unlimited(KeyId(Uuid::nil()), TenantId(Uuid::nil()));
+        KeyRecord { disabled, ..unlimited }
     }
 
     fn under_way(pump: &Pump, shards: &[usize]) {
@@ -317,9 +326,9 @@ mod tests {
     fn a_key_that_is_edited_while_it_is_looked_up_is_looked_up_again() {
         let (pump, shards) = pump(1);
         under_way(&pump, &[0]);
-        pump.key_changed(DIGEST, record(true));
-        assert!(!pump.settle(DIGEST, Ok(Some(row(false)))), "the old row must not go out");
-        assert!(pump.settle(DIGEST, Ok(Some(row(true)))));
+        pump.key_changed(&change(true));
+        assert!(!pump.settle(DIGEST, Ok(Some(record(false)))), "the old row must not go out");
+        assert!(pump.settle(DIGEST, Ok(Some(record(true)))));
         assert!(matches!(shards[0].take(), Some(Command::KeyChanged(DIGEST))));
         let answer = shards[0].take();
         assert!(matches!(answer, Some(Command::KeyAnswer(DIGEST, KeyAnswer::Found(key))) if key.disabled));
@@ -346,8 +355,8 @@ mod tests {
             std::iter::from_fn(|| shards[0].take()).last()
         };
         assert!(matches!(answer(Err(Fault::Io)), Some(Command::KeyAnswer(_, KeyAnswer::StoreDown))));
-        answer(Ok(Some(row(false))));
-        pump.key_changed(DIGEST, record(true));
+        answer(Ok(Some(record(false))));
+        pump.key_changed(&change(true));
         let seen = answer(Err(Fault::Io));
         assert!(matches!(seen, Some(Command::KeyAnswer(_, KeyAnswer::Unconfirmed(key, _))) if key.disabled));
         answer(Ok(None));
@@ -355,10 +364,41 @@ mod tests {
     }
 
     #[test]
+    fn a_change_reaches_every_secret_of_the_key_and_what_it_ended_stays_ended_in_an_outage() {
+        let (pump, shards) = pump(1);
+        let old = |n, ends_at| OldSecret { digest: KeyDigest([n; 32]), ends_at: UnixMs(ends_at) };
+        let settle = |digest, found| {
+            pump.lock().flights.insert(digest, Flight { shards: vec![0], stale: false });
+            assert!(pump.settle(digest, found));
+            std::iter::from_fn(|| shards[0].take()).last()
+        };
+        for n in 1..=3 {
+            settle(KeyDigest([n; 32]), Ok(Some(record(false))));
+        }
+        let change = KeyChange { old: vec![old(1, 5000), old(2, 0)], ..change(true) };
+        pump.key_changed(&change);
+        let told: Vec<u8> = std::iter::from_fn(|| shards[0].take())
+            .map(|command| match command {
+                Command::KeyChanged(digest) => digest.0[0],
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [1, 2, 7]);
+        for (n, ends_at) in [(1, Some(5000)), (2, Some(0)), (3, None)] {
+            let Some(Command::KeyAnswer(_, KeyAnswer::Unconfirmed(key, _))) =
+                settle(KeyDigest([n; 32]), Err(Fault::Io))
+            else {
+                panic!("it was seen");
+            };
+            assert_eq!((key.secret_ends_at, key.disabled), (ends_at.map(UnixMs), n != 3), "{n}");
+        }
+    }
+
+    #[test]
     fn what_a_full_ring_refuses_is_merged_and_sent_later() {
         let (pump, shards) = pump(1);
         for _ in 0..COMMAND_RING + 100 {
-            pump.key_changed(DIGEST, record(false));
+            pump.key_changed(&change(false));
         }
         for generation in 1..=3 {
             pump.publish(Arc::new(Snapshot::new(generation, Vec::new(), Vec::new())));
@@ -369,7 +409,7 @@ mod tests {
         assert!(matches!(shards[0].take(), Some(Command::Snapshot(s)) if s.generation == 3));
         assert!(matches!(shards[0].take(), Some(Command::AllKeysChanged)));
         assert!(shards[0].take().is_none());
-        pump.key_changed(DIGEST, record(false));
+        pump.key_changed(&change(false));
         assert!(matches!(shards[0].take(), Some(Command::KeyChanged(DIGEST))));
     }
 }

@@ -64,18 +64,14 @@ impl SeenKeys {
 
 #[cfg(test)]
 mod tests {
-    use obleth_policy::{
-        id::{KeyId, TenantId},
-        snapshot::ModelGrant,
-    };
+    use obleth_policy::id::{KeyId, TenantId};
     use uuid::Uuid;
 
     use super::*;
 
     fn record(disabled: bool) -> Arc<KeyRecord> {
-        let (id, tenant) = (KeyId(Uuid::nil()), TenantId(Uuid::nil()));
-        let grant = ModelGrant::All;
-        Arc::new(KeyRecord { id, tenant, disabled, deleted: false, expires_at: None, grant })
+        let unlimited = KeyRecord::unlimited(KeyId(Uuid::nil()), TenantId(Uuid::nil()));
+        Arc::new(KeyRecord { disabled, ..unlimited })
     }
 
     #[test]

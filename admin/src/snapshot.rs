@@ -21,7 +21,7 @@ use crate::{
     address::{ApiBase, Host, Target},
     pump::Pump,
     resolve::Names,
-    store::rows::{Credential, EndpointRow, ModelRow, Registry, Timeouts, grant},
+    store::rows::{Credential, EndpointRow, ModelRow, Registry, Timeouts, grant, network_grant},
 };
 
 /// What rows that state nothing fall back to.
@@ -140,6 +140,7 @@ impl Publisher {
             weight: row.weight,
             group: row.group_name.as_str().into(),
             grant: grant(row.allowed_models.as_deref()),
+            networks: network_grant(row.allowed_ips.as_deref()),
         });
         let tenants = tenants.collect();
         self.pump.publish(Arc::new(Snapshot::new(places.generation, models, tenants)));

@@ -46,7 +46,10 @@ fn a_revocation_is_on_its_way_to_every_shard_before_the_answer_leaves() {
     }
     let KeyAnswer::Found(key) = sidecar.shards[1].look_up(&secret) else { panic!("a deleted key is known") };
     assert!(key.deleted && key.disabled);
-    assert_eq!(obleth_policy::key::judge(&key, None, obleth_policy::unit::UnixMs(0)), Err(Code::KeyDeleted));
+    assert_eq!(
+        obleth_policy::key::judge(&key, None, obleth_policy::unit::UnixMs(0), || None),
+        Err(Code::KeyDeleted)
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod running;
 
+use obleth_link::Command;
+use obleth_policy::{id::TenantId, key::KeyAnswer};
 use running::Running;
 use serde_json::{Value, json};
 
@@ -18,7 +20,7 @@ fn a_tenant_lives_from_creation_to_deletion() {
     let expected = json!({
         "id": id, "name": "acme", "weight": 200, "group_name": "default", "status": "active",
         "tokens_per_minute": null, "requests_per_minute": null, "max_in_flight": null,
-        "allowed_models": null, "created_at": made["created_at"],
+        "allowed_models": null, "allowed_ips": null, "created_at": made["created_at"],
     });
     assert_eq!(made, expected);
     assert!(made["created_at"].as_str().unwrap().ends_with('Z'));
@@ -77,7 +79,8 @@ fn a_key_shows_its_secret_once_and_lives_from_creation_to_deletion() {
     let expected = json!({
         "id": id, "tenant_id": tenant, "name": "ci", "key_prefix": secret[..7], "disabled": false,
         "expires_at": null, "allowed_models": null, "weight": 100, "tokens_per_minute": null,
-        "requests_per_minute": null, "max_in_flight": null, "created_at": made["created_at"],
+        "requests_per_minute": null, "max_in_flight": null, "allowed_ips": null,
+        "previous_secret_ends_at": null, "created_at": made["created_at"],
     });
     assert_eq!(shown, expected);
 
@@ -109,6 +112,63 @@ fn a_key_shows_its_secret_once_and_lives_from_creation_to_deletion() {
     sidecar.expect(200, ("DELETE", &format!("/tenants/{tenant}")), "");
     assert_eq!(sidecar.expect(200, ("GET", "/keys"), ""), json!([]));
     sidecar.expect(404, ("POST", &format!("/tenants/{tenant}/keys")), r#"{"name":"x"}"#);
+}
+
+#[test]
+fn a_rotated_key_is_the_same_key_with_another_secret() {
+    let sidecar = Running::start();
+    let tenant = sidecar.tenant("acme");
+    let (id, first) = sidecar.key(&tenant, "ci");
+    let path = format!("/keys/{id}");
+    let before =
+        sidecar.expect(200, ("PATCH", &path), r#"{"weight":7,"allowed_ips":["10.0.0.0/8","::1/128"]}"#);
+    assert_eq!(before["allowed_ips"], json!(["10.0.0.0/8", "::1"]));
+
+    let answer = sidecar.send("POST", &format!("{path}/rotate"), "");
+    assert_eq!((answer.status, answer.header("cache-control")), (201, Some("no-store")));
+    let mut rotated = answer.json();
+    let second = rotated["secret"].as_str().unwrap().to_owned();
+    assert!(second.len() == 51 && second.starts_with("sk_") && second != first);
+    rotated.as_object_mut().unwrap().remove("secret");
+    let mut expected = before.clone();
+    expected["key_prefix"] = json!(second[..7]);
+    expected["previous_secret_ends_at"] = rotated["previous_secret_ends_at"].clone();
+    assert_eq!(rotated, expected);
+    assert!(rotated["previous_secret_ends_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(sidecar.expect(200, ("GET", &path), ""), rotated);
+    assert_eq!(sidecar.expect(200, ("GET", "/keys"), ""), json!([rotated]));
+
+    let shard = &sidecar.shards[0];
+    let record = |secret: &str| match shard.look_up(secret) {
+        KeyAnswer::Found(record) => Some(record),
+        KeyAnswer::Unknown => None,
+        other => panic!("{other:?}"),
+    };
+    let (old, new) = (record(&first).unwrap(), record(&second).unwrap());
+    assert_eq!((old.id, new.id, new.secret_ends_at), (new.id, old.id, None));
+    assert!(old.secret_ends_at.is_some());
+    let (_, third) = sidecar.rotate(&id, r#"{"grace_secs":0}"#);
+    assert!(record(&first).is_none() && record(&second).is_none() && record(&third).is_some());
+    assert_eq!(sidecar.expect(200, ("GET", &path), "")["previous_secret_ends_at"], json!(null));
+
+    sidecar.expect(200, ("DELETE", &path), "");
+    sidecar.expect(404, ("POST", &format!("{path}/rotate")), "");
+    sidecar.expect(404, ("POST", "/keys/x/rotate"), "");
+}
+
+#[test]
+fn addresses_of_a_tenant_are_kept_and_go_into_the_snapshot() {
+    let sidecar = Running::start();
+    let made =
+        sidecar.expect(201, ("POST", "/tenants"), r#"{"name":"acme","allowed_ips":["::ffff:10.0.0.7"]}"#);
+    assert_eq!(made["allowed_ips"], json!(["10.0.0.7"]));
+    let Command::Snapshot(snapshot) = sidecar.shards[0].next() else { panic!("no snapshot") };
+    let id = TenantId(made["id"].as_str().unwrap().parse().unwrap());
+    let networks = &snapshot.tenant(id).unwrap().networks;
+    assert!(networks.allows(Some([10, 0, 0, 7].into())) && !networks.allows(Some([10, 0, 0, 8].into())));
+    let path = format!("/tenants/{}", made["id"].as_str().unwrap());
+    assert_eq!(sidecar.expect(200, ("PATCH", &path), r#"{"allowed_ips":[]}"#)["allowed_ips"], json!([]));
+    assert_eq!(sidecar.expect(200, ("PATCH", &path), r#"{"allowed_ips":null}"#)["allowed_ips"], json!(null));
 }
 
 #[test]

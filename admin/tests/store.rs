@@ -41,11 +41,12 @@ fn no_secret_is_in_the_file() {
     let path = format!("/models/{}", model["id"].as_str().unwrap());
     sidecar.expect(200, ("PATCH", &path), r#"{"api_key":"sk-upstream-credential-2"}"#);
     sidecar.expect(200, ("DELETE", &path), "");
+    let (_, rotated) = sidecar.rotate(&id, "");
     sidecar.expect(200, ("DELETE", &format!("/keys/{id}")), "");
     let bytes: Vec<u8> = sidecar.files().iter().flat_map(|file| fs::read(file).unwrap()).collect();
     let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(holds("findable"), "the search can find something");
-    for hidden in [&secret, &secret[8..], "sk-upstream", TOKEN, &"\u{7}".repeat(32)] {
+    for hidden in [&secret, &secret[8..], &rotated[8..], "sk-upstream", TOKEN, &"\u{7}".repeat(32)] {
         assert!(!holds(hidden), "{hidden}");
     }
 }

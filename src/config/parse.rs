@@ -8,10 +8,11 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use obleth_policy::{snapshot::Secret, unit::LimitMs};
+use obleth_policy::{network::Cidr, snapshot::Secret, unit::LimitMs};
 use obleth_proxy::UpstreamTls;
 
 /// Largest file of certificates; all of a system's are a quarter of it.
@@ -134,6 +135,15 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Refusal> {
              the port being 0 to 65535"
         )
     })
+}
+
+/// Addresses and ranges, separated by commas; no text is none.
+pub(crate) fn networks(text: &str) -> Result<Arc<[Cidr]>, Refusal> {
+    if text.is_empty() {
+        return Ok(Arc::new([]));
+    }
+    let range = |entry: &str| entry.trim().parse().map_err(|error| format!("`{}` {error}", entry.trim()));
+    text.split(',').map(range).collect()
 }
 
 /// `sqlite:PATH`.
@@ -289,6 +299,22 @@ mod tests {
         assert_eq!(address("localhost:9090").unwrap().to_string(), "127.0.0.1:9090");
         for wrong in ["8080", "0.0.0.0", "0.0.0.0:65536", "gateway:80", ""] {
             assert!(address(wrong).unwrap_err().contains("127.0.0.1:9090"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn trusted_proxies_are_a_list_of_ranges_and_none_by_default() {
+        assert!(networks("").unwrap().is_empty());
+        let ranges = networks("10.0.0.0/8, ::1").unwrap();
+        assert_eq!(ranges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1"]);
+        for (wrong, words) in [
+            ("10.0.0.0/8,", "`` must be an address or a range"),
+            ("10.0.0.0/8 ::1", "must be an address or a range"),
+            ("proxy.local", "`proxy.local` must be"),
+            ("10.0.0.1/8", "write 10.0.0.0/8"),
+        ] {
+            let refused = networks(wrong).unwrap_err();
+            assert!(refused.contains(words), "{wrong}: {refused}");
         }
     }
 

@@ -4,17 +4,17 @@
 //! A field that nothing outside the configuration uses is a compiler warning, and warnings fail the tests: a
 //! setting that nothing reads cannot be added.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use obleth_admin::Networks;
-use obleth_policy::{snapshot::Secret, unit::LimitMs};
+use obleth_policy::{network::Cidr, snapshot::Secret, unit::LimitMs};
 use obleth_proxy::UpstreamTls;
 
 use super::{
     Fault,
     parse::{
         LogFormat, address, admin_token, base_url, boolean, bytes, ca_file, count, database, limit,
-        log_format, master_key, maybe, millis, seconds, secret, whole32,
+        log_format, master_key, maybe, millis, networks, seconds, secret, whole32,
     },
     source::Sources,
 };
@@ -94,6 +94,8 @@ settings! {
         "encrypts upstream credentials at rest, 32 bytes as hex or base64; unset: generated into the data folder";
     secret API_KEY_PEPPER api_key_pepper: Option<Secret> = "", maybe(secret),
         "key digests become HMAC-SHA-256 with it; a change makes every key unknown";
+    open TRUSTED_PROXIES trusted_proxies: Arc<[Cidr]> = "", networks,
+        "addresses and ranges of proxies, separated by commas, whose `X-Forwarded-For` is believed; unset: none";
     open GLOBAL_MAX_IN_FLIGHT global_max_in_flight: u32 = "256", whole32(1..=10_000_000),
         "requests in flight in the process";
     open DEFAULT_MODEL_MAX_IN_FLIGHT default_model_max_in_flight: u32 = "32", whole32(1..=10_000_000),
@@ -109,6 +111,16 @@ settings! {
         "largest request body, then 413";
     open MAX_BUFFERED_BYTES max_buffered_bytes: u64 = "1 GiB", bytes(1 << 10..=1 << 50),
         "all request bodies in memory together, then 503";
+    open CLIENT_HEAD_TIMEOUT_MS client_head_timeout: Duration = "10000", millis(100..=DAY_MS as u64),
+        "from a request head's first byte to its last, then 408";
+    open CLIENT_BODY_PAUSE_MS client_body_pause: Duration = "30000", millis(100..=DAY_MS as u64),
+        "longest pause in a body, and what an upload has to spare over 16 KiB/s, then 408";
+    open CLIENT_IDLE_TIMEOUT_MS client_idle_timeout: Duration = "75000", millis(100..=DAY_MS as u64),
+        "how long a client's connection may stay without a request";
+    open CLIENT_WRITE_TIMEOUT_MS client_write_timeout: Duration = "60000", millis(100..=DAY_MS as u64),
+        "how long a client may take in nothing of its answer, then it is cut";
+    open CLIENT_SILENT_TIMEOUT_MS client_silent_timeout: Duration = "30000", millis(2000..=3_600_000),
+        "after this long without a sign of life from its machine, or with nothing taken in, a client has left";
     open UPSTREAM_CONNECT_TIMEOUT_MS upstream_connect_timeout: LimitMs = "2000", limit(DAY_MS),
         "until the connection to a backend stands; 0 is off";
     open UPSTREAM_FIRST_BYTE_TIMEOUT_MS upstream_first_byte_timeout: LimitMs = "300000", limit(DAY_MS),
@@ -142,7 +154,6 @@ const LATER: &[&str] = &[
     "CLICKHOUSE_DB",
     "CLICKHOUSE_USER",
     "CLICKHOUSE_PASSWORD",
-    "TRUSTED_PROXIES",
     "PROXY_PROTOCOL",
     "ADMISSION_TIMEOUT_MS",
     "MAX_QUEUE_DEPTH",

@@ -67,12 +67,28 @@ class Gateway:
         return sum(float(value) for name, value in samples if series in (name, name.split("{")[0]))
 
 
+class Backend:
+    """A simulated backend: its base address, and what it counts by itself."""
+
+    def __init__(self, base):
+        self.base = base
+
+    def stats(self):
+        """Its counts; requests are completions and embeddings."""
+        with urllib.request.urlopen(f"{self.base}/sim/stats", timeout=20) as answer:
+            return json.load(answer)
+
+    def attempts(self, request_id):
+        """How many requests with this id it has seen."""
+        return self.stats()["by_request_id"].get(request_id, 0)
+
+
 @contextlib.contextmanager
 def simulated_backend():
-    """The base address of a simulated backend."""
+    """A simulated backend."""
     args = [binary(), "sim-upstream", "--listen", "127.0.0.1:0"]
     with process(args, r"simulated backend: (http://\S+)/v1") as found:
-        yield found[1]
+        yield Backend(found[1])
 
 
 @contextlib.contextmanager

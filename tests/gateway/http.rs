@@ -129,6 +129,14 @@ impl Connection {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
     }
 
+    /// From now on its machine neither hears nor says anything, as if its cable had been pulled: the kernel drops
+    /// whatever comes before TCP sees it, so nothing is acknowledged.
+    pub(crate) fn fall_silent(&self) {
+        const RETURN: u16 = 0x06; // BPF_RET | BPF_K: how much of the packet to keep
+        let nothing = socket2::SockFilter::new(RETURN, 0, 0, 0);
+        socket2::SockRef::from(&self.stream).attach_filter(&[nothing]).unwrap();
+    }
+
     /// Whether the other side closes the connection without sending anything more.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.buf.is_empty() && !self.fill()
@@ -157,6 +165,18 @@ impl Connection {
         while !self.buf.windows(needle.len()).any(|window| window == needle.as_bytes()) {
             assert!(self.fill(), "ended before {needle:?}: {:?}", String::from_utf8_lossy(&self.buf));
         }
+    }
+
+    /// Reads whatever comes until so much time has passed, or the end.
+    pub(crate) fn read_for(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            self.stream.set_read_timeout(Some(left)).unwrap();
+            if !matches!(self.stream.read(&mut [0; 16 * 1024]), Ok(1..)) {
+                break;
+            }
+        }
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
     }
 
     /// Reads one response to a request that may have a body in its answer.

@@ -17,7 +17,7 @@ const SPREAD: Duration = Duration::from_millis(100);
 const CONNECTIONS: usize = 48;
 
 /// Open connections that all have been served, so that every shard knows key and model.
-fn everywhere(world: &World, request: &Request) -> Vec<Connection> {
+pub(crate) fn everywhere(world: &World, request: &Request) -> Vec<Connection> {
     let mut connections: Vec<Connection> = (0..CONNECTIONS).map(|_| world.connect()).collect();
     for connection in &mut connections {
         assert_eq!(connection.ask(request).status, 200);
@@ -27,7 +27,7 @@ fn everywhere(world: &World, request: &Request) -> Vec<Connection> {
 
 /// Asks on every connection until each has the new answer; `edited` is when the edit was acknowledged.
 #[track_caller]
-fn assert_spread(connections: &mut [Connection], request: &Request, edited: Instant, code: &str) {
+pub(crate) fn assert_spread(connections: &mut [Connection], request: &Request, edited: Instant, code: &str) {
     for connection in connections {
         loop {
             let asked = Instant::now();

@@ -6,9 +6,9 @@ use obleth_upstream::Options;
 use serde_json::json;
 
 use super::{
+    disconnects::{EXITS, leave},
     faults::assert_broken_off,
     http::{Connection, Request},
-    leaving::{EXITS, leave},
     process::{Driver, Setup, until},
     refusal::assert_refused,
     world::{ENDPOINTS, MODEL, World, body_of},

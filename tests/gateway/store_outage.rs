@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Renames every table, so that no statement of the gateway works; a second call gives them back.
-fn toggle_tables(world: &World) {
+pub(crate) fn toggle_tables(world: &World) {
     let database = Database::open(world.gateway.data_dir().join("obleth.db")).unwrap();
     database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
     let names: Vec<String> = database

@@ -80,6 +80,19 @@ impl World {
         (id(&key), key["secret"].as_str().unwrap().to_owned())
     }
 
+    /// Rotates the key. Returns the new secret and when the old one ends, in Unix milliseconds.
+    pub(crate) fn rotate(&self, grace_secs: u32) -> (String, Option<u128>) {
+        let path = format!("/keys/{}/rotate", self.key_id);
+        let key = created(self.gateway.post(&path, json!({"grace_secs": grace_secs})));
+        let ends_at = key["previous_secret_ends_at"].as_str().map(unix_ms);
+        (key["secret"].as_str().unwrap().to_owned(), ends_at)
+    }
+
+    /// Tries to rotate the key, and throws the new secret away.
+    pub(crate) fn rotate_status(&self, grace_secs: u32) -> u16 {
+        self.gateway.post(&format!("/keys/{}/rotate", self.key_id), json!({"grace_secs": grace_secs})).status
+    }
+
     /// Another model on the same backend unless `fields` say otherwise. Returns its id.
     pub(crate) fn new_model(&self, name: &str, mut fields: Value) -> String {
         fields["model_name"] = name.into();
@@ -134,6 +147,14 @@ impl World {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(self.gateway.metric("obleth_worker_restarts_total"), 0.0);
     }
+}
+
+/// A time as the admin API shows it.
+fn unix_ms(text: &str) -> u128 {
+    let database = rusqlite::Connection::open_in_memory().unwrap();
+    let sql = "SELECT CAST(round(unixepoch(?1, 'subsec') * 1000) AS INTEGER)";
+    let at: i64 = database.query_row(sql, [text], |row| row.get(0)).unwrap();
+    at.try_into().unwrap()
 }
 
 fn id(resource: &Value) -> String {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What preferences of endpoints may be; lower is preferred.
-const PRIORITIES: std::ops::RangeInclusive<i64> = 0..=1000;
+pub(super) const PRIORITIES: std::ops::RangeInclusive<i64> = 0..=1000;
 /// Name of an endpoint that states none.
 const DEFAULT_NAME: &str = "default";
 

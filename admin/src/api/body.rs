@@ -10,7 +10,11 @@ use axum::{
     extract::{FromRequest, Request},
     http::header,
 };
-use obleth_policy::{snapshot::Secret, unit::UnixMs};
+use obleth_policy::{
+    network::{BadCidr, Cidr},
+    snapshot::Secret,
+    unit::UnixMs,
+};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
@@ -25,6 +29,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const DISCARD: (usize, Duration) = (16 * 1024 * 1024, Duration::from_secs(2));
 /// Entries of one list of names.
 const MAX_NAMES: usize = 1000;
+/// Entries of one list of addresses: each request of the key may be compared with all of them.
+const MAX_NETWORKS: usize = 256;
 /// Longest name of a model; of other things it is [`NAME_CHARS`].
 const MODEL_NAME_CHARS: usize = 256;
 const NAME_CHARS: usize = 128;
@@ -35,6 +41,8 @@ const CREDENTIAL_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Fields {
     left: Map<String, Value>,
+    /// What was asked for, so that who mistypes is told.
+    known: Vec<String>,
     /// What stands in front of a member's name in messages: `timeouts.`
     prefix: Cow<'static, str>,
 }
@@ -48,10 +56,23 @@ impl FromRequest<super::App> for Fields {
     }
 }
 
+/// The same where nothing has to be said: no body is an object without members.
+#[derive(Debug)]
+pub(crate) struct MaybeFields(pub(crate) Fields);
+
+impl FromRequest<super::App> for MaybeFields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &super::App) -> Result<Self, ApiError> {
+        let bytes = read(request.into_body()).await?;
+        Fields::parse(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
+    }
+}
+
 impl Fields {
     fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(bytes) {
-            Ok(Value::Object(left)) => Ok(Self { left, prefix: Cow::Borrowed("") }),
+            Ok(Value::Object(left)) => Ok(Self { left, known: Vec::new(), prefix: Cow::Borrowed("") }),
             Ok(_) => Err(ApiError::invalid_json("The body is not a JSON object.")),
             Err(_) if bytes.trim_ascii().is_empty() => Err(ApiError::invalid_json("The body is empty.")),
             Err(error) => Err(ApiError::invalid_json(format!("The body is not valid JSON: {error}."))),
@@ -65,7 +86,8 @@ impl Fields {
             Some(unknown) => {
                 let name: String = unknown.chars().take(NAME_CHARS).collect();
                 let name = format!("{}{name}", self.prefix);
-                let message = format!("There is no member `{name}` here.");
+                let known: Vec<String> = self.known.iter().map(|name| format!("`{name}`")).collect();
+                let message = format!("There is no member `{name}` here; there are {}.", known.join(", "));
                 Err(ApiError::invalid(name, message))
             }
         }
@@ -110,6 +132,9 @@ impl Fields {
         name: &str,
         read: impl FnOnce(Value) -> Result<T, String>,
     ) -> Result<Option<Option<T>>, ApiError> {
+        if !self.known.iter().any(|known| known == name) {
+            self.known.push(name.to_owned());
+        }
         match self.left.remove(name) {
             None => Ok(None),
             Some(Value::Null) => Ok(Some(None)),
@@ -195,6 +220,25 @@ impl Fields {
         self.not_null(name, value)
     }
 
+    /// A list of addresses and ranges, or null. A refusal names the entry.
+    pub(crate) fn maybe_networks(&mut self, name: &str) -> Result<Option<Option<Vec<Cidr>>>, ApiError> {
+        let values = self.maybe(name, |value| match value {
+            Value::Array(values) if values.len() <= MAX_NETWORKS => Ok(values),
+            Value::Array(_) => Err(format!("must not have more than {MAX_NETWORKS} entries")),
+            _ => Err("must be a list of addresses and ranges".to_owned()),
+        })?;
+        let Some(Some(values)) = values else { return Ok(values.map(|_| None)) };
+        let mut ranges: Vec<Cidr> = Vec::with_capacity(values.len());
+        for (at, value) in values.into_iter().enumerate() {
+            let range = text(value).and_then(|text| text.parse().map_err(|bad: BadCidr| bad.to_string()));
+            let range = range.map_err(|what| self.wrong(&format!("{name}[{at}]"), &what))?;
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+        Ok(Some(Some(ranges)))
+    }
+
     /// A moment, or null.
     pub(crate) fn maybe_time(&mut self, name: &str) -> Result<Option<Option<UnixMs>>, ApiError> {
         self.maybe(name, |value| {
@@ -221,7 +265,7 @@ impl Fields {
         prefix: &'static str,
     ) -> Result<Option<Option<Self>>, ApiError> {
         self.maybe(name, |value| match value {
-            Value::Object(left) => Ok(Self { left, prefix: Cow::Borrowed(prefix) }),
+            Value::Object(left) => Ok(Self { left, known: Vec::new(), prefix: Cow::Borrowed(prefix) }),
             _ => Err("must be an object".to_owned()),
         })
     }
@@ -236,7 +280,9 @@ impl Fields {
                 return Err(format!("must not have more than {most} entries"));
             }
             let object = |(at, value)| match value {
-                Value::Object(left) => Ok(Self { left, prefix: format!("{path}[{at}].").into() }),
+                Value::Object(left) => {
+                    Ok(Self { left, known: Vec::new(), prefix: format!("{path}[{at}].").into() })
+                }
                 _ => Err(what()),
             };
             values.into_iter().enumerate().map(object).collect::<Result<Vec<_>, _>>()
@@ -341,7 +387,10 @@ mod tests {
     fn what_nobody_asked_for_is_refused_by_name() {
         let mut body = fields(r#"{"name":"a","nmae":"b"}"#);
         assert_eq!(body.name("name"), Ok(Some("a".into())));
-        assert_eq!(body.finish(), Err(ApiError::invalid("nmae", "There is no member `nmae` here.")));
+        assert_eq!(
+            body.finish(),
+            Err(ApiError::invalid("nmae", "There is no member `nmae` here; there are `name`."))
+        );
     }
 
     #[test]
@@ -363,6 +412,29 @@ mod tests {
         let mut body = fields(r#"{"m":["a","b","a"],"n":[1]}"#);
         assert_eq!(body.model_names("m").unwrap().unwrap(), ["a", "b"]);
         assert!(body.model_names("n").is_err());
+    }
+
+    #[test]
+    fn a_list_of_ranges_is_refused_by_the_entry_that_is_none() {
+        let mut read = fields(r#"{"a":["10.0.0.0/8","::1/128","10.0.0.0/8"],"b":null,"c":[]}"#);
+        let ranges = read.maybe_networks("a").unwrap().unwrap().unwrap();
+        assert_eq!(ranges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1"]);
+        assert_eq!(read.maybe_networks("b"), Ok(Some(None)));
+        assert_eq!(read.maybe_networks("c"), Ok(Some(Some(Vec::new()))));
+        assert_eq!(read.maybe_networks("d"), Ok(None));
+        for (wrong, param, words) in [
+            (r#"["10.0.0.0/8","::1","10.0.0.300"]"#, "a[2]", "must be an address or a range"),
+            (r#"["10.0.0.1/8"]"#, "a[0]", "write 10.0.0.0/8"),
+            (r#"["::/129"]"#, "a[0]", "from 0 to 128"),
+            ("[5]", "a[0]", "must be a string"),
+            ("5", "a", "must be a list"),
+        ] {
+            let refusal = fields(&format!(r#"{{"a":{wrong}}}"#)).maybe_networks("a").unwrap_err();
+            let shown = format!("{refusal:?}");
+            assert!(shown.contains(&format!("Some({param:?})")) && shown.contains(words), "{wrong}: {shown}");
+        }
+        let many = vec![r#""::1""#; 257].join(",");
+        assert!(fields(&format!(r#"{{"a":[{many}]}}"#)).maybe_networks("a").is_err());
     }
 
     #[test]

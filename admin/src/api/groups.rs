@@ -8,11 +8,30 @@ use axum::{
 };
 use obleth_policy::id::GroupId;
 
-use super::{App, WEIGHTS, act, body::Fields, error::ApiError, id_of, list::ListQuery, tenants::set};
+use super::{
+    App, WEIGHTS, act,
+    body::Fields,
+    error::ApiError,
+    id_of,
+    list::ListQuery,
+    openapi::{Api, Body, Operation},
+    shapes::{GROUP, GROUP_EDIT},
+    tenants::set,
+};
 use crate::store::{
     fault::Kind,
     rows::{DEFAULT_WEIGHT, GroupRow},
 };
+
+/// The routes of this file.
+pub(super) fn routes(api: Api) -> Api {
+    const ONE: &str = "/groups/{id}";
+    api.on(Operation::list("/groups", "All groups, newest first", &GROUP, &[]), list)
+        .on(Operation::post("/groups", "Make a group", Body::of(&GROUP_EDIT, &["name"]), &GROUP), create)
+        .on(Operation::get(ONE, "One group", &GROUP), show)
+        .on(Operation::patch(ONE, "Change what is named", Body::of(&GROUP_EDIT, &[]), &GROUP), edit)
+        .on(Operation::delete(ONE, "Delete it; it must be empty", &GROUP), delete)
+}
 
 type Answer = Result<Json<GroupRow>, ApiError>;
 

@@ -6,12 +6,15 @@
 mod auth;
 mod backend;
 mod body;
+mod docs;
 mod error;
 mod groups;
 mod health;
 mod keys;
 mod list;
 mod models;
+mod openapi;
+mod shapes;
 mod stats;
 mod tenants;
 
@@ -19,8 +22,9 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    http::header,
     middleware::{from_fn, from_fn_with_state},
-    routing::{get, post, put},
+    routing::get,
 };
 use obleth_policy::key::Pepper;
 use tokio::sync::Notify;
@@ -29,6 +33,8 @@ use uuid::Uuid;
 pub(crate) use auth::TokenDigest;
 pub(crate) use error::{ApiError, envelope};
 
+use openapi::{Api, Body, Operation};
+
 use crate::{
     pump::Pump,
     resolve::Names,
@@ -36,7 +42,7 @@ use crate::{
     store::{
         Db, Store,
         fault::{Kind, StoreError},
-        rows::{Act, KeyRow},
+        rows::{Act, KeyChange, KeyRow},
     },
 };
 
@@ -97,13 +103,13 @@ impl Shared {
     /// Makes a change to one key, and returns once every shard has been told that it changed.
     async fn change_key(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Db) -> Result<KeyRow, StoreError> + Send + 'static,
+        change: impl FnOnce(&mut Db) -> Result<KeyChange, StoreError> + Send + 'static,
     ) -> Result<KeyRow, ApiError> {
         let app = Arc::clone(self);
         finish(async move {
-            let row = app.store.call(change).await?;
-            app.pump.key_changed(row.digest, row.record());
-            Ok(row)
+            let change = app.store.call(change).await?;
+            app.pump.key_changed(&change);
+            Ok(change.row)
         })
         .await
     }
@@ -134,34 +140,53 @@ fn id_of(text: &str, kind: Kind) -> Result<Uuid, ApiError> {
     Uuid::try_parse(text).map_err(|_| StoreError::NotFound(kind).into())
 }
 
+/// Everything under `/api/v1`, each route with what the document says of it.
+fn operations() -> Api {
+    let api = Api::default()
+        .on(Operation::get("/health", "Whether the stores answer", &shapes::HEALTH).open(), health::health)
+        .on(Operation::get("/stats", "What is in flight now", &shapes::STATS), stats::stats)
+        .on(Operation::get("/version", "What runs here", &shapes::VERSION), stats::version);
+    let api = groups::routes(api);
+    let api = tenants::routes(api);
+    let api = keys::routes(api);
+    model_routes(api)
+}
+
+fn model_routes(api: Api) -> Api {
+    use shapes::{MODEL, MODEL_EDIT};
+    const ONE: &str = "/models/{id}";
+    let all = Body::of(&MODEL_EDIT, &[]);
+    let enabled = Body::just(&MODEL_EDIT, &["enabled"]);
+    let capacity = Body::just(&MODEL_EDIT, &["max_in_flight"]);
+    api.on(Operation::list("/models", "All models, newest first", &MODEL, &[]), models::list)
+        .on(
+            Operation::post("/models", "Register a model", Body::of(&MODEL_EDIT, &["model_name"]), &MODEL),
+            models::create,
+        )
+        .on(Operation::get(ONE, "One model", &MODEL), models::show)
+        .on(Operation::patch(ONE, "Change what is named", all, &MODEL), models::edit)
+        .on(Operation::delete(ONE, "Delete it", &MODEL), models::delete)
+        .on(
+            Operation::put("/models/{id}/enabled", "Switch it on or off", enabled, &MODEL),
+            models::set_enabled,
+        )
+        .on(Operation::put("/models/{id}/capacity", "Set its slots", capacity, &MODEL), models::set_capacity)
+}
+
 /// All routes with their layers.
 pub(crate) fn router(app: App) -> Router {
-    let api = Router::new()
-        .route("/health", get(health::health))
-        .route("/stats", get(stats::stats))
-        .route("/version", get(stats::version))
-        .route("/groups", get(groups::list).post(groups::create))
-        .route("/groups/{id}", get(groups::show).patch(groups::edit).delete(groups::delete))
-        .route("/tenants", get(tenants::list).post(tenants::create))
-        .route("/tenants/{id}", get(tenants::show).patch(tenants::edit).delete(tenants::delete))
-        .route("/tenants/{id}/quota", put(tenants::set_quota))
-        .route("/tenants/{id}/weight", put(tenants::set_weight))
-        .route("/tenants/{id}/group", put(tenants::set_group))
-        .route("/tenants/{id}/status", put(tenants::set_status))
-        .route("/tenants/{id}/allowlist", put(tenants::set_allowlist))
-        .route("/tenants/{id}/keys", post(keys::create_for_tenant).get(keys::list_of_tenant))
-        .route("/keys", get(keys::list).post(keys::create))
-        .route("/keys/{id}", get(keys::show).patch(keys::edit).delete(keys::delete))
-        .route("/keys/{id}/disabled", put(keys::set_disabled))
-        .route("/keys/{id}/weight", put(keys::set_weight))
-        .route("/keys/{id}/quota", put(keys::set_quota))
-        .route("/keys/{id}/allowlist", put(keys::set_allowlist))
-        .route("/models", get(models::list).post(models::create))
-        .route("/models/{id}", get(models::show).patch(models::edit).delete(models::delete))
-        .route("/models/{id}/enabled", put(models::set_enabled))
-        .route("/models/{id}/capacity", put(models::set_capacity));
+    let (api, operations) = operations().finish();
+    let document = openapi::document(&operations, app.version).to_string();
+    let json = ([(header::CONTENT_TYPE, "application/json")], document);
+    // The page has no use for anything but its own style.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'";
+    let html =
+        [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, policy)];
+    let page = (html, docs::page(&operations));
     Router::new()
-        .nest("/api/v1", api)
+        .nest(openapi::PREFIX, api)
+        .route("/api/openapi.json", get(async || json))
+        .route("/api/docs", get(async || page))
         .fallback(async || ApiError::unknown_endpoint())
         .layer(from_fn_with_state(Arc::clone(&app), auth::require_token))
         .layer(from_fn(envelope))

@@ -23,9 +23,9 @@ use crate::store::{
 };
 
 /// What time limits may be: up to a week, and 0 for none.
-const LIMITS_MS: std::ops::RangeInclusive<i64> = 0..=7 * 24 * 3600 * 1000;
+pub(super) const LIMITS_MS: std::ops::RangeInclusive<i64> = 0..=7 * 24 * 3600 * 1000;
 /// What a context length may be.
-const MODEL_LEN: std::ops::RangeInclusive<i64> = 1..=i32::MAX as i64;
+pub(super) const MODEL_LEN: std::ops::RangeInclusive<i64> = 1..=i32::MAX as i64;
 /// Names of a model besides its own.
 const MAX_ALIASES: usize = 100;
 

@@ -6,13 +6,44 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use obleth_policy::{id::TenantId, snapshot::TenantStatus};
+use obleth_policy::{id::TenantId, network::Cidr, snapshot::TenantStatus};
 
-use super::{App, IN_FLIGHT, RATES, WEIGHTS, act, body::Fields, error::ApiError, id_of, list::ListQuery};
+use super::{
+    App, IN_FLIGHT, RATES, WEIGHTS, act,
+    body::Fields,
+    error::ApiError,
+    id_of,
+    list::ListQuery,
+    openapi::{Api, Body, Operation},
+    shapes::{TENANT, TENANT_EDIT},
+};
 use crate::store::{
     fault::Kind,
     rows::{TenantRow, status_from},
 };
+
+/// The routes of this file.
+pub(super) fn routes(api: Api) -> Api {
+    const ONE: &str = "/tenants/{id}";
+    let just = |only| Body::just(&TENANT_EDIT, only);
+    let quota = Body::some(&TENANT_EDIT, &["tokens_per_minute", "requests_per_minute"]);
+    api.on(Operation::list("/tenants", "All tenants, newest first", &TENANT, &[]), list)
+        .on(Operation::post("/tenants", "Make a tenant", Body::of(&TENANT_EDIT, &["name"]), &TENANT), create)
+        .on(Operation::get(ONE, "One tenant", &TENANT), show)
+        .on(Operation::patch(ONE, "Change what is named", Body::of(&TENANT_EDIT, &[]), &TENANT), edit)
+        .on(Operation::delete(ONE, "Delete it; its keys answer 403 `tenant_not_found`", &TENANT), delete)
+        .on(Operation::put("/tenants/{id}/quota", "Set its rates", quota, &TENANT), set_quota)
+        .on(Operation::put("/tenants/{id}/weight", "Set its share", just(&["weight"]), &TENANT), set_weight)
+        .on(Operation::put("/tenants/{id}/group", "Move it", just(&["group_name"]), &TENANT), set_group)
+        .on(
+            Operation::put("/tenants/{id}/status", "Suspend or resume it", just(&["status"]), &TENANT),
+            set_status,
+        )
+        .on(
+            Operation::put("/tenants/{id}/allowlist", "Set its models", just(&["allowed_models"]), &TENANT),
+            set_allowlist,
+        )
+}
 
 type Answer = Result<Json<TenantRow>, ApiError>;
 
@@ -31,6 +62,7 @@ struct Edit {
     requests_per_minute: Option<Option<i64>>,
     max_in_flight: Option<Option<u32>>,
     allowed_models: Option<Option<Vec<String>>>,
+    allowed_ips: Option<Option<Vec<Cidr>>>,
 }
 
 impl Edit {
@@ -44,6 +76,7 @@ impl Edit {
             requests_per_minute: body.maybe_number("requests_per_minute", RATES)?,
             max_in_flight: body.maybe_number("max_in_flight", IN_FLIGHT)?,
             allowed_models: body.maybe_model_names("allowed_models")?,
+            allowed_ips: body.maybe_networks("allowed_ips")?,
         };
         body.finish()?;
         Ok(edit)
@@ -58,6 +91,7 @@ impl Edit {
         set(&mut row.requests_per_minute, self.requests_per_minute);
         set(&mut row.max_in_flight, self.max_in_flight);
         set(&mut row.allowed_models, self.allowed_models);
+        set(&mut row.allowed_ips, self.allowed_ips);
     }
 }
 

@@ -28,6 +28,15 @@ fn traffic(out: &mut Exposition, gauges: &Gauges) {
     let in_flight = gauges.sum(|shard| &shard.in_flight);
     out.single("obleth_in_flight", Gauge, "Requests between admission and settlement.", in_flight);
     out.single("obleth_queue_depth", Gauge, "Requests that wait for a slot.", 0);
+    let connections = gauges.sum(|shard| &shard.connections);
+    out.single(
+        "obleth_client_connections",
+        Gauge,
+        "Client connections, with or without a request.",
+        connections,
+    );
+    let buffered = gauges.sum(|shard| &shard.buffered_bytes);
+    out.single("obleth_buffered_bytes", Gauge, "Room that request bodies above 64 KiB take up.", buffered);
     let (requests, rejected) = count_requests(gauges);
     let help = "Requests done, by what the client got and how it went.";
     let mut family = out.family("obleth_requests_total", Counter, help);

@@ -1,5 +1,6 @@
-//! Reading columns into the row types: ids, lists of names, absent rows.
+//! Reading columns into the row types: ids, lists of names and of ranges, absent rows.
 
+use obleth_policy::network::Cidr;
 use rusqlite::{Row, types::Type};
 use serde_json::Value;
 use uuid::Uuid;
@@ -24,6 +25,18 @@ pub(super) fn names(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<Str
 /// The inverse of [`names`].
 pub(super) fn names_text(names: Option<&[String]>) -> Option<String> {
     names.map(|names| Value::from(names.to_vec()).to_string())
+}
+
+/// A column that holds a JSON list of addresses and ranges, or null.
+pub(super) fn networks(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<Cidr>>> {
+    let parse = |text: String| text.parse().map_err(|error| unreadable(at, error));
+    names(row, at)?.map(|texts| texts.into_iter().map(parse).collect()).transpose()
+}
+
+/// The inverse of [`networks`].
+pub(super) fn networks_text(networks: Option<&[Cidr]>) -> Option<String> {
+    let texts = networks.map(|networks| networks.iter().map(ToString::to_string).collect::<Vec<_>>());
+    names_text(texts.as_deref())
 }
 
 /// Exactly one row must have changed; anything else means that the file changed under our hands.

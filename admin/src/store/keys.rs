@@ -1,17 +1,18 @@
 //! Keys in SQLite, by digest only. Deleting is soft: the digest stays known, so that the key answers that it
-//! was deleted.
+//! was deleted. What rotation does to secrets is in `secrets.rs`.
 
 use obleth_policy::{
     id::{KeyId, TenantId},
-    key::KeyDigest,
+    key::{KeyDigest, KeyRecord},
     unit::UnixMs,
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
-    columns::{changed_one, id, names, names_text},
+    columns::{changed_one, id, names, names_text, networks, networks_text},
     fault::{Kind, StoreError},
-    rows::{Act, KeyRow, Page},
+    rows::{Act, KeyChange, KeyRow, Page},
+    secrets,
     sqlite::Db,
     tenants,
 };
@@ -19,7 +20,8 @@ use crate::clock;
 
 const COLUMNS: &str = "k.id, k.tenant_id, k.name, k.key_prefix, k.disabled, k.expires_at, k.allowed_models,
     k.weight, k.tokens_per_minute, k.requests_per_minute, k.max_in_flight, k.created_at, k.digest,
-    k.deleted_at IS NOT NULL";
+    k.deleted_at IS NOT NULL, k.allowed_ips,
+    (SELECT max(s.ends_at) FROM key_secrets s WHERE s.key_id = k.id)";
 /// What operators see: no deleted keys, and no keys of deleted tenants.
 const LIVE: &str = "FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
     WHERE k.deleted_at IS NULL AND t.deleted_at IS NULL";
@@ -40,16 +42,24 @@ fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
         created_at: UnixMs(row.get(11)?),
         digest: KeyDigest(row.get(12)?),
         deleted: row.get(13)?,
+        allowed_ips: networks(row, 14)?,
+        previous_secret_ends_at: row.get::<_, Option<i64>>(15)?.map(UnixMs).filter(|end| *end > clock::now()),
     })
 }
 
-/// The key with this digest, also a deleted one or one of a deleted tenant.
-pub(super) fn by_digest(conn: &Connection, digest: KeyDigest) -> rusqlite::Result<Option<KeyRow>> {
+/// The key that has this digest, or had it and is in its grace; also a deleted one or one of a deleted tenant.
+pub(super) fn by_digest(conn: &Connection, digest: KeyDigest) -> rusqlite::Result<Option<KeyRecord>> {
     let sql = format!("SELECT {COLUMNS} FROM api_keys k WHERE k.digest = ?1");
-    conn.query_row(&sql, [digest.0], read).optional()
+    if let Some(row) = conn.query_row(&sql, [digest.0], read).optional()? {
+        return Ok(Some(row.record(None)));
+    }
+    let Some((key_id, ends_at)) = secrets::owner(conn, digest, clock::now())? else { return Ok(None) };
+    let sql = format!("SELECT {COLUMNS} FROM api_keys k WHERE k.id = ?1");
+    let row = conn.query_row(&sql, [key_id], read).optional()?;
+    Ok(row.map(|row| row.record(Some(ends_at))))
 }
 
-fn by_id(conn: &Connection, id: KeyId) -> Result<KeyRow, StoreError> {
+pub(super) fn by_id(conn: &Connection, id: KeyId) -> Result<KeyRow, StoreError> {
     conn.query_row(&format!("SELECT {COLUMNS} {LIVE} AND k.id = ?1"), [id.to_string()], read)
         .optional()?
         .ok_or(StoreError::NotFound(Kind::Key))
@@ -68,11 +78,11 @@ fn save(tx: &Transaction<'_>, row: &KeyRow, now: UnixMs) -> Result<(), StoreErro
     }
     let changed = tx.execute(
         "INSERT INTO api_keys (id, tenant_id, name, digest, key_prefix, disabled, expires_at, allowed_models,
-         weight, tokens_per_minute, requests_per_minute, max_in_flight, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         weight, tokens_per_minute, requests_per_minute, max_in_flight, created_at, updated_at, allowed_ips)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (id) DO UPDATE SET name = ?3, disabled = ?6, expires_at = ?7, allowed_models = ?8,
          weight = ?9, tokens_per_minute = ?10, requests_per_minute = ?11, max_in_flight = ?12,
-         updated_at = ?14",
+         updated_at = ?14, allowed_ips = ?15",
         params![
             row.id.to_string(),
             row.tenant_id.to_string(),
@@ -87,7 +97,8 @@ fn save(tx: &Transaction<'_>, row: &KeyRow, now: UnixMs) -> Result<(), StoreErro
             row.requests_per_minute,
             row.max_in_flight,
             row.created_at.0,
-            now.0
+            now.0,
+            networks_text(row.allowed_ips.as_deref())
         ],
     )?;
     changed_one(changed)
@@ -119,14 +130,14 @@ impl Db {
     }
 
     /// The tenant of the draft must exist.
-    pub(crate) fn create_key(&mut self, act: &Act, draft: KeyRow) -> Result<KeyRow, StoreError> {
+    pub(crate) fn create_key(&mut self, act: &Act, draft: KeyRow) -> Result<KeyChange, StoreError> {
         self.write(|writer| {
             tenants::by_id(&writer.tx, draft.tenant_id)?;
             let now = clock::now();
             let row = KeyRow { id: KeyId(writer.mint.next(now)), created_at: now, ..draft };
             save(&writer.tx, &row, now)?;
             writer.audit(act, (Kind::Key, row.id.0), None, Some(&row))?;
-            Ok(row)
+            Ok(KeyChange { row, old: Vec::new() })
         })
     }
 
@@ -135,25 +146,27 @@ impl Db {
         act: &Act,
         id: KeyId,
         edit: impl FnOnce(&mut KeyRow),
-    ) -> Result<KeyRow, StoreError> {
+    ) -> Result<KeyChange, StoreError> {
         self.write(|writer| {
             let before = by_id(&writer.tx, id)?;
             let mut row = before.clone();
             edit(&mut row);
             save(&writer.tx, &row, clock::now())?;
             writer.audit(act, (Kind::Key, id.0), Some(&before), Some(&row))?;
-            Ok(row)
+            let old = secrets::in_grace(&writer.tx, id, clock::now())?;
+            Ok(KeyChange { row, old })
         })
     }
 
     /// The row as it was, but marked as deleted for the data plane.
-    pub(crate) fn delete_key(&mut self, act: &Act, id: KeyId) -> Result<KeyRow, StoreError> {
+    pub(crate) fn delete_key(&mut self, act: &Act, id: KeyId) -> Result<KeyChange, StoreError> {
         self.write(|writer| {
             let row = by_id(&writer.tx, id)?;
             let sql = "UPDATE api_keys SET deleted_at = ?2 WHERE id = ?1 AND deleted_at IS NULL";
             changed_one(writer.tx.execute(sql, params![id.to_string(), clock::now().0])?)?;
             writer.audit(act, (Kind::Key, id.0), Some(&row), None)?;
-            Ok(KeyRow { deleted: true, ..row })
+            let old = secrets::in_grace(&writer.tx, id, clock::now())?;
+            Ok(KeyChange { row: KeyRow { deleted: true, ..row }, old })
         })
     }
 }

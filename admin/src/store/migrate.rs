@@ -19,11 +19,18 @@ pub(crate) struct Migration {
 }
 
 /// All steps, oldest first. A step that was released is never edited.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "registry",
-    sql: include_str!("../../../migrations/sqlite/0001_registry.sql"),
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "registry",
+        sql: include_str!("../../../migrations/sqlite/0001_registry.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "key_secrets",
+        sql: include_str!("../../../migrations/sqlite/0002_key_secrets.sql"),
+    },
+];
 
 /// Why a store was not migrated.
 #[derive(Debug, thiserror::Error)]

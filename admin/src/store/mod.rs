@@ -13,6 +13,7 @@ mod groups;
 mod keys;
 mod migrate;
 mod models;
+mod secrets;
 mod sqlite;
 mod tenants;
 
@@ -26,14 +27,15 @@ use std::{
     thread::{Builder, JoinHandle},
 };
 
-use obleth_policy::key::KeyDigest;
+use obleth_policy::key::{KeyDigest, KeyRecord};
 use tokio::sync::oneshot;
 
+pub(crate) use secrets::NewSecret;
 pub use sqlite::OpenError;
 pub(crate) use sqlite::{Db, KeyLookup};
 
 use fault::{Fault, StoreError};
-use rows::{KeyRow, Registry};
+use rows::Registry;
 
 /// Changes and questions that may wait; beyond it the API answers 503.
 const WORK_QUEUE: usize = 256;
@@ -44,7 +46,7 @@ type Work = Box<dyn FnOnce(&mut Db) + Send>;
 
 struct LookupWork {
     digest: KeyDigest,
-    answer: oneshot::Sender<Result<Option<KeyRow>, Fault>>,
+    answer: oneshot::Sender<Result<Option<KeyRecord>, Fault>>,
 }
 
 /// The way to the store's threads. Cheap to clone; the threads end when the last clone is gone.
@@ -101,8 +103,8 @@ impl Store {
         out
     }
 
-    /// The key with this digest, also a deleted one.
-    pub(crate) async fn look_up(&self, digest: KeyDigest) -> Result<Option<KeyRow>, Fault> {
+    /// The key that a secret with this digest reaches, also a deleted one.
+    pub(crate) async fn look_up(&self, digest: KeyDigest) -> Result<Option<KeyRecord>, Fault> {
         let (answer, answered) = oneshot::channel();
         let sent = self.lookups.try_send(LookupWork { digest, answer }).map_err(|refused| match refused {
             TrySendError::Full(_) => Fault::Busy,

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use obleth_policy::{
     id::{EndpointId, GroupId, KeyId, ModelId, TenantId},
     key::{KeyDigest, KeyRecord},
+    network::{Cidr, NetworkGrant},
     snapshot::{ModelGrant, Secret, TenantStatus},
     unit::UnixMs,
 };
@@ -48,6 +49,9 @@ pub(crate) struct TenantRow {
     pub(crate) max_in_flight: Option<u32>,
     /// `null` = all, empty = none.
     pub(crate) allowed_models: Option<Vec<String>>,
+    /// From where its keys may be used; `null` = everywhere, empty = nowhere.
+    #[serde(serialize_with = "as_networks")]
+    pub(crate) allowed_ips: Option<Vec<Cidr>>,
     #[serde(serialize_with = "as_time")]
     pub(crate) created_at: UnixMs,
 }
@@ -60,25 +64,48 @@ pub(crate) struct KeyRow {
     #[serde(serialize_with = "as_text")]
     pub(crate) tenant_id: TenantId,
     pub(crate) name: String,
-    /// First seven characters of the secret, for display; not unique.
+    /// First seven characters of the newest secret, for display; not unique.
     pub(crate) key_prefix: String,
     pub(crate) disabled: bool,
     #[serde(serialize_with = "as_maybe_time")]
     pub(crate) expires_at: Option<UnixMs>,
     /// `null` = all, empty = none.
     pub(crate) allowed_models: Option<Vec<String>>,
+    /// From where it may be used; `null` = everywhere, empty = nowhere.
+    #[serde(serialize_with = "as_networks")]
+    pub(crate) allowed_ips: Option<Vec<Cidr>>,
     /// 1 or more.
     pub(crate) weight: u32,
     /// `null` = unlimited, 0 = none; the next two likewise.
     pub(crate) tokens_per_minute: Option<i64>,
     pub(crate) requests_per_minute: Option<i64>,
     pub(crate) max_in_flight: Option<u32>,
+    /// Until when a secret that was rotated away still works; `null` = only the newest does.
+    #[serde(serialize_with = "as_maybe_time")]
+    pub(crate) previous_secret_ends_at: Option<UnixMs>,
     #[serde(serialize_with = "as_time")]
     pub(crate) created_at: UnixMs,
+    /// Of the newest secret.
     #[serde(skip)]
     pub(crate) digest: KeyDigest,
     #[serde(skip)]
     pub(crate) deleted: bool,
+}
+
+/// A secret that was rotated away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OldSecret {
+    pub(crate) digest: KeyDigest,
+    /// First moment at which it is unknown.
+    pub(crate) ends_at: UnixMs,
+}
+
+/// A key that was written, and all secrets whose holders must see it: what shards remember goes by digest.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyChange {
+    pub(crate) row: KeyRow,
+    /// Those that still work, and those that this change ended.
+    pub(crate) old: Vec<OldSecret>,
 }
 
 /// A model of the registry.
@@ -183,6 +210,7 @@ impl TenantRow {
             requests_per_minute: None,
             max_in_flight: None,
             allowed_models: None,
+            allowed_ips: None,
             created_at: UnixMs(0),
         }
     }
@@ -195,22 +223,25 @@ impl KeyRow {
             id: KeyId(Uuid::nil()),
             tenant_id,
             name,
-            key_prefix: secret.chars().take(7).collect(),
+            key_prefix: key_prefix(secret),
             disabled: false,
             expires_at: None,
             allowed_models: None,
+            allowed_ips: None,
             weight: DEFAULT_WEIGHT,
             tokens_per_minute: None,
             requests_per_minute: None,
             max_in_flight: None,
+            previous_secret_ends_at: None,
             created_at: UnixMs(0),
             digest,
             deleted: false,
         }
     }
 
-    /// What the data plane needs to know of it.
-    pub(crate) fn record(&self) -> KeyRecord {
+    /// What the data plane needs to know of it, reached by a secret that ends at `secret_ends_at`, or by the
+    /// newest one.
+    pub(crate) fn record(&self, secret_ends_at: Option<UnixMs>) -> KeyRecord {
         KeyRecord {
             id: self.id,
             tenant: self.tenant_id,
@@ -218,6 +249,8 @@ impl KeyRow {
             deleted: self.deleted,
             expires_at: self.expires_at,
             grant: grant(self.allowed_models.as_deref()),
+            networks: network_grant(self.allowed_ips.as_deref()),
+            secret_ends_at,
         }
     }
 }
@@ -262,6 +295,16 @@ pub(crate) fn grant(allowed: Option<&[String]>) -> ModelGrant {
     })
 }
 
+/// A list of ranges as the data plane understands it.
+pub(crate) fn network_grant(allowed: Option<&[Cidr]>) -> NetworkGrant {
+    allowed.map_or(NetworkGrant::All, |ranges| NetworkGrant::Only(ranges.into()))
+}
+
+/// What is shown of a secret.
+pub(crate) fn key_prefix(secret: &str) -> String {
+    secret.chars().take(7).collect()
+}
+
 /// A tenant's status as it is stored and shown.
 pub(crate) const fn status_text(status: TenantStatus) -> &'static str {
     match status {
@@ -288,6 +331,13 @@ fn as_time<S: Serializer>(at: &UnixMs, out: S) -> Result<S::Ok, S::Error> {
 
 fn as_maybe_time<S: Serializer>(at: &Option<UnixMs>, out: S) -> Result<S::Ok, S::Error> {
     at.map(clock::text).serialize(out)
+}
+
+fn as_networks<S: Serializer>(networks: &Option<Vec<Cidr>>, out: S) -> Result<S::Ok, S::Error> {
+    match networks {
+        Some(ranges) => out.collect_seq(ranges.iter().map(Cidr::to_string)),
+        None => out.serialize_none(),
+    }
 }
 
 fn as_status<S: Serializer>(status: &TenantStatus, out: S) -> Result<S::Ok, S::Error> {

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use obleth_policy::{key::KeyDigest, snapshot::Secret};
+use obleth_policy::{
+    key::{KeyDigest, KeyRecord},
+    snapshot::Secret,
+};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 use uuid::Uuid;
@@ -22,7 +25,7 @@ use super::{
     fault::{Fault, Kind, StoreError},
     groups, keys,
     migrate::{self, MIGRATIONS, MigrateError},
-    rows::{Act, KeyRow},
+    rows::Act,
 };
 use crate::{
     clock,
@@ -162,7 +165,7 @@ impl Db {
 
     /// Whether the tables that requests depend on can be read.
     pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
-        for table in ["tenant_groups", "tenants", "api_keys", "models", "endpoints", "audit"] {
+        for table in ["tenant_groups", "tenants", "api_keys", "key_secrets", "models", "endpoints", "audit"] {
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {table})");
             self.conn.query_row(&sql, [], |row| row.get::<_, bool>(0))?;
         }
@@ -198,8 +201,8 @@ impl Db {
 }
 
 impl KeyLookup {
-    /// The key with this digest, also a deleted one.
-    pub(crate) fn find(&mut self, digest: KeyDigest) -> Result<Option<KeyRow>, Fault> {
+    /// The key that a secret with this digest reaches, also a deleted one.
+    pub(crate) fn find(&mut self, digest: KeyDigest) -> Result<Option<KeyRecord>, Fault> {
         Ok(keys::by_digest(&self.conn, digest)?)
     }
 }

@@ -4,7 +4,7 @@ use obleth_policy::{id::TenantId, unit::UnixMs};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
-    columns::{changed_one, id, names, names_text},
+    columns::{changed_one, id, names, names_text, networks, networks_text},
     fault::{Kind, StoreError},
     groups,
     rows::{Act, Page, TenantRow, status_from, status_text},
@@ -13,7 +13,7 @@ use super::{
 use crate::clock;
 
 const SELECT: &str = "SELECT t.id, t.name, t.weight, g.name, t.status, t.tokens_per_minute,
-    t.requests_per_minute, t.max_in_flight, t.allowed_models, t.created_at
+    t.requests_per_minute, t.max_in_flight, t.allowed_models, t.created_at, t.allowed_ips
     FROM tenants t JOIN tenant_groups g ON g.id = t.group_id WHERE t.deleted_at IS NULL";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<TenantRow> {
@@ -29,6 +29,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<TenantRow> {
         max_in_flight: row.get(7)?,
         allowed_models: names(row, 8)?,
         created_at: UnixMs(row.get(9)?),
+        allowed_ips: networks(row, 10)?,
     })
 }
 
@@ -60,11 +61,11 @@ fn save(tx: &Transaction<'_>, row: &TenantRow, now: UnixMs) -> Result<(), StoreE
     })?;
     let changed = tx.execute(
         "INSERT INTO tenants (id, name, group_id, weight, status, tokens_per_minute, requests_per_minute,
-         max_in_flight, allowed_models, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         max_in_flight, allowed_models, created_at, updated_at, allowed_ips)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
          ON CONFLICT (id) DO UPDATE SET name = ?2, group_id = ?3, weight = ?4, status = ?5,
          tokens_per_minute = ?6, requests_per_minute = ?7, max_in_flight = ?8, allowed_models = ?9,
-         updated_at = ?11",
+         updated_at = ?11, allowed_ips = ?12",
         params![
             row.id.to_string(),
             row.name,
@@ -76,7 +77,8 @@ fn save(tx: &Transaction<'_>, row: &TenantRow, now: UnixMs) -> Result<(), StoreE
             row.max_in_flight,
             names_text(row.allowed_models.as_deref()),
             row.created_at.0,
-            now.0
+            now.0,
+            networks_text(row.allowed_ips.as_deref())
         ],
     )?;
     changed_one(changed)

@@ -173,6 +173,12 @@ impl Running {
         (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
     }
 
+    /// Rotates a key: its id and its new secret.
+    pub(crate) fn rotate(&self, id: &str, body: &str) -> (String, String) {
+        let key = self.expect(201, ("POST", &format!("/keys/{id}/rotate")), body);
+        (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
+    }
+
     /// Throws away what the shards were told so far.
     pub(crate) fn hush(&self) {
         for shard in &self.shards {

@@ -170,6 +170,8 @@ pub struct ShardGauges {
     pub in_flight: Counter,
     /// Client connections.
     pub connections: Counter,
+    /// Room that large request bodies take up, of [`crate::BufferBudget`].
+    pub buffered_bytes: Counter,
     /// Requests done, by route and ending.
     requests: [[Counter; Ending::COUNT]; Route::ALL.len()],
     /// From the parsed head to the last byte, in ms (sum in µs).
@@ -205,6 +207,7 @@ impl ShardGauges {
         Self {
             in_flight: Counter::default(),
             connections: Counter::default(),
+            buffered_bytes: Counter::default(),
             requests: std::array::from_fn(|_| counters()),
             duration: Histogram::new(&LATENCY_BOUNDS_MS),
             ttft: Histogram::new(&LATENCY_BOUNDS_MS),
@@ -259,6 +262,7 @@ impl ShardGauges {
         self.serving.store(false, Ordering::Release);
         self.in_flight.set(0);
         self.connections.set(0);
+        self.buffered_bytes.set(0);
         self.pool_in_flight.iter().for_each(|count| count.set(0));
     }
 

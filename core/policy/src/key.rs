@@ -2,13 +2,14 @@
 //!
 //! A key is known here only by its digest; the secret itself never gets this far.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::{
     id::{KeyId, TenantId},
+    network::NetworkGrant,
     outcome::Code,
     snapshot::{ModelGrant, Tenant, TenantStatus},
     unit::UnixMs,
@@ -69,7 +70,7 @@ impl fmt::Debug for Pepper {
     }
 }
 
-/// A key as the store knows it. Immutable: an edit makes a new one.
+/// A key as the store knows it, reached by one of its secrets. Immutable: an edit makes a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
     /// Keeps through rotation.
@@ -84,6 +85,35 @@ pub struct KeyRecord {
     pub expires_at: Option<UnixMs>,
     /// Models that this key may use.
     pub grant: ModelGrant,
+    /// From where this key may be used.
+    pub networks: NetworkGrant,
+    /// First moment at which the secret that it was reached by is unknown: the key was rotated, and this is the
+    /// end of the grace. `None` for the newest secret.
+    pub secret_ends_at: Option<UnixMs>,
+}
+
+impl KeyRecord {
+    /// A key that may do everything, reached by its newest secret.
+    #[must_use]
+    pub const fn unlimited(id: KeyId, tenant: TenantId) -> Self {
+        Self {
+            id,
+            tenant,
+            disabled: false,
+            deleted: false,
+            expires_at: None,
+            grant: ModelGrant::All,
+            networks: NetworkGrant::All,
+            secret_ends_at: None,
+        }
+    }
+
+    /// Whether the secret that it was reached by is one that was rotated away, its grace over. Then nobody has
+    /// this key, whatever its state.
+    #[must_use]
+    pub fn secret_has_ended(&self, now: UnixMs) -> bool {
+        self.secret_ends_at.is_some_and(|end| end <= now)
+    }
 }
 
 /// What a store said about a digest.
@@ -99,11 +129,17 @@ pub enum KeyAnswer {
     StoreDown,
 }
 
-/// Whether a key may make requests at all at `now`. `tenant` is `None` when it is deleted or unknown.
+/// Whether a key may make requests at all at `now`. `tenant` is `None` when it is deleted or unknown. `client`
+/// finds the client's address, `None` if it cannot; it is asked only where a list of addresses has to be kept.
 ///
 /// # Errors
 /// The code of the refusal, in the order in which an operator would look for the cause: the key first.
-pub fn judge(key: &KeyRecord, tenant: Option<&Tenant>, now: UnixMs) -> Result<(), Code> {
+pub fn judge(
+    key: &KeyRecord,
+    tenant: Option<&Tenant>,
+    now: UnixMs,
+    client: impl FnOnce() -> Option<IpAddr>,
+) -> Result<(), Code> {
     if key.deleted {
         return Err(Code::KeyDeleted);
     }
@@ -113,11 +149,17 @@ pub fn judge(key: &KeyRecord, tenant: Option<&Tenant>, now: UnixMs) -> Result<()
     if key.expires_at.is_some_and(|at| at <= now) {
         return Err(Code::KeyExpired);
     }
-    match tenant.map(|t| t.status) {
-        Some(TenantStatus::Active) => Ok(()),
-        Some(TenantStatus::Suspended | TenantStatus::Archived) => Err(Code::TenantSuspended),
-        None => Err(Code::TenantNotFound),
+    let tenant = tenant.ok_or(Code::TenantNotFound)?;
+    if tenant.status != TenantStatus::Active {
+        return Err(Code::TenantSuspended);
     }
+    if key.networks.is_limited() || tenant.networks.is_limited() {
+        let client = client();
+        if !key.networks.allows(client) || !tenant.networks.allows(client) {
+            return Err(Code::IpNotAllowed);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -128,14 +170,7 @@ mod tests {
     use crate::id::TenantIx;
 
     fn key() -> KeyRecord {
-        KeyRecord {
-            id: KeyId(Uuid::nil()),
-            tenant: TenantId(Uuid::nil()),
-            disabled: false,
-            deleted: false,
-            expires_at: None,
-            grant: ModelGrant::All,
-        }
+        KeyRecord::unlimited(KeyId(Uuid::nil()), TenantId(Uuid::nil()))
     }
 
     fn tenant(status: TenantStatus) -> Tenant {
@@ -147,21 +182,30 @@ mod tests {
             weight: 100,
             group: "default".into(),
             grant: ModelGrant::All,
+            networks: NetworkGrant::All,
         }
+    }
+
+    fn nobody_asks() -> Option<IpAddr> {
+        unreachable!("without a list nobody needs the address")
+    }
+
+    fn judged(key: &KeyRecord, tenant: Option<&Tenant>, now: i64) -> Result<(), Code> {
+        judge(key, tenant, UnixMs(now), nobody_asks)
     }
 
     #[test]
     fn the_first_cause_that_an_operator_would_look_for_wins() {
         let active = tenant(TenantStatus::Active);
-        let now = UnixMs(1000);
-        assert_eq!(judge(&key(), Some(&active), now), Ok(()));
+        let now = 1000;
+        assert_eq!(judged(&key(), Some(&active), now), Ok(()));
         let worst = KeyRecord { disabled: true, deleted: true, expires_at: Some(UnixMs(0)), ..key() };
-        assert_eq!(judge(&worst, None, now), Err(Code::KeyDeleted));
+        assert_eq!(judged(&worst, None, now), Err(Code::KeyDeleted));
         let off = KeyRecord { disabled: true, expires_at: Some(UnixMs(0)), ..key() };
-        assert_eq!(judge(&off, None, now), Err(Code::KeyDisabled));
-        assert_eq!(judge(&key(), None, now), Err(Code::TenantNotFound));
+        assert_eq!(judged(&off, None, now), Err(Code::KeyDisabled));
+        assert_eq!(judged(&key(), None, now), Err(Code::TenantNotFound));
         for status in [TenantStatus::Suspended, TenantStatus::Archived] {
-            assert_eq!(judge(&key(), Some(&tenant(status)), now), Err(Code::TenantSuspended));
+            assert_eq!(judged(&key(), Some(&tenant(status)), now), Err(Code::TenantSuspended));
         }
     }
 
@@ -169,8 +213,36 @@ mod tests {
     fn a_key_works_up_to_but_not_at_its_expiry() {
         let active = tenant(TenantStatus::Active);
         let expiring = KeyRecord { expires_at: Some(UnixMs(1000)), ..key() };
-        assert_eq!(judge(&expiring, Some(&active), UnixMs(999)), Ok(()));
-        assert_eq!(judge(&expiring, Some(&active), UnixMs(1000)), Err(Code::KeyExpired));
+        assert_eq!(judged(&expiring, Some(&active), 999), Ok(()));
+        assert_eq!(judged(&expiring, Some(&active), 1000), Err(Code::KeyExpired));
+    }
+
+    #[test]
+    fn an_old_secret_works_up_to_but_not_at_its_end() {
+        let old = KeyRecord { secret_ends_at: Some(UnixMs(1000)), ..key() };
+        assert!(!old.secret_has_ended(UnixMs(999)) && old.secret_has_ended(UnixMs(1000)));
+        assert!(!key().secret_has_ended(UnixMs(i64::MAX)));
+    }
+
+    #[test]
+    fn where_a_key_may_be_used_from_is_asked_last_and_of_key_and_tenant_both() {
+        let only = |range: &str| NetworkGrant::Only([range.parse().unwrap()].into());
+        let from = |key: &KeyRecord, tenant: &Tenant, at: &str| {
+            judge(key, Some(tenant), UnixMs(0), || Some(at.parse().unwrap()))
+        };
+        let limited = KeyRecord { networks: only("10.0.0.0/8"), ..key() };
+        let (open, narrow) = (
+            tenant(TenantStatus::Active),
+            Tenant { networks: only("10.1.0.0/16"), ..tenant(TenantStatus::Active) },
+        );
+        assert_eq!(from(&limited, &open, "10.2.0.1"), Ok(()));
+        assert_eq!(from(&limited, &open, "11.0.0.1"), Err(Code::IpNotAllowed));
+        assert_eq!(from(&limited, &narrow, "10.2.0.1"), Err(Code::IpNotAllowed));
+        assert_eq!(from(&limited, &narrow, "10.1.0.1"), Ok(()));
+        assert_eq!(from(&key(), &narrow, "10.2.0.1"), Err(Code::IpNotAllowed));
+        assert_eq!(judge(&limited, Some(&open), UnixMs(0), || None), Err(Code::IpNotAllowed));
+        let off = KeyRecord { disabled: true, ..limited };
+        assert_eq!(judged(&off, Some(&narrow), 0), Err(Code::KeyDisabled));
     }
 
     #[test]

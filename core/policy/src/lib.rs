@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`id`], [`unit`] | identities and measures |
 //! | [`key`] | what a key and its tenant may do, and who says no |
+//! | [`network`] | where a request comes from, and whether it may |
 //! | [`snapshot`] | the configuration that requests run under, whole and immutable |
 //! | [`admission`] | a core's decision to start a request: ticket in, slot out |
 //! | [`route`] | the endpoints of the data plane |
@@ -18,6 +19,7 @@
 pub mod admission;
 pub mod id;
 pub mod key;
+pub mod network;
 pub mod outcome;
 pub mod route;
 pub mod snapshot;

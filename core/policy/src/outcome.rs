@@ -148,6 +148,7 @@ codes! {
     KeyDeleted "key_deleted" 403 Permission Rejected Never "This API key was deleted.";
     TenantNotFound "tenant_not_found" 403 Permission Rejected Never "The tenant of this API key does not exist any more.";
     TenantSuspended "tenant_suspended" 403 Permission Rejected Never "The tenant of this API key is suspended or archived.";
+    IpNotAllowed "ip_not_allowed" 403 Permission Rejected Never "This API key may not be used from this address.";
     RequestTooLarge "request_too_large" 413 InvalidRequest Rejected Never "The body is larger than this gateway accepts.";
     UnsupportedEncoding "unsupported_encoding" 415 InvalidRequest Rejected Never "Compressed bodies are not accepted. Send the body without Content-Encoding.";
     InvalidJson "invalid_json" 400 InvalidRequest Rejected Never "The body is not one valid JSON object.";

@@ -8,6 +8,7 @@ use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
 
 use crate::{
     id::{EndpointId, ModelId, PoolIx, TenantId, TenantIx},
+    network::NetworkGrant,
     unit::{LimitMs, UnixMs},
 };
 
@@ -138,6 +139,8 @@ pub struct Tenant {
     pub group: Box<str>,
     /// Models that any key of this tenant may use at most.
     pub grant: ModelGrant,
+    /// From where any key of this tenant may be used at most.
+    pub networks: NetworkGrant,
 }
 
 /// Whether a tenant's keys work.

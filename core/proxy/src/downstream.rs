@@ -9,6 +9,7 @@
 use std::{
     cell::{Cell, Ref, RefCell},
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
@@ -32,8 +33,6 @@ const AHEAD_LIMIT: usize = 64 * 1024;
 const TURN: u32 = 128;
 /// How long a connection whose turn is over stands back.
 const STAND_BACK: Duration = Duration::from_millis(1);
-/// How long a client may take to take in one write. A slower one holds a slot and a backend for nothing.
-const WRITE_TIME: Duration = Duration::from_secs(60);
 /// An inlet that grew past this for a large body is given back afterwards.
 const INLET_KEEP: usize = 64 * 1024;
 
@@ -78,6 +77,7 @@ pub(crate) struct Downstream {
     idle: Cell<bool>,
     /// Operations completed since the task was last polled.
     turn: Cell<u32>,
+    peer: Cell<Option<IpAddr>>,
 }
 
 impl Downstream {
@@ -93,6 +93,7 @@ impl Downstream {
             shard: Rc::clone(shard),
             idle: Cell::new(true),
             turn: Cell::new(0),
+            peer: Cell::new(None),
         }
     }
 
@@ -234,6 +235,14 @@ impl Downstream {
         });
     }
 
+    /// The address at the other end of the connection. The kernel is asked once, and only for a client whose
+    /// address matters; `None` if the connection was gone by then.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        let peer = self.peer.get().or_else(|| self.handle.peer());
+        self.peer.set(peer);
+        peer
+    }
+
     /// Whether the client has left.
     pub(crate) fn gone(&self) -> bool {
         self.inlet.borrow().ended
@@ -262,7 +271,7 @@ impl Downstream {
     }
 
     /// Sends bytes to the client and gives the emptied buffer back. Takes over the alarm: a client that does
-    /// not take the bytes in within [`WRITE_TIME`] is as good as gone.
+    /// not take the bytes in within its limit holds a slot and a backend for nothing, and is as good as gone.
     pub(crate) async fn send(&self, bytes: Vec<u8>) -> Result<Vec<u8>, Gone> {
         let Some(mut writer) = self.writer.borrow_mut().take() else { return Err(Gone) };
         let (sent, mut bytes) = {
@@ -276,7 +285,7 @@ impl Downstream {
                     return Poll::Ready(done);
                 }
                 if !std::mem::replace(&mut waiting, true) {
-                    self.alarm.set_in(Some(WRITE_TIME));
+                    self.alarm.set_in(Some(self.shard.settings.client.write));
                 }
                 if !released && (self.gone() || self.alarm.poll_fired(cx)) {
                     released = true;

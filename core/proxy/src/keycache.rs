@@ -251,10 +251,7 @@ impl KeyCache {
 #[cfg(test)]
 mod tests {
     use obleth_link::{BufferBudget, SidecarEnd, links};
-    use obleth_policy::{
-        id::{KeyId, TenantId},
-        snapshot::ModelGrant,
-    };
+    use obleth_policy::id::{KeyId, TenantId};
     use uuid::Uuid;
 
     use super::*;
@@ -263,6 +260,7 @@ mod tests {
 
     fn settings(entries: usize, fail_open: bool) -> Settings {
         Settings {
+            client: crate::ClientLimits::default(),
             key_cache_entries: entries,
             key_max_age: Duration::from_secs(10),
             key_stale_ok: Duration::from_secs(1000),
@@ -272,6 +270,7 @@ mod tests {
             upstream_keepalive: Duration::ZERO,
             upstream_tls: crate::UpstreamTls::of_system(),
             drain_timeout: Duration::ZERO,
+            trusted_proxies: Arc::new([]),
             force_epoll: false,
         }
     }
@@ -288,14 +287,8 @@ mod tests {
     }
 
     fn found() -> KeyAnswer {
-        KeyAnswer::Found(Arc::new(KeyRecord {
-            id: KeyId(Uuid::nil()),
-            tenant: TenantId(Uuid::nil()),
-            disabled: false,
-            deleted: false,
-            expires_at: None,
-            grant: ModelGrant::All,
-        }))
+        let record = KeyRecord::unlimited(KeyId(Uuid::nil()), TenantId(Uuid::nil()));
+        KeyAnswer::Found(Arc::new(record))
     }
 
     fn asked(sidecar: &SidecarEnd) -> usize {

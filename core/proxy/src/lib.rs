@@ -45,7 +45,7 @@ mod tls;
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use obleth_link::ShardEnd;
-use obleth_policy::key::Pepper;
+use obleth_policy::{key::Pepper, network::Cidr};
 
 pub use tls::{CaFault, UpstreamTls};
 
@@ -64,14 +64,38 @@ pub struct Settings {
     pub pepper: Option<Pepper>,
     /// Largest request body, `OBLETH_MAX_REQUEST_BYTES`.
     pub max_request_bytes: u64,
+    /// How slow a client may be.
+    pub client: ClientLimits,
     /// Idle time after which a pooled connection to a backend is closed, `OBLETH_UPSTREAM_KEEPALIVE_MS`.
     pub upstream_keepalive: Duration,
     /// Whom backends' certificates must be signed by, `OBLETH_UPSTREAM_CA_FILE`.
     pub upstream_tls: UpstreamTls,
     /// How long a drain waits for what is in flight, `OBLETH_DRAIN_TIMEOUT_SECS`.
     pub drain_timeout: Duration,
+    /// Proxies whose `X-Forwarded-For` counts, `OBLETH_TRUSTED_PROXIES`.
+    pub trusted_proxies: Arc<[Cidr]>,
     /// Use epoll also where io_uring is to be had, `MONOIO_FORCE_LEGACY_DRIVER`.
     pub force_epoll: bool,
+}
+
+/// How slow a client may be.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// From a head's first byte to its last, `OBLETH_CLIENT_HEAD_TIMEOUT_MS`.
+    pub head: Duration,
+    /// The longest pause in a body, `OBLETH_CLIENT_BODY_PAUSE_MS`.
+    pub body_pause: Duration,
+    /// A connection without a request, `OBLETH_CLIENT_IDLE_TIMEOUT_MS`.
+    pub idle: Duration,
+    /// One write that the client does not take in, `OBLETH_CLIENT_WRITE_TIMEOUT_MS`.
+    pub write: Duration,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        let (head, body_pause) = (Duration::from_secs(10), Duration::from_secs(30));
+        Self { head, body_pause, idle: Duration::from_secs(75), write: Duration::from_secs(60) }
+    }
 }
 
 /// Runs one shard on the calling thread until a `Drain` command has been carried out.

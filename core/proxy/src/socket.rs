@@ -9,6 +9,7 @@
 use std::{
     cell::{Cell, UnsafeCell},
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
 };
@@ -196,6 +197,12 @@ impl Handle {
     /// Tells the peer that nothing more comes. What it sends is still read.
     pub(crate) fn shut_write(&self) {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
+    }
+
+    /// The other end's address; `None` once the connection is gone.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        let peer = rustix::net::getpeername(self.fd()).ok()??;
+        SocketAddr::try_from(peer).ok().map(|peer| peer.ip())
     }
 
     /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.

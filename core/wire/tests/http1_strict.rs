@@ -307,6 +307,10 @@ fn connection_options_decide_persistence_and_end_headers_here() {
     let forwarded: Vec<_> = head.iter(bytes).filter(|(_, _, kind)| kind.goes_upstream()).collect();
     assert_eq!(forwarded, [(&b"X-Kept"[..], &b"3"[..], HeaderKind::Other)]);
     assert_eq!(head.get(bytes, HeaderKind::Authorization), Some(&b"Bearer k"[..]));
+    let hidden =
+        b"POST / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: x-forwarded-for\r\n\r\n";
+    let head = request(hidden).unwrap();
+    assert_eq!(head.get(hidden, HeaderKind::ForwardedFor), Some(&b"192.0.2.1"[..]), "nobody hides his way");
     let options = vec!["x"; 33].join(",");
     bad(post(&format!("Connection: {options}")));
 }
@@ -348,6 +352,7 @@ fn what_crosses_the_gateway_is_decided_by_kind() {
         "x-stainless-lang",
         "x-sim-fault",
         "baggage",
+        "x-forwarded-for",
         "x-obleth",
     ] {
         assert!(HeaderKind::of(name.as_bytes()).goes_upstream(), "{name}");

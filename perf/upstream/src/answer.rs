@@ -9,6 +9,7 @@ use obleth_wire::http1::write;
 use crate::ask::{Ask, Endpoint};
 use crate::options::UsageShape;
 use crate::plan::Plan;
+use crate::shape::Shape;
 
 /// The `created` of every answer: fixed, so that answers can be compared.
 const CREATED: u64 = 1_700_000_000;
@@ -99,20 +100,17 @@ fn usage(prompt: u64, completion: u64) -> String {
     format!(r#"{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{completion}}}"#)
 }
 
-fn finish(cut: bool) -> &'static str {
-    if cut { "length" } else { "stop" }
-}
-
 /// The body of a chat or text completion. `text` is a JSON string with its quotes.
 pub(crate) fn completion(ask: &Ask, model: &str, text: &str, tokens: u64, cut: bool) -> String {
-    let (finish, usage) = (finish(cut), usage(ask.prompt_tokens, tokens));
+    let (finish, usage) = (ask.shape.finish(cut), usage(ask.prompt_tokens, tokens));
     if ask.endpoint == Endpoint::Completion {
         return format!(
             r#"{{"id":"cmpl-sim","object":"text_completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"text":{text},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}],"usage":{usage}}}"#
         );
     }
+    let message = ask.shape.message(text);
     format!(
-        r#"{{"id":"chatcmpl-sim","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{{"role":"assistant","content":{text}}},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}],"usage":{usage}}}"#
+        r#"{{"id":"chatcmpl-sim","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{message},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}],"usage":{usage}}}"#
     )
 }
 
@@ -161,6 +159,7 @@ pub(crate) fn models<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// The events of one stream. Each is written as one chunk.
 pub(crate) struct Events<'a> {
     endpoint: Endpoint,
+    answer: Shape,
     /// The event up to its choices.
     prefix: String,
     prompt_tokens: u64,
@@ -187,6 +186,7 @@ impl<'a> Events<'a> {
         );
         Self {
             endpoint: ask.endpoint,
+            answer: ask.shape.clone(),
             prefix,
             prompt_tokens: ask.prompt_tokens,
             shape,
@@ -205,6 +205,13 @@ impl<'a> Events<'a> {
         Some(self.choice(choice, 0, self.shape))
     }
 
+    /// The event that names the tool that is called; only calls have one.
+    pub(crate) fn announcement(&mut self) -> Option<&[u8]> {
+        let delta = self.answer.announcement()?;
+        let choice = format!(r#"{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}"#);
+        Some(self.choice(&choice, 0, self.shape))
+    }
+
     /// The event of one token. `text` is what stands between the quotes; `made` counts this token too.
     pub(crate) fn token(&mut self, text: &str, made: u64) -> &[u8] {
         let choice = match self.endpoint {
@@ -212,9 +219,8 @@ impl<'a> Events<'a> {
                 format!(r#"{{"index":0,"text":"{text}","logprobs":null,"finish_reason":null}}"#)
             }
             Endpoint::Chat | Endpoint::Embedding => {
-                format!(
-                    r#"{{"index":0,"delta":{{"content":"{text}"}},"logprobs":null,"finish_reason":null}}"#
-                )
+                let delta = self.answer.delta(text);
+                format!(r#"{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}"#)
             }
         };
         self.choice(&choice, made, self.shape)
@@ -226,7 +232,7 @@ impl<'a> Events<'a> {
             Endpoint::Completion => r#""text":"""#,
             Endpoint::Chat | Endpoint::Embedding => r#""delta":{"content":""}"#,
         };
-        let finish = finish(cut);
+        let finish = self.answer.finish(cut);
         let choice =
             format!(r#"{{"index":0,{part},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}"#);
         let shape = if self.shape == UsageShape::LastWithChoices { UsageShape::Every } else { self.shape };
@@ -237,6 +243,13 @@ impl<'a> Events<'a> {
     pub(crate) fn usage(&mut self, made: u64) -> Option<&[u8]> {
         let has_one = matches!(self.shape, UsageShape::Final | UsageShape::FinalOnly | UsageShape::Every);
         has_one.then(|| self.choice("", made, UsageShape::Every))
+    }
+
+    /// A comment: nothing to a client, but a sign of life.
+    pub(crate) fn comment(&mut self) -> &[u8] {
+        self.out.clear();
+        write::chunk(self.out, b": ping\n\n");
+        self.out
     }
 
     /// The end of the stream: `[DONE]` and the last chunk, in one write.

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::shape::{ResponseFormat, Shape, Tool, ToolChoice, Wishes};
+
 /// The endpoints that generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
@@ -30,6 +32,8 @@ pub(crate) struct Ask {
     pub(crate) max_tokens: Option<u32>,
     /// The length the caller wants the completion to have, in place of the option.
     pub(crate) sim_tokens: Option<u32>,
+    /// What the answer is made of.
+    pub(crate) shape: Shape,
     /// Tokens of each input to embed.
     pub(crate) inputs: Vec<u64>,
     /// Embeddings as base64 of little-endian floats, as the SDKs ask for them.
@@ -50,10 +54,14 @@ struct Body<'a> {
     input: Option<Value>,
     #[serde(borrow)]
     encoding_format: Option<Cow<'a, str>>,
+    tools: Option<Vec<Tool>>,
+    tool_choice: Option<ToolChoice>,
+    response_format: Option<ResponseFormat>,
 }
 
 #[derive(Deserialize)]
 struct Message {
+    role: Option<String>,
     content: Option<Value>,
 }
 
@@ -76,9 +84,13 @@ impl Ask {
         }
         let missing = |field: &str| format!("Field required: {field}");
         let mut inputs = Vec::new();
+        let mut shape = Shape::Prose;
         let prompt_tokens = match endpoint {
             Endpoint::Chat => {
                 let messages = body.messages.ok_or_else(|| missing("messages"))?;
+                let has_result = messages.last().is_some_and(|last| last.role.as_deref() == Some("tool"));
+                let (tools, choice, format) = (body.tools, body.tool_choice, body.response_format);
+                shape = Wishes { tools, choice, format }.shape(has_result);
                 messages.iter().filter_map(|message| message.content.as_ref()).map(tokens).sum()
             }
             Endpoint::Completion => tokens(&body.prompt.ok_or_else(|| missing("prompt"))?),
@@ -97,6 +109,7 @@ impl Ask {
             prompt_tokens,
             max_tokens,
             sim_tokens: body.sim_tokens,
+            shape,
             inputs,
             base64: body.encoding_format.as_deref() == Some("base64"),
         })

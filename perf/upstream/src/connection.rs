@@ -20,6 +20,7 @@ use crate::generate::{self, Job, Line, Progress};
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::server::Site;
+use crate::shape::Shape;
 use crate::socket::{Socket, fill, gone, send, send_last};
 
 /// The largest body taken in; a larger one gets 413.
@@ -194,7 +195,8 @@ impl Connection {
         let id = head.get(&self.received, HeaderKind::RequestId);
         let mut ticket =
             site.counters.arrived(self.received.get(..head.len).unwrap_or_default(), &self.body, id);
-        let job = match self.job(head, endpoint) {
+        let seen = id.map_or(1, |id| site.counters.count_of(&String::from_utf8_lossy(id)));
+        let job = match self.job(head, endpoint, seen) {
             Ok(job) => job,
             Err((status, body)) => {
                 self.out.clear();
@@ -215,8 +217,8 @@ impl Connection {
         Ok(keep)
     }
 
-    /// What to generate, or the status and body of a refusal.
-    fn job(&self, head: &RequestHead, endpoint: Endpoint) -> Result<Job, (u16, String)> {
+    /// What to generate, or the status and body of a refusal. `seen`: requests with this id, this one included.
+    fn job(&self, head: &RequestHead, endpoint: Endpoint, seen: u32) -> Result<Job, (u16, String)> {
         let bad = |why: String| (400, answer::error(400, "BadRequestError", &why));
         let options = self.site.options();
         if !self.authorized(&options, head) {
@@ -225,12 +227,18 @@ impl Connection {
         if head.version == Version::Http10 {
             return Err((505, answer::error(505, "BadRequestError", "HTTP/1.1 is required")));
         }
-        let plan = Plan::new(&options, head, &self.received).map_err(bad)?;
-        let ask = Ask::read(endpoint, &self.body).map_err(bad)?;
+        let mut plan = Plan::new(&options, head, &self.received).map_err(bad)?;
+        if plan.fault_times.is_some_and(|times| seen > times) {
+            plan.fault = None;
+        }
+        let mut ask = Ask::read(endpoint, &self.body).map_err(bad)?;
         let name = ask.model.as_deref().or_else(|| options.names().next()).unwrap_or("sim");
         let model = answer::json_string(name);
         if !options.serves(name) && ask.model.is_some() {
             return Err((404, answer::fault_body(404, &format!("`{name}`"))));
+        }
+        if plan.echo || plan.stamp {
+            ask.shape = Shape::Prose;
         }
         let echo = plan.echo.then(|| answer::json_string(&String::from_utf8_lossy(&self.body)));
         let reject_over_limit = options.reject_over_limit;

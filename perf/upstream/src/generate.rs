@@ -130,10 +130,13 @@ pub(crate) async fn run(site: &Site, mut line: Line<'_>, job: &Job) -> io::Resul
 }
 
 async fn refuse(line: Line<'_>, job: &Job, status: u16) -> io::Result<bool> {
-    let retry: &[(&str, &str)] = if status == 429 { &[("retry-after", "2")] } else { &[] };
+    let mut extra: Vec<(&str, &str)> = answer::plan_headers(&job.plan).collect();
+    if status == 429 && extra.is_empty() {
+        extra.push(("retry-after", "2"));
+    }
     let body = answer::fault_body(status, &job.model);
     line.out.clear();
-    answer::json(line.out, status, retry, body.as_bytes(), job.keep_alive);
+    answer::json(line.out, status, &extra, body.as_bytes(), job.keep_alive);
     send_last(line.stream, line.out, line.ticket, Ending::Failed, 0).await?;
     Ok(job.keep_alive)
 }
@@ -163,6 +166,9 @@ async fn stream_events(line: &mut Line<'_>, job: &Job) -> io::Result<bool> {
     if plan.fault == Some(Fault::DieAfterRole) {
         return Ok(false);
     }
+    if let Some(announcement) = events.announcement() {
+        send(stream, announcement).await?;
+    }
     let mut text = String::new();
     for index in 0..tokens {
         if index > 0 {
@@ -171,11 +177,14 @@ async fn stream_events(line: &mut Line<'_>, job: &Job) -> io::Result<bool> {
         if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1 {
             tokio::task::yield_now().await;
         }
+        if plan.comments {
+            send(stream, events.comment()).await?;
+        }
         text.clear();
         match &job.echo {
             Some(echo) => text.push_str(echo.get(1..echo.len() - 1).unwrap_or_default()),
             None if plan.stamp => text.push_str(&stamp()),
-            None => answer::token(&mut text, index),
+            None => ask.shape.token(&mut text, index, index + 1 == tokens && !cut),
         }
         let made = index + 1;
         progress.set_streamed(made);
@@ -218,7 +227,7 @@ async fn send_json(line: &mut Line<'_>, job: &Job) -> io::Result<bool> {
     let body = match (&job.echo, ask.endpoint) {
         (_, Endpoint::Embedding) => answer::embedding(ask, &job.model),
         (Some(echo), _) => answer::completion(ask, &job.model, echo, 1, cut),
-        (None, _) => answer::completion(ask, &job.model, &text(plan, tokens), u64::from(tokens), cut),
+        (None, _) => answer::completion(ask, &job.model, &text(job, tokens, cut), u64::from(tokens), cut),
     };
     let extra: Vec<(&str, &str)> = answer::plan_headers(plan).collect();
     out.clear();
@@ -243,11 +252,11 @@ async fn send_json(line: &mut Line<'_>, job: &Job) -> io::Result<bool> {
 }
 
 /// The whole text of a completion, as a JSON string with its quotes.
-fn text(plan: &Plan, tokens: u32) -> String {
+fn text(Job { plan, ask, .. }: &Job, tokens: u32, cut: bool) -> String {
     let mut text = String::from("\"");
     for index in 0..tokens {
         if !plan.stamp {
-            answer::token(&mut text, index);
+            ask.shape.token(&mut text, index, index + 1 == tokens && !cut);
             continue;
         }
         if index > 0 {

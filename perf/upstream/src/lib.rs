@@ -19,6 +19,7 @@ mod generate;
 mod options;
 mod plan;
 mod server;
+mod shape;
 mod socket;
 mod tls;
 

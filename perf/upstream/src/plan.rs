@@ -12,6 +12,8 @@ use crate::options::{Fault, Options, UsageShape};
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) fault: Option<Fault>,
+    /// The fault strikes only the first so many requests with this `x-request-id`. None: all of them.
+    pub(crate) fault_times: Option<u32>,
     /// Until the first token; an hour at most, as the interval.
     pub(crate) latency: Duration,
     /// Between tokens; zero is as fast as possible.
@@ -23,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) stamp: bool,
     /// The completion is the request's body.
     pub(crate) echo: bool,
+    /// A comment stands before each token of a stream, as a proxy in between may put one there.
+    pub(crate) comments: bool,
     /// Header lines to add to the answer, each `name: value`.
     pub(crate) headers: Vec<String>,
 }
@@ -35,12 +39,14 @@ impl Plan {
     pub(crate) fn new(options: &Options, head: &RequestHead, buf: &[u8]) -> Result<Self, String> {
         let mut plan = Self {
             fault: options.fault,
+            fault_times: None,
             latency: latency(options.latency_ms),
             interval: interval(options.tokens_per_second),
             tokens: options.tokens,
             usage: options.usage,
             stamp: false,
             echo: false,
+            comments: false,
             headers: Vec::new(),
         };
         for (name, value, _) in head.iter(buf) {
@@ -59,6 +65,7 @@ impl Plan {
         match name {
             "fault" if value == "none" => self.fault = None,
             "fault" => self.fault = Some(read(value)?),
+            "fault-times" => self.fault_times = Some(read(value)?),
             "latency-ms" => self.latency = latency(read(value)?),
             "tokens" => self.tokens = read(value)?,
             "tps" => {
@@ -71,6 +78,7 @@ impl Plan {
             "usage" => self.usage = read(value)?,
             "stamp" => self.stamp = value == "1",
             "echo" => self.echo = value == "1",
+            "comments" => self.comments = value == "1",
             "header" => self.headers.push(value.to_owned()),
             _ => return Err("no such steering header".to_owned()),
         }

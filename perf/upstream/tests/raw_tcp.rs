@@ -211,6 +211,30 @@ fn json_answers_carry_text_and_usage() {
 }
 
 #[test]
+fn a_tool_is_called_in_a_stream_as_in_a_whole_answer() {
+    let handle = start(Options { tokens: 2, ..Options::default() });
+    let tools = r#","tools":[{"type":"function","function":{"name":"write"}}]"#;
+    let json = post(&handle, CHAT, &[], &chat(tools)).unwrap().json();
+    let call = &json["choices"][0]["message"]["tool_calls"][0]["function"];
+    assert_eq!(call, &serde_json::json!({"name": "write", "arguments": r#"{"text": "Hello from"}"#}));
+    let stream = chat(&format!(r#"{tools},"stream":true"#));
+    let events = post(&handle, CHAT, &[("x-sim-comments", "1")], &stream).unwrap().events();
+    assert_eq!(events[1]["choices"][0]["delta"]["tool_calls"][0]["function"]["name"], "write");
+    let part = |event: &Value| event["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"].clone();
+    let parts: Vec<_> = events.iter().filter_map(|event| part(event).as_str().map(str::to_owned)).collect();
+    assert_eq!(parts.concat(), r#"{"text": "Hello from"}"#);
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[test]
+fn a_fault_strikes_a_request_id_as_often_as_it_is_told() {
+    let handle = start(Options::default());
+    let steered = [("x-sim-fault", "status-503"), ("x-sim-fault-times", "2"), ("x-request-id", "one")];
+    let status = || post(&handle, CHAT, &steered, &chat("")).unwrap().head.status;
+    assert_eq!([status(), status(), status()], [503, 503, 200]);
+}
+
+#[test]
 fn steering_headers_change_length_usage_and_text() {
     let handle = start(Options { latency_ms: 3_600_000, ..Options::default() });
     let stream = |headers: &[(&str, &str)], more: &str| {

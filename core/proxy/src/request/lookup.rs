@@ -3,16 +3,18 @@
 //! 401 is said only when a store has answered that there is no such key. When none can answer, a key that was
 //! seen before goes on working, and an unknown one is told to come back.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, net::IpAddr, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use obleth_link::Phase;
 use obleth_policy::{
     id::TenantIx,
     key::{KeyAnswer, KeyRecord, judge},
+    network::client_address,
     outcome::Code,
 };
+use obleth_wire::http1::HeaderKind;
 
-use super::{Stop, authenticate::Claimed};
+use super::{Stop, authenticate::Claimed, parse::Call};
 use crate::{
     downstream::{Downstream, Woke},
     keycache::{Flight, Found},
@@ -30,7 +32,12 @@ pub(crate) struct Known {
     pub(crate) snapshot: Rc<Pinned>,
 }
 
-pub(super) async fn lookup(shard: &Rc<Shard>, down: &Downstream, claimed: Claimed) -> Result<Known, Stop> {
+pub(super) async fn lookup(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    call: &Call,
+    claimed: Claimed,
+) -> Result<Known, Stop> {
     let clock = shard.timers.clock();
     let found = shard.keys.find(claimed.digest, clock.now(), &shard.end);
     let answer = match found {
@@ -58,12 +65,25 @@ pub(super) async fn lookup(shard: &Rc<Shard>, down: &Downstream, claimed: Claime
             shard.keys.stale(&claimed.digest, clock.now()).ok_or(Code::AuthStoreUnavailable)?
         }
     };
+    let now = clock.unix_ms();
+    // A store has said until when it knows this secret; that needs no asking again.
+    if key.secret_has_ended(now) {
+        return Err(Code::InvalidApiKey.into());
+    }
     // Pinned after the wait: the snapshot that knows a new key's tenant was sent before the key's answer.
     let snapshot = shard.pin().ok_or(Code::AuthStoreUnavailable)?;
     let tenant = snapshot.tenant(key.tenant);
-    judge(&key, tenant, clock.unix_ms())?;
+    judge(&key, tenant, now, || client(shard, down, call))?;
     let tenant = tenant.map(|tenant| tenant.ix).ok_or(Code::TenantNotFound)?;
     Ok(Known { key, tenant, snapshot })
+}
+
+/// The client's address, as far as it can be believed.
+fn client(shard: &Shard, down: &Downstream, call: &Call) -> Option<IpAddr> {
+    let inlet = down.inlet();
+    let lines = call.head.headers.iter().filter(|header| header.kind == HeaderKind::ForwardedFor);
+    let lines = lines.map(|header| header.value.of(&inlet));
+    down.peer().map(|peer| client_address(peer, lines, &shard.settings.trusted_proxies))
 }
 
 /// The answer; `None` when it did not come in time.

@@ -151,7 +151,7 @@ async fn infer(
     tally: &mut Tally,
 ) -> Result<After, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
-    let known = lookup::lookup(shard, down, claimed).await?;
+    let known = lookup::lookup(shard, down, call, claimed).await?;
     let body = read::read(shard, down, call).await?;
     let asked = ask::ask(down, call, known, body)?;
     let admitted = admit::admit(shard, asked)?;

@@ -10,7 +10,7 @@ use crate::{downstream::Downstream, shard::Shard};
 
 pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call) -> Result<After, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
-    let known = lookup::lookup(shard, down, claimed).await?;
+    let known = lookup::lookup(shard, down, call, claimed).await?;
     let granted = |model: &Model| {
         let tenant = known.snapshot.tenant(known.key.tenant);
         known.key.grant.allows(model) && tenant.is_some_and(|tenant| tenant.grant.allows(model))

@@ -3,7 +3,7 @@
 //! Nothing of a request is used before its head has passed the strict parser. Routing looks at method and path
 //! and at nothing else, least of all at `Host`.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use obleth_policy::{
     outcome::{Code, Reject},
@@ -20,11 +20,6 @@ use crate::{
     downstream::{Downstream, Woke},
     shard::Shard,
 };
-
-/// How long a client connection may stay without a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a head may take from its first byte to its last.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// A request whose head is known. Its bytes stay in the connection's inlet until the request is over.
 #[derive(Debug)]
@@ -62,7 +57,7 @@ pub(super) async fn begins(shard: &Rc<Shard>, down: &Downstream, new: bool) -> b
         if !new && shard.draining.get() {
             return false;
         }
-        down.alarm.set_in(Some(KEEP_ALIVE));
+        down.alarm.set_in(Some(shard.settings.client.idle));
         if !matches!(down.more_than(0).await, Woke::Done(())) {
             return false;
         }
@@ -76,7 +71,7 @@ pub(super) async fn parse(shard: &Rc<Shard>, down: &Downstream) -> Result<Call, 
     let limits = Limits::default();
     let mut scan = HeadScan::default();
     let mut have = down.inlet().len();
-    down.alarm.set_in(Some(HEAD_TIME));
+    down.alarm.set_in(Some(shard.settings.client.head));
     let len = loop {
         match scan.find_end(&down.inlet(), &limits) {
             Ok(Some(len)) => break len,

@@ -3,7 +3,7 @@
 //! Not a byte of a body is asked for before the credential has been accepted. The body ends up in one piece
 //! behind the head, in the connection's own buffer, chunked or not.
 
-use std::{ops::Range, rc::Rc, sync::Arc, time::Duration};
+use std::{ops::Range, rc::Rc, time::Duration};
 
 use obleth_link::{BufferBudget, Phase};
 use obleth_policy::outcome::{Code, Reject};
@@ -15,8 +15,6 @@ use crate::{
     shard::Shard,
 };
 
-/// How long a client may pause while it sends a body, and what it has to spare over [`SLOWEST`].
-const BODY_PAUSE: Duration = Duration::from_secs(30);
 /// The slowest upload that is waited for, in bytes per second. A slower one holds memory for nothing.
 const SLOWEST: u64 = 16 * 1024;
 /// Room for a large body is taken in steps of this, as it arrives: announcing a body costs nobody else anything.
@@ -38,7 +36,7 @@ pub(crate) struct Body {
 /// Room for a large body; given back on drop.
 #[derive(Debug)]
 struct Room {
-    budget: Arc<BufferBudget>,
+    shard: Rc<Shard>,
     bytes: u64,
 }
 
@@ -49,9 +47,11 @@ impl Room {
             return Ok(());
         }
         let bytes = total.next_multiple_of(ROOM_STEP);
-        if !self.budget.reserve(bytes.saturating_sub(self.bytes)) {
+        let more = bytes.saturating_sub(self.bytes);
+        if !self.shard.end.buffered.reserve(more) {
             return Err(Code::Overloaded);
         }
+        self.shard.end.gauges().buffered_bytes.add(more);
         self.bytes = bytes;
         Ok(())
     }
@@ -60,7 +60,8 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.budget.release(self.bytes);
+            self.shard.end.buffered.release(self.bytes);
+            self.shard.end.gauges().buffered_bytes.sub(self.bytes);
         }
     }
 }
@@ -74,7 +75,7 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
     if coded {
         return Err(Code::UnsupportedEncoding.into());
     }
-    let mut room = Room { budget: Arc::clone(&shard.end.buffered), bytes: 0 };
+    let mut room = Room { shard: Rc::clone(shard), bytes: 0 };
     if let Framing::Length(length) = call.head.framing {
         if length > limit {
             return Err(too_large(limit));
@@ -87,6 +88,7 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
             .map_err(|_| Stop::ClientGone(Phase::Upload))?;
     }
     let start = call.used;
+    let pause = shard.settings.client.body_pause;
     let begun = shard.timers.clock().now();
     loop {
         let step = down.edit_inlet(|buf| take_in(buf, call))?;
@@ -100,7 +102,7 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
         }
         let now = shard.timers.clock().now();
         let earned = Duration::from_secs(length.checked_div(SLOWEST).unwrap_or(0));
-        down.alarm.set(now.plus(BODY_PAUSE).min(begun.plus(BODY_PAUSE.saturating_add(earned))));
+        down.alarm.set(now.plus(pause).min(begun.plus(pause.saturating_add(earned))));
         let have = down.inlet().len();
         let woke = down.more_than(have).await;
         down.alarm.clear();

@@ -15,10 +15,11 @@ use obleth_link::{BufferBudget, Command, Event, SidecarEnd, links};
 use obleth_policy::{
     id::{EndpointId, KeyId, ModelId, PoolIx, TenantId, TenantIx},
     key::{KeyAnswer, KeyDigest, KeyRecord},
+    network::NetworkGrant,
     snapshot::{Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
     unit::{LimitMs, UnixMs},
 };
-use obleth_proxy::Settings;
+use obleth_proxy::{ClientLimits, Settings};
 use uuid::Uuid;
 
 /// Each test runs on io_uring and on epoll.
@@ -77,9 +78,11 @@ impl Rig {
             fail_open: true,
             pepper: None,
             max_request_bytes: 64 << 20,
+            client: ClientLimits::default(),
             upstream_keepalive: Duration::from_secs(4),
             upstream_tls: obleth_proxy::UpstreamTls::of_system(),
             drain_timeout: Duration::from_secs(5),
+            trusted_proxies: Arc::new([]),
             force_epoll,
         };
         adjust(&mut settings);
@@ -212,14 +215,8 @@ fn answer(digest: KeyDigest) -> KeyAnswer {
     if digest != KeyDigest::of(b"sk_known", None) {
         return KeyAnswer::Unknown;
     }
-    KeyAnswer::Found(Arc::new(KeyRecord {
-        id: KeyId(Uuid::from_u128(1)),
-        tenant: TenantId(Uuid::from_u128(2)),
-        disabled: false,
-        deleted: false,
-        expires_at: None,
-        grant: ModelGrant::All,
-    }))
+    let record = KeyRecord::unlimited(KeyId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
+    KeyAnswer::Found(Arc::new(record))
 }
 
 fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
@@ -254,6 +251,7 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         weight: 100,
         group: "default".into(),
         grant: ModelGrant::All,
+        networks: NetworkGrant::All,
     };
     Arc::new(Snapshot::new(generation, vec![model], vec![tenant]))
 }

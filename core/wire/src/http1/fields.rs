@@ -108,8 +108,8 @@ impl Fields {
     }
 
     /// Obeys the options of the `connection` headers: `close`, `keep-alive`, and the names of headers that end
-    /// here. Headers the gateway reads itself and never passes on keep their kind, so that no sender can hide
-    /// its credential or its length from us.
+    /// here. Headers the gateway reads itself keep their kind, so that no sender can hide its credential, its
+    /// length or the way it came from us.
     fn apply_connection(&mut self, buf: &[u8]) {
         let lists = self.headers.iter().filter(|header| header.kind == HeaderKind::Connection);
         let lists: SmallVec<[Span; 4]> = lists.map(|header| header.value).collect();
@@ -126,7 +126,8 @@ impl Fields {
                 let passes = header.kind.goes_upstream()
                     || header.kind.comes_back()
                     || header.kind == HeaderKind::RequestId;
-                if passes && header.name.of(buf).eq_ignore_ascii_case(option) {
+                let ends_here = passes && header.kind != HeaderKind::ForwardedFor;
+                if ends_here && header.name.of(buf).eq_ignore_ascii_case(option) {
                     header.kind = HeaderKind::HopByHop;
                 }
             }

@@ -66,6 +66,8 @@ pub enum HeaderKind {
     OpenAi,
     /// `x-ratelimit-*`
     RateLimit,
+    /// `x-forwarded-for`
+    ForwardedFor,
     /// Everything else.
     Other,
 }
@@ -97,6 +99,7 @@ impl HeaderKind {
             14 if is(b"content-length") => Self::ContentLength,
             14 if is(b"http2-settings") => Self::HopByHop,
             15 if is(b"accept-encoding") => Self::AcceptEncoding,
+            15 if is(b"x-forwarded-for") => Self::ForwardedFor,
             16 if is(b"content-encoding") => Self::ContentEncoding,
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
             _ if starts(b"x-obleth-") => Self::Obleth,
@@ -118,6 +121,7 @@ impl HeaderKind {
             | Self::RetryAfter
             | Self::OpenAi
             | Self::RateLimit
+            | Self::ForwardedFor
             | Self::Other => true,
             Self::Authorization
             | Self::XApiKey

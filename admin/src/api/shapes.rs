@@ -1,0 +1,292 @@
+//! The objects of the admin API, member by member: what answers show and what bodies may say.
+//!
+//! The OpenAPI document and the page for people are written from these. Answers are compared with them in
+//! tests, and bodies too, so a member that is not here, or is here and nowhere else, does not get through.
+
+use std::ops::RangeInclusive;
+
+use super::{
+    IN_FLIGHT, RATES, WEIGHTS,
+    backend::PRIORITIES,
+    keys::GRACE_SECS,
+    models::{LIMITS_MS, MODEL_LEN},
+};
+
+/// An object.
+#[derive(Debug)]
+pub(super) struct Shape {
+    /// What it is called in the document.
+    pub(super) name: &'static str,
+    /// Has all members of these, too.
+    pub(super) parts: &'static [&'static Shape],
+    /// Its own, in their order.
+    pub(super) members: &'static [Member],
+}
+
+impl Shape {
+    /// All members, those of the parts first.
+    pub(super) fn members(&self) -> impl Iterator<Item = &'static Member> + use<> {
+        self.parts.iter().flat_map(|part| part.members).chain(self.members)
+    }
+}
+
+/// One member of an object.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) nullable: bool,
+    /// For people; empty where the name says it all.
+    pub(super) about: &'static str,
+}
+
+/// What a member's value is.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Id,
+    Time,
+    Text,
+    Flag,
+    Number(RangeInclusive<i64>),
+    OneOf(&'static [&'static str]),
+    Texts,
+    Object(&'static Shape),
+    Objects(&'static Shape),
+}
+
+const fn member(name: &'static str, kind: Kind, about: &'static str) -> Member {
+    Member { name, kind, nullable: false, about }
+}
+
+const fn maybe(name: &'static str, kind: Kind, about: &'static str) -> Member {
+    Member { name, kind, nullable: true, about }
+}
+
+const COUNT: RangeInclusive<i64> = 0..=(1 << 53) - 1;
+const STATUSES: &[&str] = &["active", "suspended", "archived"];
+const ABOUT_RATE: &str = "null = unlimited, 0 = none";
+const ABOUT_MODELS: &str = "names or aliases; null = all, [] = none";
+const ABOUT_IPS: &str = "addresses and ranges; null = everywhere, [] = nowhere";
+
+pub(super) const HEALTH: Shape = Shape {
+    name: "Health",
+    parts: &[],
+    members: &[
+        member("status", Kind::OneOf(&["ok", "degraded"]), ""),
+        member("store", Kind::Text, "`ok`, or the class of its fault"),
+        member("redis", Kind::Text, "`disabled` where it is not configured"),
+        member("postgres", Kind::Text, "`disabled` where it is not configured"),
+    ],
+};
+
+pub(super) const STATS: Shape = Shape {
+    name: "Stats",
+    parts: &[],
+    members: &[
+        member("in_flight", Kind::Number(COUNT), "requests at a backend now"),
+        member("queued", Kind::Number(COUNT), ""),
+        member("max_in_flight", Kind::Number(COUNT), "the process-wide ceiling"),
+        member("pools", Kind::Objects(&POOL), "one per model"),
+    ],
+};
+
+const POOL: Shape = Shape {
+    name: "Pool",
+    parts: &[],
+    members: &[
+        member("model", Kind::Text, ""),
+        member("in_flight", Kind::Number(COUNT), ""),
+        member("queued", Kind::Number(COUNT), ""),
+        member("max_in_flight", Kind::Number(COUNT), ""),
+    ],
+};
+
+pub(super) const VERSION: Shape = Shape {
+    name: "Version",
+    parts: &[],
+    members: &[member("version", Kind::Text, ""), member("commit", Kind::Text, "")],
+};
+
+pub(super) const GROUP: Shape = Shape {
+    name: "Group",
+    parts: &[],
+    members: &[
+        member("id", Kind::Id, ""),
+        member("name", Kind::Text, ""),
+        member("weight", Kind::Number(WEIGHTS), "share against the other groups"),
+        member("created_at", Kind::Time, ""),
+    ],
+};
+
+pub(super) const GROUP_EDIT: Shape = Shape {
+    name: "GroupEdit",
+    parts: &[],
+    members: &[member("name", Kind::Text, "unique"), member("weight", Kind::Number(WEIGHTS), "default 100")],
+};
+
+pub(super) const TENANT: Shape = Shape { name: "Tenant", parts: &[&MADE, &TENANT_EDIT], members: &[] };
+
+/// What the store adds to whatever is created.
+const MADE: Shape = Shape {
+    name: "Made",
+    parts: &[],
+    members: &[member("id", Kind::Id, ""), member("created_at", Kind::Time, "")],
+};
+
+pub(super) const TENANT_EDIT: Shape = Shape {
+    name: "TenantEdit",
+    parts: &[],
+    members: &[
+        member("name", Kind::Text, "unique among tenants that were not deleted"),
+        member("weight", Kind::Number(WEIGHTS), "share against its siblings in the group; default 100"),
+        member("group_name", Kind::Text, "default `default`"),
+        member("status", Kind::OneOf(STATUSES), "keys work only while it is `active`"),
+        maybe("tokens_per_minute", Kind::Number(RATES), ABOUT_RATE),
+        maybe("requests_per_minute", Kind::Number(RATES), ABOUT_RATE),
+        maybe("max_in_flight", Kind::Number(IN_FLIGHT), ABOUT_RATE),
+        maybe("allowed_models", Kind::Texts, ABOUT_MODELS),
+        maybe("allowed_ips", Kind::Texts, ABOUT_IPS),
+    ],
+};
+
+pub(super) const KEY: Shape = Shape { name: "Key", parts: &[&MADE, &KEY_MADE, &KEY_EDIT], members: &[] };
+
+pub(super) const KEY_WITH_SECRET: Shape = Shape {
+    name: "KeyWithSecret",
+    parts: KEY.parts,
+    members: &[member("secret", Kind::Text, "shown this once")],
+};
+
+const KEY_MADE: Shape = Shape {
+    name: "KeyMade",
+    parts: &[],
+    members: &[
+        member("tenant_id", Kind::Id, ""),
+        member("key_prefix", Kind::Text, "first seven characters of the newest secret; not unique"),
+        maybe("previous_secret_ends_at", Kind::Time, "until when a secret that was rotated away still works"),
+    ],
+};
+
+pub(super) const KEY_EDIT: Shape = Shape {
+    name: "KeyEdit",
+    parts: &[],
+    members: &[
+        member("name", Kind::Text, "unique within the tenant"),
+        member("disabled", Kind::Flag, "default false"),
+        maybe("expires_at", Kind::Time, "null = never"),
+        maybe("allowed_models", Kind::Texts, ABOUT_MODELS),
+        maybe("allowed_ips", Kind::Texts, ABOUT_IPS),
+        member("weight", Kind::Number(WEIGHTS), "share against the tenant's other keys; default 100"),
+        maybe("tokens_per_minute", Kind::Number(RATES), ABOUT_RATE),
+        maybe("requests_per_minute", Kind::Number(RATES), ABOUT_RATE),
+        maybe("max_in_flight", Kind::Number(IN_FLIGHT), ABOUT_RATE),
+    ],
+};
+
+pub(super) const NEW_KEY: Shape =
+    Shape { name: "NewKey", parts: &[&KEY_EDIT], members: &[member("tenant_id", Kind::Id, "its owner")] };
+
+pub(super) const ROTATION: Shape = Shape {
+    name: "Rotation",
+    parts: &[],
+    members: &[member(
+        "grace_secs",
+        Kind::Number(GRACE_SECS),
+        "how long the old secret goes on working; 0 ends it and all earlier ones at once; default 3600",
+    )],
+};
+
+pub(super) const MODEL: Shape = Shape {
+    name: "Model",
+    parts: &[&MADE],
+    members: &[
+        member("model_name", Kind::Text, "what clients ask for"),
+        member("aliases", Kind::Texts, "further names of the same model"),
+        member("enabled", Kind::Flag, ""),
+        maybe("upstream_model", Kind::Text, "what the backend calls it; null = the same"),
+        maybe("max_in_flight", Kind::Number(IN_FLIGHT), "slots; null = the default"),
+        maybe("max_model_len", Kind::Number(MODEL_LEN), "context length in tokens"),
+        member("endpoints", Kind::Objects(&ENDPOINT), "where it runs; [] = the default upstream"),
+        member("timeouts", Kind::Object(&TIMEOUTS), ""),
+    ],
+};
+
+const ENDPOINT: Shape = Shape {
+    name: "Endpoint",
+    parts: &[],
+    members: &[
+        member("name", Kind::Text, ""),
+        member("api_base", Kind::Text, ""),
+        member("has_api_key", Kind::Flag, "a credential is stored"),
+        member(
+            "priority",
+            Kind::Number(PRIORITIES),
+            "the lowest number is preferred; of equal ones the first on the list",
+        ),
+        member("enabled", Kind::Flag, ""),
+    ],
+};
+
+const TIMEOUTS: Shape = Shape {
+    name: "Timeouts",
+    parts: &[],
+    members: &[
+        maybe("connect_ms", Kind::Number(LIMITS_MS), "null = the default, 0 = off; the others likewise"),
+        maybe("first_byte_ms", Kind::Number(LIMITS_MS), ""),
+        maybe("idle_ms", Kind::Number(LIMITS_MS), ""),
+        maybe("total_ms", Kind::Number(LIMITS_MS), ""),
+    ],
+};
+
+pub(super) const MODEL_EDIT: Shape = Shape {
+    name: "ModelEdit",
+    parts: &[],
+    members: &[
+        member("model_name", Kind::Text, "unique among names and aliases"),
+        member("aliases", Kind::Texts, ""),
+        member("enabled", Kind::Flag, "default true"),
+        maybe("upstream_model", Kind::Text, ""),
+        maybe("max_in_flight", Kind::Number(IN_FLIGHT), ""),
+        maybe("max_model_len", Kind::Number(MODEL_LEN), ""),
+        member("api_base", Kind::Text, "short for one endpoint; http or https, with or without a final /v1"),
+        maybe("api_key", Kind::Text, "its credential; never shown again"),
+        member(
+            "endpoints",
+            Kind::Objects(&ENDPOINT_EDIT),
+            "replaces the list; a known name keeps what is not said",
+        ),
+        maybe("timeouts", Kind::Object(&TIMEOUTS), ""),
+    ],
+};
+
+const ENDPOINT_EDIT: Shape = Shape {
+    name: "EndpointEdit",
+    parts: &[],
+    members: &[
+        member("name", Kind::Text, "default `default`; unique within the model"),
+        member("api_base", Kind::Text, "http or https, with or without a final /v1"),
+        maybe("api_key", Kind::Text, "never shown again; absent = as it was, null = none"),
+        member("priority", Kind::Number(PRIORITIES), "default 0; the lowest number is preferred"),
+        member("enabled", Kind::Flag, "default true"),
+    ],
+};
+
+pub(super) const REFUSAL: Shape = Shape {
+    name: "Error",
+    parts: &[],
+    members: &[member(
+        "error",
+        Kind::Object(&Shape {
+            name: "ErrorDetail",
+            parts: &[],
+            members: &[
+                member("message", Kind::Text, "for people"),
+                member("type", Kind::Text, ""),
+                maybe("param", Kind::Text, "the member or query parameter that is at fault"),
+                member("code", Kind::Text, "for programs"),
+                member("request_id", Kind::Text, "as in the header x-request-id"),
+            ],
+        }),
+        "",
+    )],
+};

@@ -1,0 +1,218 @@
+//! `compare`: everybody beside everybody in interleaved rounds, and what that says about the rows of the table.
+//!
+//! One file per scenario. Each starts what it needs, measures in turns, and stops it. It must never compare figures of
+//! different rounds.
+
+mod chat;
+mod enters;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    load::{self, Edge, Outcome, Pace, Plan, chat_request},
+    meter::Usage,
+    peers::Peer,
+    processors::Placement,
+    rounds::{Figures, Round, Wanted, interleave},
+    rows::{Finding, NUMBERS},
+    scenario::{Exchange, Repeat},
+    subject::{self, MODEL, Site, Subject},
+    terminal::remark,
+};
+
+/// How long answers may take to come in after the last request.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What was asked for on the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// Numbers of the rows; all if empty.
+    pub(crate) rows: Vec<u8>,
+    /// In place of the scenarios' rounds.
+    pub(crate) rounds: Option<usize>,
+    /// In place of the scenarios' seconds.
+    pub(crate) secs: Option<f64>,
+    /// In place of the scenario's pause before the last look at memory.
+    pub(crate) settle: Option<f64>,
+    /// The program `obleth`.
+    pub(crate) obleth: PathBuf,
+    /// Where scenarios are.
+    pub(crate) scenarios: PathBuf,
+    /// A folder for whatever is started.
+    pub(crate) folder: PathBuf,
+}
+
+/// What a scenario gave.
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) rounds: Vec<Round>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Measures the rows that are asked for.
+///
+/// # Errors
+/// A signal came, a scenario cannot be read, or obleth or its backend does not start.
+pub(crate) fn run(asked: &Asked) -> Result<Vec<Group>> {
+    for row in &asked.rows {
+        ensure!(NUMBERS.contains(row), "row {row} is not measured here; there are {NUMBERS:?}");
+    }
+    let mut groups = Vec::new();
+    if asked.any(&[1, 2, 3]) {
+        groups.extend(chat::run(asked)?);
+    }
+    if asked.any(&[5]) {
+        groups.extend(enters::run(asked)?);
+    }
+    for group in &mut groups {
+        group.findings.retain(|finding| asked.any(&[finding.row.number]));
+    }
+    Ok(groups)
+}
+
+impl Asked {
+    fn any(&self, rows: &[u8]) -> bool {
+        self.rows.is_empty() || rows.iter().any(|row| self.rows.contains(row))
+    }
+
+    /// The scenario's figures, changed by the command line.
+    fn repeat(&self, repeat: Repeat) -> Repeat {
+        Repeat {
+            rounds: self.rounds.unwrap_or(repeat.rounds),
+            secs: self.secs.unwrap_or(repeat.secs),
+            warmup_secs: repeat.warmup_secs.min(self.secs.unwrap_or(f64::INFINITY)),
+        }
+    }
+}
+
+/// Who is measured, and the backend behind them. The backend is stopped last.
+#[derive(Debug)]
+struct Field {
+    subjects: Vec<Subject>,
+    /// Peers that are not there, and why.
+    absent: Vec<(Peer, String)>,
+    backend: Subject,
+}
+
+impl Field {
+    /// obleth with one shard, the peers that are installed, the floor.
+    fn full(asked: &Asked, placement: &Placement) -> Result<Self> {
+        let backend = subject::backend(&asked.obleth, &asked.folder, &placement.backend)?;
+        let site = asked.site(placement, &backend);
+        let mut subjects = vec![site.obleth("obleth", 1)?];
+        let mut absent = Vec::new();
+        for peer in Peer::ALL {
+            match site.peer(peer) {
+                Ok(subject) => subjects.push(subject),
+                Err(error) => {
+                    remark(&format!("{error:#}"));
+                    absent.push((peer, format!("{error:#}")));
+                }
+            }
+        }
+        subjects.push(site.floor()?);
+        Ok(Self { subjects, absent, backend })
+    }
+
+    /// Why a peer is not among the subjects.
+    fn why_absent(&self, peer: Peer) -> Option<String> {
+        self.absent.iter().find(|(absent, _)| *absent == peer).map(|(_, why)| why.clone())
+    }
+}
+
+impl Asked {
+    fn site<'a>(&'a self, placement: &'a Placement, backend: &Subject) -> Site<'a> {
+        Site {
+            obleth: &self.obleth,
+            folder: &self.folder,
+            processors: &placement.subject,
+            backend: backend.address,
+        }
+    }
+}
+
+/// A body of about `exchange.request_bytes` that asks for `exchange.answer_tokens`.
+fn body(exchange: Exchange, streamed: bool) -> String {
+    let tokens = exchange.answer_tokens;
+    let stream = if streamed { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
+    let fixed = format!(
+        r#"{{"model":"{MODEL}"{stream},"max_tokens":{tokens},"sim_tokens":{tokens},"messages":[{{"role":"user","content":""#
+    );
+    let words = "hello ".repeat(exchange.request_bytes.saturating_sub(fixed.len() + 4) / 6);
+    format!("{fixed}{words}\"}}]}}")
+}
+
+/// Load for a subject; `extra` are header lines.
+fn plan(subject: &Subject, body: &str, extra: &[&str], repeat: Repeat) -> Plan {
+    Plan {
+        target: subject.address,
+        request: chat_request(subject.address, "/v1/chat/completions", &subject.key, extra, body),
+        connections: 1,
+        each: None,
+        pace: Pace::Closed { ramp: Duration::ZERO },
+        warmup: repeat.warmup(),
+        window: repeat.window(),
+        drain: Some(DRAIN),
+        equal_answers: true,
+    }
+}
+
+/// Puts a load on a subject and counts what the subject used within the window.
+fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Usage)> {
+    let tree = subject.tree();
+    let (mut before, mut used) = (Usage::default(), Usage::default());
+    let outcome = load::run(plan, &mut |edge| {
+        let usage = tree.usage()?;
+        match edge {
+            Edge::Begin => before = usage,
+            Edge::End => {
+                used.cpu_ns = usage.cpu_ns.saturating_sub(before.cpu_ns);
+                used.switches = usage.switches.saturating_sub(before.switches);
+            }
+        }
+        Ok(())
+    });
+    let outcome = outcome.map_err(|error| match subject.last_error().as_str() {
+        "it said nothing" => error,
+        _ if error.is::<crate::signals::Interrupted>() => error,
+        said => error.context(format!("{} said: {said}", subject.name)),
+    })?;
+    ensure!(outcome.completed > 0, "no request was completed");
+    Ok((outcome, used))
+}
+
+/// The figures of a load whose unit is a request.
+fn per_request(outcome: &Outcome, used: Usage) -> Figures {
+    let requests = outcome.completed as f64;
+    Figures::from([
+        ("requests", requests),
+        ("request_throughput", outcome.request_throughput()),
+        ("cpu_us", used.cpu_ns as f64 / 1e3 / requests),
+        ("switches", used.switches as f64 / requests),
+    ])
+}
+
+/// Measures everybody in turn.
+fn rounds(
+    title: &str,
+    count: usize,
+    subjects: &[&Subject],
+    measure: impl FnMut(&&Subject) -> Result<Figures>,
+) -> Result<Vec<Round>> {
+    let wanted = Wanted { title, rounds: count, steady: "cpu_us" };
+    interleave(&wanted, subjects, |subject| subject.name.as_str(), measure)
+}
+
+/// One value per valid round.
+fn values<'r>(rounds: &'r [Round], of: impl Fn(&'r Round) -> Option<f64> + 'r) -> Vec<Option<f64>> {
+    rounds.iter().filter(|round| round.void.is_none()).map(of).collect()
+}
+
+/// The reason why the rounds say nothing, if they do not.
+fn void(rounds: &[Round]) -> Option<String> {
+    let all_void = rounds.iter().all(|round| round.void.is_some());
+    rounds.last().filter(|_| all_void)?.void.as_ref().map(|why| format!("every round is void: {why}"))
+}

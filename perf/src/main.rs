@@ -1,0 +1,124 @@
+//! `obleth-perf`: measures obleth beside its peers, or puts load on anything that speaks the OpenAI API.
+//!
+//! `compare` is the command; `load` and `floor` are its parts, for hands. It is no part of the product, and must never
+//! be needed to run it.
+
+mod compare;
+mod floor;
+mod http;
+mod load;
+mod meter;
+mod peers;
+mod process;
+mod processors;
+mod report;
+mod rounds;
+mod rows;
+mod scenario;
+mod signals;
+mod statistics;
+mod subject;
+mod terminal;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use compare::Asked;
+use terminal::{remark, say};
+
+/// Measures obleth beside nginx, HAProxy and a forwarder that parses nothing.
+#[derive(Debug, Parser)]
+#[command(name = "obleth-perf")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure the rows of the table in interleaved rounds
+    Compare(CompareArgs),
+    /// Forward bytes and parse nothing, until ended
+    Floor(FloorArgs),
+}
+
+#[derive(Debug, Args)]
+struct FloorArgs {
+    /// Where it listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Where it forwards to
+    #[arg(long, value_name = "ADDRESS")]
+    to: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// Rows to measure, separated by commas [default: all]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    rows: Vec<u8>,
+    /// Valid rounds [default: as the scenarios say]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// Seconds of one measurement [default: as the scenarios say]
+    #[arg(long, value_parser = seconds)]
+    secs: Option<f64>,
+    /// Pause before the last look at memory [default: as the scenario says]
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    settle: Option<f64>,
+    /// The program to measure [default: beside this one]
+    #[arg(long, value_name = "PROGRAM")]
+    obleth: Option<PathBuf>,
+    /// Folder of the scenarios
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"))]
+    scenarios: PathBuf,
+    /// Folder of the results
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
+    results: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let secs = text.parse().ok().filter(|secs| (0.1..=86_400.0).contains(secs));
+    secs.ok_or_else(|| "write seconds, 0.1 to 86400".to_owned())
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let done = match command {
+        Command::Floor(args) => floor::run(args.listen, args.to),
+        Command::Compare(args) => signals::listen().and_then(|()| compare(args)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            remark(&format!("obleth-perf: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(args: CompareArgs) -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("obleth-perf-").tempdir()?;
+    let asked = Asked {
+        rows: args.rows,
+        rounds: args.rounds.map(usize::from),
+        secs: args.secs,
+        settle: args.settle,
+        obleth: subject::program(args.obleth.as_deref())?,
+        scenarios: args.scenarios,
+        folder: folder.path().to_owned(),
+    };
+    raise_descriptor_limit()?;
+    let groups = compare::run(&asked)?;
+    say(&report::markdown(&groups));
+    Ok(())
+}
+
+/// As many descriptors as the kernel allows; what is started inherits it.
+fn raise_descriptor_limit() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}

@@ -1,0 +1,137 @@
+//! What a whole process tree has used: processor time, memory, voluntary switches, as the kernel counts them.
+//!
+//! It reads `/proc` (proc(5)). It must never count a thread twice, nor forget a worker: nginx's master does nothing.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// A process and its descendants.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    root: u32,
+}
+
+/// What has been used since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// User and system time, nanoseconds.
+    pub(crate) cpu_ns: u64,
+    /// Times a thread went to sleep by itself.
+    pub(crate) switches: u64,
+}
+
+/// Memory, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Resident.
+    pub(crate) rss: u64,
+    /// Resident, with shared pages divided among those who share them.
+    pub(crate) pss: u64,
+}
+
+impl Tree {
+    pub(crate) fn of(root: u32) -> Self {
+        Self { root }
+    }
+
+    /// # Errors
+    /// The process is gone, or the kernel does not count (`CONFIG_SCHEDSTATS`).
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let mut usage = Usage::default();
+        for pid in self.pids()? {
+            // A thread that ends in between has no files any more; what it used is lost to both readings.
+            for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+                let read = |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+                usage.cpu_ns += first_number(&read("schedstat")).unwrap_or_default();
+                usage.switches += field(&read("status"), "voluntary_ctxt_switches:").unwrap_or_default();
+            }
+        }
+        if usage.cpu_ns == 0 {
+            bail!("the kernel does not count the time of process {}", self.root);
+        }
+        Ok(usage)
+    }
+
+    /// # Errors
+    /// The process is gone.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        let mut memory = Memory::default();
+        for pid in self.pids()? {
+            let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
+            memory.rss += field(&text, "Rss:").unwrap_or_default() * 1024;
+            memory.pss += field(&text, "Pss:").unwrap_or_default() * 1024;
+        }
+        if memory.rss == 0 {
+            bail!("the kernel does not say the memory of process {}", self.root);
+        }
+        Ok(memory)
+    }
+
+    /// The root and its descendants.
+    fn pids(&self) -> Result<Vec<u32>> {
+        let mut family = vec![self.root];
+        let parents = parents()?;
+        let mut at = 0;
+        while let Some(parent) = family.get(at).copied() {
+            family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            at += 1;
+        }
+        Ok(family)
+    }
+}
+
+/// Every process and its parent.
+fn parents() -> Result<Vec<(u32, u32)>> {
+    let entries = fs::read_dir("/proc").context("no /proc")?;
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    Ok(pids.filter_map(|pid| Some((pid, parent(pid)?))).collect())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    // The name in parentheses may hold anything, parentheses too.
+    let behind = text.get(text.rfind(')')? + 1..)?;
+    behind.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn first_number(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// The number behind a name at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| first_number(line.strip_prefix(name)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_tree_counts_its_own_work_and_that_of_its_children() {
+        let tree = Tree::of(std::process::id());
+        let before = tree.usage().unwrap();
+        // The child says when it has worked, and then waits to be read before it ends.
+        let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo worked; read end";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let childs = Tree::of(child.id()).usage().unwrap();
+        let after = tree.usage().unwrap();
+        assert!(childs.cpu_ns > 1_000_000, "{childs:?}");
+        assert!(after.cpu_ns >= before.cpu_ns + childs.cpu_ns, "{before:?} {childs:?} {after:?}");
+        let memory = tree.memory().unwrap();
+        assert!(memory.rss > memory.pss && memory.pss > 0, "{memory:?}");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,197 @@
+//! What is measured: obleth as its users run it, its peers, the floor, and the backend itself.
+//!
+//! obleth is always complete: a store, a tenant, a model, a key that every request shows. It must never be given a
+//! mode that nobody else has.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::{
+    http,
+    meter::Tree,
+    peers::{self, Peer},
+    process::{Process, Start},
+};
+
+/// The model that every request names.
+pub(crate) const MODEL: &str = "bench";
+/// The gateway's admin token; it lives as long as the measurement, on loopback.
+const ADMIN_TOKEN: &str = "obleth_admin_0123456789abcdef0123456789abcdef";
+/// More requests in flight than any scenario has.
+const NO_LIMIT: u32 = 1_000_000;
+
+/// Somebody who answers requests.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    /// The credential that it wants.
+    pub(crate) key: String,
+    process: Process,
+}
+
+impl Subject {
+    /// The processes to count.
+    pub(crate) fn tree(&self) -> Tree {
+        Tree::of(self.process.pid())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The last thing it complained about.
+    pub(crate) fn last_error(&self) -> String {
+        self.process.last_error()
+    }
+}
+
+/// How subjects are started: who stands behind them, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site<'a> {
+    /// The program `obleth`.
+    pub(crate) obleth: &'a Path,
+    /// Where they put their files.
+    pub(crate) folder: &'a Path,
+    /// Processors of the subject.
+    pub(crate) processors: &'a [usize],
+    /// Where the backend listens.
+    pub(crate) backend: SocketAddr,
+}
+
+impl Site<'_> {
+    /// The gateway with so many shards.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn obleth(&self, name: &str, shards: usize) -> Result<Subject> {
+        let data = tempfile::tempdir_in(self.folder)?.keep();
+        let any = "127.0.0.1:0".to_owned();
+        let mut process = Process::start(&Start {
+            name,
+            program: self.obleth,
+            args: vec!["serve".to_owned(), "--data-dir".to_owned(), data.display().to_string()],
+            env: vec![
+                ("HOME", self.folder.display().to_string()),
+                ("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN.to_owned()),
+                ("OBLETH_CORES", shards.to_string()),
+                ("OBLETH_GLOBAL_MAX_IN_FLIGHT", NO_LIMIT.to_string()),
+                ("OBLETH_PROXY_LISTEN", any.clone()),
+                ("OBLETH_ADMIN_LISTEN", any.clone()),
+                ("OBLETH_METRICS_LISTEN", any),
+                ("OBLETH_DRAIN_TIMEOUT_SECS", "1".to_owned()),
+            ],
+            processors: self.processors,
+            folder: self.folder,
+        })?;
+        let line = process.line_with(" ready: ")?;
+        let (data_plane, admin) = (address(&line, 0)?, address(&line, 1)?);
+        let call = |path: &str, body| http::post(admin, &format!("/api/v1{path}"), ADMIN_TOKEN, &body);
+        let model = json!({
+            "model_name": MODEL,
+            "api_base": format!("http://{}", self.backend),
+            "max_in_flight": NO_LIMIT,
+        });
+        call("/models", model)?;
+        let tenant = call("/tenants", json!({"name": "bench"}))?;
+        let tenant = tenant["id"].as_str().context("a tenant without an id")?;
+        let key = call(&format!("/tenants/{tenant}/keys"), json!({"name": "bench"}))?;
+        let key = key["secret"].as_str().context("a key without a secret")?.to_owned();
+        Ok(Subject { name: name.to_owned(), address: data_plane, key, process })
+    }
+
+    /// A forwarder that parses nothing.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn floor(&self) -> Result<Subject> {
+        let program = std::env::current_exe().context("where is this program?")?;
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string();
+        let args = ["floor", "--listen", &listen, "--to", &self.backend.to_string()];
+        let mut process = self.start("floor", &program, args.map(str::to_owned).into())?;
+        let address = address(&process.line_with("floor ready")?, 0)?;
+        Ok(Subject { name: "floor".to_owned(), address, key: unchecked_key(), process })
+    }
+
+    /// A peer, if it is installed.
+    ///
+    /// # Errors
+    /// It is not installed (the message says how to), or does not start.
+    pub(crate) fn peer(&self, peer: Peer) -> Result<Subject> {
+        let program = peer.program()?;
+        let address = free_port()?;
+        let args = peers::prepare(peer, self.folder, address, self.backend)?;
+        let mut process = self.start(peer.name(), &program, args)?;
+        process.until(|| TcpStream::connect(address).is_ok())?;
+        Ok(Subject { name: peer.name().to_owned(), address, key: unchecked_key(), process })
+    }
+
+    fn start(&self, name: &str, program: &Path, args: Vec<String>) -> Result<Process> {
+        let (processors, folder) = (self.processors, self.folder);
+        Process::start(&Start { name, program, args, env: Vec::new(), processors, folder })
+    }
+}
+
+/// Starts the simulated backend.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn backend(obleth: &Path, folder: &Path, processors: &[usize]) -> Result<Subject> {
+    let args = ["sim-upstream", "--listen", "127.0.0.1:0"].map(str::to_owned).into();
+    let start = Start { name: "direct", program: obleth, args, env: Vec::new(), processors, folder };
+    let mut process = Process::start(&start)?;
+    let address = address(&process.line_with("simulated backend")?, 0)?;
+    // Peers wait for each other's rounds; a connection that was closed meanwhile would fail their next request.
+    http::post(address, "/sim/options", "", &json!({"keep_alive_ms": 600_000}))?;
+    Ok(Subject { name: "direct".to_owned(), address, key: unchecked_key(), process })
+}
+
+/// The program `obleth`: the one given, else the one beside this program.
+///
+/// # Errors
+/// There is none; the message says how to build it.
+pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.join("obleth"));
+    let path = given.map(Path::to_owned).or_else(beside).context("where is this program?")?;
+    let is_file = path.is_file();
+    if !is_file {
+        let built = if cfg!(debug_assertions) { "cargo build" } else { "cargo build --release" };
+        bail!("there is no {}: run `{built}` first, or name the program with --obleth", path.display());
+    }
+    Ok(path.canonicalize()?)
+}
+
+/// What is sent to those who check no key: as long as a real one, so that requests have equal sizes.
+fn unchecked_key() -> String {
+    format!("sk_{}", "0".repeat(48))
+}
+
+/// The `index`-th `http://` address of a line.
+fn address(line: &str, index: usize) -> Result<SocketAddr> {
+    let part = line.split("http://").nth(index + 1).with_context(|| format!("no address in {line:?}"))?;
+    let end = part.find(|c: char| !c.is_ascii_digit() && !".:[]".contains(c)).unwrap_or(part.len());
+    part.get(..end).unwrap_or_default().parse().with_context(|| format!("no address in {line:?}"))
+}
+
+/// A port that was free a moment ago, for servers that cannot pick one.
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_from_the_line_that_says_ready() {
+        let line = "obleth 0.1.0 ready: data plane http://127.0.0.1:8080, admin http://127.0.0.1:9090/";
+        assert_eq!(address(line, 0).unwrap().port(), 8080);
+        assert_eq!(address(line, 1).unwrap().port(), 9090);
+        assert!(address(line, 2).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! A request's fields are read, and its body edited, as a document model of the body says.
+
+use obleth_wire::openai::{Dialect, Edits, RequestFields, plan, scan_request};
+
+use crate::{dom::Dom, input::Input};
+
+/// Text: the body of a request. Options 0 and 1: the dialect; option 2: the model has another name upstream; option 3:
+/// usage is asked for; option 4: a priority is taken out.
+pub(crate) fn check(bytes: &[u8]) {
+    let Some(input) = Input::of(bytes) else { return };
+    let dialect = match input.options & 3 {
+        0 | 3 => Dialect::Chat,
+        1 => Dialect::Completions,
+        _ => Dialect::Embeddings,
+    };
+    let edits = Edits {
+        upstream_model: input.option(2).then_some("up\"stream/\u{1}\u{1F600}"),
+        ask_for_usage: input.option(3),
+        strip_priority: input.option(4),
+    };
+    let scanned = scan_request(input.text, dialect);
+    if let Ok(fields) = &scanned {
+        assert!(str::from_utf8(input.text).is_ok() && !fields.model.is_empty());
+    }
+    // A text that is no JSON for serde_json, or has what only it refuses, is judged by the target `json`.
+    let Some(dom) = Dom::parse(input.text) else { return };
+    let acceptable = matches!(dom, Dom::Object(_)) && is_acceptable(&dom, dialect);
+    assert_eq!(scanned.is_ok(), acceptable, "{:?}", scanned.err());
+    let Ok(fields) = scanned else { return };
+    fields_agree(&fields, &dom, dialect);
+
+    let splice = plan(&fields, &edits);
+    let mut edited = Vec::new();
+    splice.write(input.text, &mut edited);
+    assert_eq!(edited.len(), splice.len(input.text.len()));
+    assert!(!splice.is_empty() || edited == input.text);
+    let edited = Dom::parse(&edited).expect("what leaves is JSON");
+    assert_eq!(edited, wanted(dom, &fields, &edits));
+}
+
+/// Fields that a dialect reads.
+fn reads(dialect: Dialect) -> &'static [&'static str] {
+    let all = &["model", "priority", "stream", "stream_options", "max_tokens", "max_completion_tokens"];
+    if dialect == Dialect::Embeddings { &all[..2] } else { all }
+}
+
+fn is_acceptable(dom: &Dom, dialect: Dialect) -> bool {
+    let once = reads(dialect).iter().all(|name| dom.all(name).count() <= 1);
+    let models = dom.members().iter().filter(|(name, _)| name.eq_ignore_ascii_case("model")).count();
+    let named = matches!(dom.last("model"), Some(Dom::Text(name)) if !name.is_empty());
+    once && models == 1 && named && (dialect == Dialect::Embeddings || rest_is_acceptable(dom))
+}
+
+/// The fields that only some dialects read.
+fn rest_is_acceptable(dom: &Dom) -> bool {
+    let boolean = |value: Option<&Dom>| matches!(value, None | Some(Dom::Null | Dom::Bool(_)));
+    let count = |value: Option<&Dom>| matches!(value, None | Some(Dom::Null | Dom::Count(_)));
+    let options = match dom.last("stream_options") {
+        None | Some(Dom::Null) => true,
+        Some(options @ Dom::Object(_)) => {
+            options.all("include_usage").count() <= 1 && boolean(options.last("include_usage"))
+        }
+        _ => false,
+    };
+    options
+        && boolean(dom.last("stream"))
+        && count(dom.last("max_tokens"))
+        && count(dom.last("max_completion_tokens"))
+}
+
+fn fields_agree(fields: &RequestFields<'_>, dom: &Dom, dialect: Dialect) {
+    assert_eq!(Some(&Dom::Text(fields.model.to_string())), dom.last("model"));
+    assert_eq!(fields.has_priority(), dom.last("priority").is_some());
+    let read = |name: &str| dom.last(name).filter(|_| dialect != Dialect::Embeddings);
+    let asked = read("stream_options").and_then(|options| options.last("include_usage"));
+    assert_eq!(fields.stream, read("stream") == Some(&Dom::Bool(true)));
+    assert_eq!(fields.include_usage, fields.stream && asked == Some(&Dom::Bool(true)));
+    assert_eq!(fields.max_tokens, read("max_tokens").and_then(Dom::count));
+    assert_eq!(fields.max_completion_tokens, read("max_completion_tokens").and_then(Dom::count));
+}
+
+/// The document with the edits made.
+fn wanted(dom: Dom, fields: &RequestFields<'_>, edits: &Edits<'_>) -> Dom {
+    let Dom::Object(members) = dom else { unreachable!("only an object is accepted") };
+    let asks = edits.ask_for_usage && fields.stream;
+    let absent = members.iter().all(|(name, _)| name != "stream_options");
+    let usage = || ("include_usage".to_owned(), Dom::Bool(true));
+    let mut out = Vec::new();
+    for (name, value) in members {
+        match (name.as_str(), value) {
+            ("priority", _) if edits.strip_priority => {}
+            ("model", value) => {
+                let model = edits.upstream_model.map(|name| Dom::Text(name.to_owned()));
+                out.push((name, model.unwrap_or(value)));
+                if asks && absent {
+                    out.push(("stream_options".to_owned(), Dom::Object(vec![usage()])));
+                }
+            }
+            ("stream_options", Dom::Object(mut options)) if asks => {
+                match options.iter_mut().find(|(name, _)| name == "include_usage") {
+                    Some((_, asked)) => *asked = Dom::Bool(true),
+                    None => options.insert(0, usage()),
+                }
+                out.push((name, Dom::Object(options)));
+            }
+            ("stream_options", _) if asks => out.push((name, Dom::Object(vec![usage()]))),
+            (_, value) => out.push((name, value)),
+        }
+    }
+    Dom::Object(out)
+}
