@@ -7,17 +7,21 @@
 #[cfg(test)]
 mod gateway {
     mod authority;
+    mod clock;
     mod http;
     mod process;
     mod refusal;
     mod world;
 
     mod addresses;
+    mod back_pressure;
     mod body;
     mod cadence;
     mod cancels;
+    mod crowds;
     mod disconnects;
     mod endpoints;
+    mod endurance;
     mod faults;
     mod fidelity;
     mod figures;
@@ -25,13 +29,17 @@ mod gateway {
     mod gates;
     mod head;
     mod headers;
+    mod large_bodies;
     mod life;
     mod live_edits;
     mod matrix;
+    mod misbehaviour;
     mod refused_uploads;
     mod rotation;
+    mod secrets;
     mod stale;
     mod store_outage;
+    mod supervision;
     mod tls;
     mod tls_faults;
     mod verdicts;

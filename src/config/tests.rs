@@ -181,6 +181,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("ADMIN_TOKEN", "0123456789abcdef"),
     ("MASTER_KEY", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"),
     ("API_KEY_PEPPER", "salt"),
+    ("TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
     ("GLOBAL_MAX_IN_FLIGHT", "5"),
     ("DEFAULT_MODEL_MAX_IN_FLIGHT", "6"),
     ("FAIL_OPEN", "off"),

@@ -1,9 +1,13 @@
 //! Every event leaves when it comes: alone, at once, the first with the head, the last with the body's end.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use super::{
-    http::{Response, events},
+    http::{Request, Response, events},
     process::until,
     world::World,
 };
@@ -88,16 +92,55 @@ fn an_answer_that_is_small_leaves_in_one_write() {
     }
 }
 
-#[test]
-fn many_paced_streams_at_once_all_arrive_in_full() {
-    let world = World::start();
-    std::thread::scope(|scope| {
-        let streams: Vec<_> = (0..40).map(|_| scope.spawn(|| paced(&world))).collect();
+/// So many streams at once, each with an event every 50 ms: how late each event was, sorted, and how many shared
+/// their read with another.
+fn crowd(to: SocketAddr, request: &Request) -> (Vec<Duration>, usize) {
+    const STREAMS: usize = 200;
+    let (mut late, mut shared) = (Vec::new(), 0);
+    thread::scope(|scope| {
+        let streams: Vec<_> = (0..STREAMS).map(|_| scope.spawn(|| request.to(to))).collect();
         for stream in streams {
             let answer = stream.join().unwrap();
-            assert_eq!(timing(&answer).1.len(), TOKENS);
-            assert!(answer.text().ends_with("data: [DONE]\n\n"));
+            assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+            shared += answer
+                .arrivals
+                .iter()
+                .map(|arrival| stamps(&arrival.raw).len().saturating_sub(1))
+                .sum::<usize>();
+            late.extend(timing(&answer).1);
         }
+    });
+    late.sort_unstable();
+    (late, shared)
+}
+
+#[test]
+fn of_two_hundred_paced_streams_none_is_held_back_for_another() {
+    const TOKENS: usize = 60;
+    let world = World::start();
+    let request = world
+        .chat(r#","stream":true"#)
+        .header("x-sim-stamp", 1)
+        .header("x-sim-tps", 20)
+        .header("x-sim-tokens", TOKENS)
+        .header("x-sim-latency-ms", 300);
+    // A busy machine is late by itself, and so much that only a direct call at about the same time tells.
+    until("events are as prompt as those of a direct call", || {
+        let (direct, direct_shared) = crowd(world.sim.addr, &request);
+        let (through, shared) = crowd(world.gateway.data, &request);
+        assert_eq!(through.len(), 200 * TOKENS);
+        let at = |late: &[Duration], share: usize| late[late.len() * share / 100];
+        println!(
+            "p50 {:?}, p99 {:?}, {shared} shared; direct: p50 {:?}, p99 {:?}, {direct_shared} shared",
+            at(&through, 50),
+            at(&through, 99),
+            at(&direct, 50),
+            at(&direct, 99)
+        );
+        let slack = Duration::from_millis(5);
+        at(&through, 50) < at(&direct, 50) + slack
+            && at(&through, 99) < at(&direct, 99) + slack * 4
+            && shared < direct_shared + through.len() / 100
     });
     world.until_idle();
 }

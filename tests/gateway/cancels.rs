@@ -48,7 +48,7 @@ pub(crate) fn seed() -> u64 {
 }
 
 /// One client: begins something, leaves in the middle of it.
-fn cancel(world: &World, random: &mut Random) {
+pub(crate) fn cancel(world: &World, random: &mut Random) {
     let more = if random.below(0..2) == 0 { "" } else { r#","stream":true"# };
     let request = match random.below(0..4) {
         0 => world.chat(more).header("x-sim-fault", "stall-before-head"),

@@ -168,7 +168,7 @@ fn created(response: Response) -> Value {
 }
 
 impl Gateway {
-    fn api(&self, method: &str, path: &str, body: Option<Value>) -> Response {
+    pub(crate) fn api(&self, method: &str, path: &str, body: Option<Value>) -> Response {
         let path = format!("/api/v1{path}");
         let request = match body {
             Some(body) => Request::post(&path, body.to_string()).method(method),

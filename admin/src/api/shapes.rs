@@ -215,15 +215,15 @@ const ENDPOINT: Shape = Shape {
     name: "Endpoint",
     parts: &[],
     members: &[
-        member("name", Kind::Text, ""),
+        member("name", Kind::Text, "unique within the model"),
         member("api_base", Kind::Text, ""),
         member("has_api_key", Kind::Flag, "a credential is stored"),
         member(
             "priority",
             Kind::Number(PRIORITIES),
-            "the lowest number is preferred; of equal ones the first on the list",
+            "the lowest is preferred; of equal ones the first listed",
         ),
-        member("enabled", Kind::Flag, ""),
+        member("enabled", Kind::Flag, "one that is not gets no requests"),
     ],
 };
 
@@ -248,13 +248,9 @@ pub(super) const MODEL_EDIT: Shape = Shape {
         maybe("upstream_model", Kind::Text, ""),
         maybe("max_in_flight", Kind::Number(IN_FLIGHT), ""),
         maybe("max_model_len", Kind::Number(MODEL_LEN), ""),
-        member("api_base", Kind::Text, "short for one endpoint; http or https, with or without a final /v1"),
+        member("api_base", Kind::Text, "short for one endpoint; with or without a final /v1"),
         maybe("api_key", Kind::Text, "its credential; never shown again"),
-        member(
-            "endpoints",
-            Kind::Objects(&ENDPOINT_EDIT),
-            "replaces the list; a known name keeps what is not said",
-        ),
+        member("endpoints", Kind::Objects(&ENDPOINT_EDIT), ""),
         maybe("timeouts", Kind::Object(&TIMEOUTS), ""),
     ],
 };
@@ -264,9 +260,9 @@ const ENDPOINT_EDIT: Shape = Shape {
     parts: &[],
     members: &[
         member("name", Kind::Text, "default `default`; unique within the model"),
-        member("api_base", Kind::Text, "http or https, with or without a final /v1"),
+        member("api_base", Kind::Text, "with or without a final /v1"),
         maybe("api_key", Kind::Text, "never shown again; absent = as it was, null = none"),
-        member("priority", Kind::Number(PRIORITIES), "default 0; the lowest number is preferred"),
+        member("priority", Kind::Number(PRIORITIES), "the lowest is preferred; default 0"),
         member("enabled", Kind::Flag, "default true"),
     ],
 };

@@ -13,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use obleth_policy::{id::EndpointId, snapshot::Endpoint, unit::Instant};
+use obleth_policy::{
+    id::EndpointId,
+    snapshot::{Endpoint, Secret},
+    unit::Instant,
+};
 
 use crate::{
     Settings,
@@ -59,12 +63,15 @@ pub(crate) struct Upstream {
     pub(crate) half_closed: bool,
     /// The last read failed: what came before it may not be all.
     pub(crate) broken: bool,
-    endpoint: EndpointId,
+    /// What the backend is sent as our credential: it must never come back from there to a client.
+    pub(crate) credential: Option<Secret>,
+    pub(crate) endpoint: EndpointId,
     revision: u64,
 }
 
 impl Upstream {
     pub(crate) fn new(line: Line, handle: Handle, endpoint: &Endpoint) -> Self {
+        let credential = endpoint.credential.clone();
         let (endpoint, revision) = (endpoint.id, endpoint.revision);
         Self {
             line,
@@ -73,6 +80,7 @@ impl Upstream {
             reused: false,
             half_closed: false,
             broken: false,
+            credential,
             endpoint,
             revision,
         }

@@ -182,6 +182,11 @@ impl JsonUsage {
         Usage::parse(&self.captured)
     }
 
+    /// Whether an object has begun and not ended: an answer that ends here was broken off, whatever its framing says.
+    pub fn is_unfinished(&self) -> bool {
+        !matches!(self.expect, Expect::Object | Expect::Over)
+    }
+
     /// Takes one token, or as much of it as is there, and says how many bytes that was. Takes none only where a scalar
     /// ends, and then expects a key, which takes at least one.
     fn step(&mut self, rest: &[u8]) -> usize {

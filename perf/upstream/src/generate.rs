@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::answer::{self, Events};
 use crate::ask::{Ask, Endpoint};
 use crate::counters::{Ending, Ticket};
+use crate::oddity;
 use crate::options::Fault;
 use crate::plan::Plan;
 use crate::server::Site;
@@ -117,6 +118,9 @@ pub(crate) async fn run(site: &Site, mut line: Line<'_>, job: &Job) -> io::Resul
         }
     };
     line.ticket.generates(job.ask.prompt_tokens);
+    if let Some(Fault::Odd(oddity)) = job.plan.fault {
+        return Ok(oddity::play(&mut line, job, oddity).await? && job.keep_alive);
+    }
     let finished = match job.plan.fault {
         Some(Fault::DieBeforeHead) => false,
         Some(Fault::StallBeforeHead) => pending().await,

@@ -16,6 +16,7 @@ mod connection;
 mod counters;
 mod gate;
 mod generate;
+mod oddity;
 mod options;
 mod plan;
 mod server;
@@ -24,6 +25,7 @@ mod socket;
 mod tls;
 
 pub use counters::{Counters, LastRequest, Stats};
+pub use oddity::Oddity;
 pub use options::{Fault, Options, UnknownName, UsageShape};
 pub use server::{Handle, serve, spawn};
 pub use tls::Tls;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::oddity::{ODDITIES, Oddity};
 use crate::tls::Tls;
 
 /// The backend's behaviour. Its JSON form is what `POST /sim/options` merges into.
@@ -135,6 +136,8 @@ pub enum Fault {
     Status(u16),
     /// Closes the connection right after a complete answer, without having announced it.
     CloseIdle,
+    /// An answer that no well-kept server gives.
+    Odd(Oddity),
 }
 
 const FAULTS: [(&str, Fault); 8] = [
@@ -156,7 +159,7 @@ impl FromStr for Fault {
         let status = name.strip_prefix("status-").and_then(|status| status.parse().ok());
         match status {
             Some(status @ 400..600) => Ok(Self::Status(status)),
-            _ => lookup(&FAULTS, name),
+            _ => lookup(&FAULTS, name).or_else(|_| lookup(&ODDITIES, name).map(Self::Odd)),
         }
     }
 }
@@ -173,6 +176,7 @@ impl From<Fault> for String {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Status(status) => format!("status-{status}"),
+            Fault::Odd(oddity) => name_of(&ODDITIES, oddity).to_owned(),
             fault => name_of(&FAULTS, fault).to_owned(),
         }
     }
@@ -240,7 +244,12 @@ mod tests {
 
     #[test]
     fn every_fault_is_read_by_its_name_and_written_by_it() {
-        for name in FAULTS.iter().map(|(name, _)| *name).chain(["status-400", "status-599"]) {
+        for name in FAULTS
+            .iter()
+            .map(|(name, _)| *name)
+            .chain(ODDITIES.map(|(name, _)| name))
+            .chain(["status-400", "status-599"])
+        {
             let fault: Fault = name.parse().unwrap();
             assert_eq!(String::from(fault), name);
         }

@@ -56,6 +56,11 @@ impl Socket {
         }
     }
 
+    /// The close that follows is a reset.
+    pub(crate) fn reset_at_close(&self) -> io::Result<()> {
+        self.tcp.set_zero_linger()
+    }
+
     /// Once per connection, under TLS: whether its handshake took an earlier session up.
     pub(crate) fn resumed(&self) -> Option<bool> {
         self.session.as_ref()?.resumed()

@@ -10,7 +10,8 @@ use std::{cell::Cell, io, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use obleth_link::{Attempt, Phase};
 use obleth_policy::{
-    outcome::{Code, Reject},
+    id::EndpointId,
+    outcome::{Code, RELAYED_STATUSES, Reject},
     snapshot::Endpoint,
 };
 use obleth_wire::http1::{BodyDecoder, HeaderKind, Limits};
@@ -30,6 +31,7 @@ use crate::{
     downstream::{Downstream, Woke},
     pool::{Line, Upstream},
     shard::Shard,
+    trouble::Cause,
 };
 
 /// Connections that one request may try to make, over all endpoints and the addresses of their names. Past it the
@@ -49,13 +51,24 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
+    /// Whose answer it is.
+    pub(super) fn endpoint(&self) -> EndpointId {
+        self.answer.upstream.endpoint
+    }
+
+    /// Whether the backend encoded it, though it was not asked to.
+    pub(super) fn encoded(&self) -> bool {
+        let coding = self.answer.head.get(&self.answer.head_bytes, HeaderKind::ContentEncoding);
+        coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity"))
+    }
+
     /// Whether the backend sends events that can be read: compressed ones are passed on as they are.
     pub(super) fn streams(&self) -> bool {
         let value = |kind| self.answer.head.get(&self.answer.head_bytes, kind);
         const EVENTS: &[u8] = b"text/event-stream";
         let is_events =
             |kind: &[u8]| kind.get(..EVENTS.len()).is_some_and(|k| k.eq_ignore_ascii_case(EVENTS));
-        value(HeaderKind::ContentType).is_some_and(is_events) && value(HeaderKind::ContentEncoding).is_none()
+        value(HeaderKind::ContentType).is_some_and(is_events) && !self.encoded()
     }
 }
 
@@ -122,6 +135,10 @@ impl Search<'_> {
         });
         while let Some(endpoint) = order.next() {
             let Some(answer) = self.ask(endpoint).await? else { continue };
+            let status = answer.head.status;
+            if !(200..300).contains(&status) && !RELAYED_STATUSES.contains(&status) {
+                self.trouble(endpoint, Cause::Status(status));
+            }
             if !matches!(answer.head.status, 429 | 503) || order.peek().is_none() {
                 return Ok(answer);
             }
@@ -155,13 +172,26 @@ impl Search<'_> {
                 }
                 // The pool's connection was closed under our hands. The next try gets a fresh one.
                 Err(Failed::Unseen) if reused => count(shard, Attempt::Stale),
-                Err(Failed::Unseen | Failed::Seen) => {
-                    count(shard, Attempt::Cut);
-                    return Err(Code::UpstreamCut.into());
+                Err(Failed::Unseen) => return Err(self.cut(endpoint, Cause::ClosedUnanswered)),
+                Err(Failed::Seen(cause)) => return Err(self.cut(endpoint, cause)),
+                Err(Failed::Interrupted(interrupt)) => {
+                    if interrupt == Interrupt::Timeout {
+                        self.trouble(endpoint, Cause::Unanswered);
+                    }
+                    return Err(interrupted(shard, interrupt));
                 }
-                Err(Failed::Interrupted(interrupt)) => return Err(interrupted(shard, interrupt)),
             }
         }
+    }
+
+    fn trouble(&self, endpoint: &Endpoint, cause: Cause) {
+        self.shard.trouble.failed(endpoint, &self.asked.model.name, cause, self.shard.timers.clock().now());
+    }
+
+    fn cut(&self, endpoint: &Endpoint, cause: Cause) -> Stop {
+        count(self.shard, Attempt::Cut);
+        self.trouble(endpoint, cause);
+        Code::UpstreamCut.into()
     }
 
     /// A fresh connection to the first address of the endpoint that takes one, under TLS where that is asked for.

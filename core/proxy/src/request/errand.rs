@@ -16,7 +16,7 @@ use obleth_policy::{
     snapshot::Endpoint,
     unit::{Instant, LimitMs},
 };
-use obleth_wire::http1::{HeadScan, Limits, Method, ResponseHead, parse_response, write};
+use obleth_wire::http1::{HeadError, HeadScan, Limits, Method, ResponseHead, parse_response, write};
 
 use super::{
     ask::Asked,
@@ -29,6 +29,7 @@ use crate::{
     shard::Shard,
     socket::{Handle, Writer},
     tls::Secured,
+    trouble::Cause,
 };
 
 /// A request leaves in one write up to this size, and in pieces of it above.
@@ -44,7 +45,7 @@ pub(super) enum Failed {
     /// Nothing of the request can have been seen.
     Unseen,
     /// It may have run.
-    Seen,
+    Seen(Cause),
     Interrupted(Interrupt),
 }
 
@@ -63,6 +64,14 @@ impl Sink for Secured {
     async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         Self::write_all(self, bytes).await
     }
+}
+
+fn bad_head(error: HeadError) -> Failed {
+    Failed::Seen(Cause::BadHead(match error {
+        HeadError::Bad(what) => what,
+        HeadError::TooLarge | HeadError::UriTooLong => "more than 64 KiB, or more than 100 headers",
+        HeadError::Version => "the version",
+    }))
 }
 
 /// One request on its way to one endpoint.
@@ -86,7 +95,7 @@ impl Errand<'_> {
         let (filled, mut last, waited) = self.talk(upstream).await.map_err(Failed::Interrupted)?;
         if filled == Filled::Closed {
             let unseen = upstream.reused && waited < STALE_WITHIN;
-            return Err(if unseen { Failed::Unseen } else { Failed::Seen });
+            return Err(if unseen { Failed::Unseen } else { Failed::Seen(Cause::ClosedUnanswered) });
         }
         let limits = Limits::default();
         let mut scan = HeadScan::default();
@@ -94,17 +103,17 @@ impl Errand<'_> {
         loop {
             let found = match upstream.buf.is_empty() {
                 true => None,
-                false => scan.find_end(&upstream.buf, &limits).map_err(|_| Failed::Seen)?,
+                false => scan.find_end(&upstream.buf, &limits).map_err(bad_head)?,
             };
             let Some(len) = found else {
                 let (filled, got) = upstream.fill(self.down, last).await.map_err(Failed::Interrupted)?;
                 last = got;
                 match filled {
                     Filled::Bytes => continue,
-                    Filled::Closed => return Err(Failed::Seen),
+                    Filled::Closed => return Err(Failed::Seen(Cause::ClosedUnanswered)),
                 }
             };
-            let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(|_| Failed::Seen)?;
+            let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(bad_head)?;
             let rest = upstream.buf.split_off(len);
             let head_bytes = mem::replace(&mut upstream.buf, rest);
             if head.status >= 200 {
@@ -113,7 +122,7 @@ impl Errand<'_> {
             // The real answer follows.
             interim = interim.saturating_add(1);
             if interim > MAX_INTERIM {
-                return Err(Failed::Seen);
+                return Err(Failed::Seen(Cause::OnlyInterim));
             }
             scan.reset();
         }

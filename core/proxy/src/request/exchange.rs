@@ -18,12 +18,14 @@ use obleth_policy::{
 };
 use obleth_wire::http1::{BodyDecoder, BodyError, Framing, Limits, Piece, ResponseHead};
 
+use super::settle::Tally;
 use crate::{
     downstream::{Downstream, Woke},
     listener::contain,
     pool::Upstream,
     shard::Shard,
     socket::Handle,
+    trouble::Cause,
 };
 
 /// Room for one read of an answer; a read that filled it is followed by a larger one.
@@ -47,6 +49,13 @@ impl Interrupt {
         match self {
             Self::Timeout => Code::UpstreamTimeout,
             Self::Expired | Self::ClientGone => Code::Draining,
+        }
+    }
+
+    /// Notes who is to blame for it once the answer has begun.
+    pub(super) fn blame(self, tally: &mut Tally) {
+        if self == Self::Timeout {
+            tally.blame(Cause::Stalled);
         }
     }
 }
@@ -189,6 +198,11 @@ impl Answer {
         self.decoder = BodyDecoder::new(Framing::None, &Limits::default());
         self.head.keep_alive = false;
         Ok(())
+    }
+
+    /// Whether bytes came behind the end of the body.
+    pub(super) fn has_surplus(&self) -> bool {
+        self.decoder.is_done() && !self.upstream.buf.is_empty()
     }
 
     /// Keeps the connection for the next request if the body has been received to its end and nothing

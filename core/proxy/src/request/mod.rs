@@ -45,7 +45,7 @@ use obleth_policy::{
 
 pub(crate) use self::ids::RequestIds;
 use self::{parse::Call, settle::Tally};
-use crate::{downstream::Downstream, shard::Shard};
+use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
 /// Why a request goes no further.
 #[derive(Debug)]
@@ -155,9 +155,21 @@ async fn infer(
     let body = read::read(shard, down, call).await?;
     let asked = ask::ask(down, call, known, body)?;
     let admitted = admit::admit(shard, asked)?;
+    let snapshot = Rc::clone(&admitted.asked._snapshot);
     let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;
-    match answering.streams() {
+    let endpoint = answering.endpoint();
+    if answering.encoded() {
+        tally.blame(Cause::Encoded);
+    }
+    let ended = match answering.streams() {
         true => stream::stream(shard, down, call, tally, answering).await,
         false => relay::relay(shard, down, call, tally, answering).await,
+    };
+    let now = shard.timers.clock().now();
+    match tally.cause() {
+        Some(cause) => shard.trouble.failed_in(&snapshot, endpoint, cause, now),
+        None if ended.is_ok() => shard.trouble.succeeded(&snapshot, endpoint, now),
+        None => {}
     }
+    ended
 }

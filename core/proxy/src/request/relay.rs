@@ -20,7 +20,7 @@ use super::{
     parse::Call,
     settle::Tally,
 };
-use crate::{downstream::Downstream, shard::Shard};
+use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
 /// An answer up to this size leaves in one piece; a larger one is passed on as it comes.
 const HOLD: usize = 64 * 1024;
@@ -52,8 +52,16 @@ pub(super) async fn relay(
         });
         let ended = match ended {
             Ok(ended) => ended,
-            Err(_) => return Err(broken(head_sent, Code::UpstreamCut)),
+            Err(_) => {
+                tally.blame(Cause::BadBody);
+                return Err(broken(head_sent, Code::UpstreamCut));
+            }
         };
+        // However the framing ends it, JSON that stops in its middle was broken off.
+        if ended && usage.is_unfinished() {
+            tally.blame(Cause::Cut);
+            return Err(broken(head_sent, Code::UpstreamCut));
+        }
         if ended || held.len() > hold || (head_sent && !held.is_empty()) {
             if !head_sent {
                 answer::relayed(&mut out, call, tally, &answer.head, &answer.head_bytes);
@@ -85,20 +93,30 @@ pub(super) async fn relay(
         }
         if ended {
             drop((permit, asked));
+            if answer.has_surplus() {
+                tally.blame(Cause::Surplus);
+            }
             answer.done_with_upstream(shard);
             return Ok(after);
         }
         if let Err(late) = deadlines.arm(shard, down, deadlines.timers.idle) {
+            late.blame(tally);
             return Err(broken(head_sent, late.code()));
         }
         match answer.upstream.fill(down, last).await {
             Ok((Filled::Bytes, got)) => last = got,
             Ok((Filled::Closed, _)) => {
                 // A body that runs until the close has ended; the decoder cannot know, so its framing is ended here.
-                answer.end_at_close().map_err(|_| broken(head_sent, Code::UpstreamCut))?;
+                if answer.end_at_close().is_err() {
+                    tally.blame(Cause::Cut);
+                    return Err(broken(head_sent, Code::UpstreamCut));
+                }
             }
             Err(Interrupt::ClientGone) => return Err(Stop::ClientGone(Phase::Answer)),
-            Err(interrupt) => return Err(broken(head_sent, interrupt.code())),
+            Err(interrupt) => {
+                interrupt.blame(tally);
+                return Err(broken(head_sent, interrupt.code()));
+            }
         }
     }
 }

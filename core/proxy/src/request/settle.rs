@@ -13,7 +13,7 @@ use obleth_policy::{
 use obleth_wire::usage::Usage;
 
 use super::parse::Call;
-use crate::shard::Shard;
+use crate::{shard::Shard, trouble::Cause};
 
 /// What is known of a request so far. Owned by the request.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub(crate) struct Tally {
     usage: Option<Usage>,
     counted_output: u64,
     fault: Option<Code>,
+    cause: Option<Cause>,
 }
 
 impl Tally {
@@ -39,6 +40,7 @@ impl Tally {
             usage: None,
             counted_output: 0,
             fault: None,
+            cause: None,
         }
     }
 
@@ -70,6 +72,16 @@ impl Tally {
     /// The client has a whole answer, in which the backend itself says that it failed.
     pub(super) fn failed(&mut self, code: Code) {
         self.fault = Some(code);
+    }
+
+    /// What the backend did wrong in its answer, whether or not the client has it whole.
+    pub(super) fn blame(&mut self, cause: Cause) {
+        self.cause = Some(cause);
+    }
+
+    /// What the backend did wrong in its answer, for the log.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        self.cause
     }
 
     /// How a request ended whose answer is complete.

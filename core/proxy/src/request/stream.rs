@@ -28,6 +28,7 @@ use super::{
 use crate::{
     downstream::{Downstream, Woke},
     shard::Shard,
+    trouble::Cause,
 };
 
 /// The head leaves alone when no event has come for so long.
@@ -79,10 +80,19 @@ pub(super) async fn stream(
         tally.used(filter.usage(), filter.content_events());
         let ended = match decoded {
             Ok(ended) => ended,
-            Err(_) => return Err(events.break_off(Code::UpstreamCut).await),
+            Err(_) => {
+                tally.blame(Cause::BadBody);
+                return Err(events.break_off(Code::UpstreamCut).await);
+            }
         };
+        events.between_events = !filter.is_mid_event();
         if ended {
+            let whole = payload.len();
             filter.finish(&mut payload);
+            if !filter.done() && !filter.error_event() {
+                // A part of an event is of no use to anybody, and the error event could not follow it.
+                payload.truncate(whole);
+            }
             tally.used(filter.usage(), filter.content_events());
         }
         let done = filter.done();
@@ -103,13 +113,18 @@ pub(super) async fn stream(
         }
         if complete {
             drop((permit, asked));
+            if answer.has_surplus() {
+                tally.blame(Cause::Surplus);
+            }
             answer.drain_upstream(shard, DRAIN_PATIENCE);
             if filter.error_event() {
                 tally.failed(Code::UpstreamError);
+                tally.blame(Cause::ErrorEvent);
             }
             return Ok(after);
         }
         if ended {
+            tally.blame(Cause::NoDone);
             return Err(events.break_off(Code::UpstreamCut).await);
         }
         // The prefill of a long prompt comes before the first event, not between two of them.
@@ -118,18 +133,22 @@ pub(super) async fn stream(
             false => deadlines.timers.first_byte,
         };
         if let Err(late) = deadlines.arm(shard, down, limit) {
+            late.blame(tally);
             return Err(events.break_off(late.code()).await);
         }
         let deadline = deadlines.end(shard.timers.clock().now(), limit);
-        events.between_events = !filter.is_mid_event();
         match events.more(tally, &mut answer, deadline, after).await? {
             Ok(Filled::Bytes) => {}
             Ok(Filled::Closed) => {
                 if answer.end_at_close().is_err() {
+                    tally.blame(Cause::Cut);
                     return Err(events.break_off(Code::UpstreamCut).await);
                 }
             }
-            Err(interrupt) => return Err(events.break_off(interrupt.code()).await),
+            Err(interrupt) => {
+                interrupt.blame(tally);
+                return Err(events.break_off(interrupt.code()).await);
+            }
         }
     }
 }
