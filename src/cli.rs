@@ -125,6 +125,12 @@ pub(crate) struct SimArgs {
     /// The only credential that is accepted
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
+    /// PEM file with the certificate to listen under TLS with
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM file with its key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// A pace that time can be divided by.

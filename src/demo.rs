@@ -1,9 +1,9 @@
 //! `serve --demo` and `sim-upstream`: the simulated backend, and what to paste into a terminal.
 
-use std::{net::SocketAddr, sync::mpsc::Receiver};
+use std::{fs, net::SocketAddr, path::Path, sync::mpsc::Receiver};
 
 use obleth_admin::Sidecar;
-use obleth_upstream::{Handle, Options};
+use obleth_upstream::{Handle, Options, Tls};
 
 use crate::{
     VERSION,
@@ -68,8 +68,13 @@ impl Demo {
 /// # Errors
 /// The port cannot be had.
 pub(crate) fn run_backend(args: SimArgs, news: &Receiver<News>) -> Result<(), Failure> {
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Some(read_tls(certificate, key)?),
+        _ => None,
+    };
     let backend = start_backend(Options {
         listen: args.listen,
+        tls,
         model: args.model,
         latency_ms: args.latency_ms,
         tokens_per_second: args.tokens_per_second,
@@ -79,10 +84,18 @@ pub(crate) fn run_backend(args: SimArgs, news: &Receiver<News>) -> Result<(), Fa
         api_key: args.api_key,
         ..Options::default()
     })?;
-    terminal::say(&format!("obleth {VERSION} simulated backend: http://{}/v1", backend.addr));
+    terminal::say(&format!("obleth {VERSION} simulated backend: {}/v1", backend.url()));
     // Nothing else sends: whatever comes is a signal.
     let _ = news.recv();
     Ok(())
+}
+
+fn read_tls(certificate: &Path, key: &Path) -> Result<Tls, Failure> {
+    let read = |path: &Path| {
+        fs::read(path)
+            .map_err(|error| Failure::io(Exit::NoInput, format!("cannot read {}", path.display()), &error))
+    };
+    Tls::of_pem(&read(certificate)?, &read(key)?).map_err(|fault| Failure::new(Exit::Usage, fault))
 }
 
 fn start_backend(options: Options) -> Result<Handle, Failure> {

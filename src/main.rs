@@ -36,6 +36,7 @@ use std::{
 
 use obleth_link::BufferBudget;
 use obleth_policy::{key::Pepper, snapshot::Timers};
+use obleth_proxy::UpstreamTls;
 
 use cli::{CheckArgs, Cli, Command, ServeArgs, SettingArgs};
 use config::{Config, Environment, LoadError, Loaded};
@@ -202,6 +203,7 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
             write: config.client_write_timeout,
         },
         upstream_keepalive: config.upstream_keepalive,
+        upstream_tls: config.upstream_ca_file.clone().unwrap_or_else(UpstreamTls::of_system),
         drain_timeout: config.drain_timeout,
         trusted_proxies: Arc::clone(&config.trusted_proxies),
         force_epoll,
@@ -219,6 +221,7 @@ fn sidecar_settings(
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),
         pepper: pepper(config),
+        networks: config.networks(),
         default_upstream: config.upstream_base_url.clone().map(|base_url| obleth_admin::DefaultUpstream {
             base_url,
             api_key: config.upstream_api_key.clone(),

@@ -334,6 +334,7 @@ mod tests {
             max_request_bytes: 0,
             client: obleth_proxy::ClientLimits::default(),
             upstream_keepalive: Duration::ZERO,
+            upstream_tls: obleth_proxy::UpstreamTls::of_system(),
             drain_timeout: Duration::ZERO,
             trusted_proxies: Arc::new([]),
             force_epoll: true,

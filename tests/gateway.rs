@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod gateway {
+    mod authority;
     mod http;
     mod process;
     mod refusal;
@@ -23,6 +24,7 @@ mod gateway {
     mod faults;
     mod fidelity;
     mod figures;
+    mod forbidden;
     mod gates;
     mod head;
     mod headers;
@@ -33,7 +35,10 @@ mod gateway {
     mod misbehaviour;
     mod refused_uploads;
     mod rotation;
+    mod secrets;
     mod stale;
     mod store_outage;
+    mod tls;
+    mod tls_faults;
     mod verdicts;
 }

@@ -155,6 +155,8 @@ fn what_is_wrong_with_the_command_or_the_configuration_is_64_and_a_missing_file_
     );
     let (code, said) = run(&["serve"], ("OBLETH_TLS_KEY", "/k"));
     assert!(code == 64 && said.contains("OBLETH_TLS_KEY: is not in this version"), "{said}");
+    let (code, said) = run(&["serve"], ("OBLETH_UPSTREAM_CA_FILE", "/nowhere.pem"));
+    assert!(code == 64 && said.contains("OBLETH_UPSTREAM_CA_FILE: cannot read /nowhere.pem"), "{said}");
     assert_eq!(run(&["serve", "--config", "nowhere.toml"], none).0, 66);
     assert!(is_empty(home.path()), "a refused start wrote something");
 }

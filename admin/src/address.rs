@@ -1,13 +1,19 @@
 //! Where a backend is: `api_base` as operators write it, taken apart and judged.
 //!
-//! Link-local and metadata addresses are refused here, once for literals and once for what a name resolves
-//! to: a cloud's metadata service must never be reached through the gateway.
+//! A text that two programs could read as two places is refused; which places are allowed is for [`Networks`].
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use crate::networks::Networks;
 
 /// A backend's address as it is stored, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiBase {
+    /// TLS is spoken there, with a certificate for the host.
+    pub(crate) tls: bool,
     /// Host and port to connect to.
     pub(crate) target: Target,
     /// What goes into the `Host` header: the port only where it was written.
@@ -37,11 +43,8 @@ pub(crate) enum Host {
 /// Why an `api_base` is not usable. Each message says what to write instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressFault {
-    /// `https://`
-    #[error("TLS backends are not in this version; write `http://host[:port][/path]`")]
-    Tls,
-    /// Not `http://`.
-    #[error("must start with `http://`, as in `http://host:8000/v1`")]
+    /// Neither `http://` nor `https://`.
+    #[error("must start with `http://` or `https://`, as in `http://host:8000/v1`")]
     Scheme,
     /// `user:password@`
     #[error("must not hold a user name or password; give the credential as `api_key`")]
@@ -52,6 +55,11 @@ pub enum AddressFault {
     /// No host, or one with characters that a host cannot have.
     #[error("has no valid host; write `http://host[:port][/path]`")]
     Host,
+    /// Digits that are an address to some programs and a name to others.
+    #[error(
+        "has an IP address in an unusual notation; write all four decimal numbers, as in `http://192.0.2.1`"
+    )]
+    Notation,
     /// Not a port.
     #[error("has no valid port; use 1 to 65535")]
     Port,
@@ -61,12 +69,17 @@ pub enum AddressFault {
     /// Link-local or metadata.
     #[error("is a link-local or metadata address, which is never used as a backend")]
     Forbidden,
+    /// Not on the public Internet.
+    #[error(
+        "is a private address, which OBLETH_BLOCK_PRIVATE_NETWORKS refuses; use a public one, or turn that off"
+    )]
+    Private,
 }
 
 impl ApiBase {
-    /// Takes `http://host[:port][/path]` apart; the path with or without a final `/v1`.
+    /// Takes `http[s]://host[:port][/path]` apart; the path with or without a final `/v1`.
     pub(crate) fn parse(text: &str) -> Result<Self, AddressFault> {
-        let rest = after_scheme(text)?;
+        let (tls, rest) = after_scheme(text)?;
         if rest.contains(['?', '#']) {
             return Err(AddressFault::Query);
         }
@@ -74,25 +87,26 @@ impl ApiBase {
         if authority.contains('@') {
             return Err(AddressFault::Userinfo);
         }
-        let target = Target::parse(authority)?;
-        if matches!(target.host, Host::Ip(ip) if is_forbidden(ip)) {
-            return Err(AddressFault::Forbidden);
+        let target = Target::parse(authority, if tls { 443 } else { 80 })?;
+        if let Host::Ip(ip) = target.host {
+            Networks::default().judge(ip)?;
         }
-        Ok(Self { target, authority: authority.to_ascii_lowercase(), base_path: base_path(path)? })
+        Ok(Self { tls, target, authority: authority.to_ascii_lowercase(), base_path: base_path(path)? })
     }
 }
 
-fn after_scheme(text: &str) -> Result<&str, AddressFault> {
+/// Whether it is TLS, and what follows.
+fn after_scheme(text: &str) -> Result<(bool, &str), AddressFault> {
     let (scheme, rest) = text.split_once("://").ok_or(AddressFault::Scheme)?;
     match scheme.to_ascii_lowercase().as_str() {
-        "http" => Ok(rest),
-        "https" => Err(AddressFault::Tls),
+        "http" => Ok((false, rest)),
+        "https" => Ok((true, rest)),
         _ => Err(AddressFault::Scheme),
     }
 }
 
 impl Target {
-    fn parse(authority: &str) -> Result<Self, AddressFault> {
+    fn parse(authority: &str, default_port: u16) -> Result<Self, AddressFault> {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
                 let (literal, port) = rest.split_once(']').ok_or(AddressFault::Host)?;
@@ -104,19 +118,28 @@ impl Target {
                 (Host::parse(host)?, port)
             }
         };
-        Ok(Self { host, port: parse_port(port)? })
+        Ok(Self { host, port: parse_port(port, default_port)? })
     }
 }
 
-/// From `:8000`, or nothing for port 80.
-fn parse_port(text: &str) -> Result<u16, AddressFault> {
+/// From `:8000`, or nothing for the scheme's own port.
+fn parse_port(text: &str, default: u16) -> Result<u16, AddressFault> {
     let Some(digits) = text.strip_prefix(':') else {
-        return if text.is_empty() { Ok(80) } else { Err(AddressFault::Host) };
+        return if text.is_empty() { Ok(default) } else { Err(AddressFault::Host) };
     };
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(AddressFault::Port);
     }
     digits.parse().ok().filter(|port| *port != 0).ok_or(AddressFault::Port)
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 impl Host {
@@ -127,6 +150,16 @@ impl Host {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
         if text.is_empty() || text.len() > 253 || !text.bytes().all(fits) {
             return Err(AddressFault::Host);
+        }
+        // Resolvers take `2852039166`, `0x7f.1` and `010.0.0.1` for addresses: whatever ends in a number is none of
+        // ours (the rule of the WHATWG's URL standard, "ends in a number").
+        let last = text.strip_suffix('.').unwrap_or(text).rsplit('.').next().unwrap_or_default();
+        if last.is_empty() {
+            return Err(AddressFault::Host);
+        }
+        let is_hex = last.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"));
+        if is_hex || last.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(AddressFault::Notation);
         }
         Ok(Self::Name(text.to_ascii_lowercase()))
     }
@@ -142,25 +175,15 @@ fn base_path(path: &str) -> Result<String, AddressFault> {
     Ok(if path.ends_with("/v1") { path.to_owned() } else { format!("{path}/v1") })
 }
 
-/// Whether an address is link-local or a metadata service, in whatever notation.
-pub(crate) fn is_forbidden(ip: IpAddr) -> bool {
-    const AWS_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => {
-            let compatible =
-                v6.segments()[..6] == [0; 6] && v6.to_ipv4().is_some_and(|v4| v4.is_link_local());
-            v6.is_unicast_link_local() || v6 == AWS_METADATA || compatible
-        }
-    }
-}
-
 /// Judges an address without keeping it: for settings that are checked before anything starts.
 ///
 /// # Errors
 /// What is wrong with it, with the remedy.
-pub fn check_api_base(text: &str) -> Result<(), AddressFault> {
-    ApiBase::parse(text).map(|_| ())
+pub fn check_api_base(text: &str, networks: Networks) -> Result<(), AddressFault> {
+    match ApiBase::parse(text)?.target.host {
+        Host::Ip(ip) => networks.judge(ip),
+        Host::Name(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +198,8 @@ mod tests {
             ("http://gpu:8000/v1", "gpu:8000", "/v1", 8000),
             ("http://gpu:8000/v1/", "gpu:8000", "/v1", 8000),
             ("HTTP://GPU", "gpu", "/v1", 80),
+            ("https://gpu", "gpu", "/v1", 443),
+            ("HTTPS://gpu:8443/v1", "gpu:8443", "/v1", 8443),
             ("http://gpu/team-a", "gpu", "/team-a/v1", 80),
             ("http://gpu/team-a/v1", "gpu", "/team-a/v1", 80),
             ("http://[::1]:8000/v1", "[::1]:8000", "/v1", 8000),
@@ -184,6 +209,7 @@ mod tests {
             let base = ApiBase::parse(text).unwrap();
             assert_eq!((&*base.authority, &*base.base_path, base.target.port), (authority, path, port));
         }
+        assert!(ApiBase::parse("https://gpu").unwrap().tls && !ApiBase::parse("http://gpu").unwrap().tls);
         assert_eq!(ApiBase::parse("http://gpu").unwrap().target.host, Host::Name("gpu".into()));
         let literal = ApiBase::parse("http://[::1]").unwrap().target.host;
         assert_eq!(literal, Host::Ip(Ipv6Addr::LOCALHOST.into()));
@@ -191,10 +217,9 @@ mod tests {
 
     #[test]
     fn each_unusable_address_is_told_why() {
-        use AddressFault::{Forbidden, Host, Path, Port, Query, Scheme, Tls, Userinfo};
+        use AddressFault::{Forbidden, Host, Notation, Path, Port, Query, Scheme, Userinfo};
         let rows = [
-            ("https://gpu", Tls),
-            ("HTTPS://gpu", Tls),
+            ("httpss://gpu", Scheme),
             ("ftp://gpu", Scheme),
             ("gpu:8000", Scheme),
             ("", Scheme),
@@ -217,6 +242,16 @@ mod tests {
             ("http://gpu/../admin", Path),
             ("http://gpu/a b", Path),
             ("http://gpu/\u{e9}", Path),
+            ("http://2852039166/", Notation),
+            ("http://0xA9FEA9FE", Notation),
+            ("http://0x7f.1", Notation),
+            ("http://127.1", Notation),
+            ("http://127.0.0.1.", Notation),
+            ("http://0177.0.0.1", Notation),
+            ("http://0251.0376.0251.0376", Notation),
+            ("http://127.0.0.0x1:80", Notation),
+            ("https://1.2.3.4.5", Notation),
+            ("http://.", Host),
             ("http://169.254.169.254", Forbidden),
             ("http://[fe80::1]", Forbidden),
             ("http://[fd00:ec2::254]", Forbidden),
@@ -229,9 +264,9 @@ mod tests {
     }
 
     #[test]
-    fn private_and_loopback_addresses_are_backends_like_others() {
-        for text in ["10.0.0.1", "192.168.1.1", "127.0.0.1", "::1", "fd00::1", "8.8.8.8"] {
-            assert!(!is_forbidden(text.parse().unwrap()), "{text}");
-        }
+    fn a_private_literal_is_refused_where_the_operator_says_so() {
+        let check = |block_private| check_api_base("http://10.0.0.7:8000", Networks { block_private });
+        assert_eq!((check(false), check(true)), (Ok(()), Err(AddressFault::Private)));
+        assert_eq!(check_api_base("http://gpu:8000", Networks { block_private: true }), Ok(()));
     }
 }

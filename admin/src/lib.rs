@@ -8,7 +8,7 @@
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
 //! | `pump.rs`, `outbox.rs`, `seen.rs` | the link: events of the shards in, commands out |
-//! | `resolve.rs`, `address.rs` | where backends are |
+//! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
 
@@ -16,6 +16,7 @@ mod address;
 mod api;
 mod clock;
 mod metrics;
+mod networks;
 mod outbox;
 mod patience;
 mod pump;
@@ -48,6 +49,7 @@ use tokio::{
 };
 
 pub use address::{AddressFault, check_api_base};
+pub use networks::Networks;
 pub use random::{generate_key_secret, generate_token};
 pub use stop::StopSignal;
 pub use store::OpenError;
@@ -84,6 +86,8 @@ pub struct Settings {
     pub admin_token: Secret,
     /// Digests are keyed with it. The shards' must be the same. `OBLETH_API_KEY_PEPPER`.
     pub pepper: Option<Pepper>,
+    /// Where backends may be.
+    pub networks: Networks,
     /// For models that name no endpoint.
     pub default_upstream: Option<DefaultUpstream>,
     /// For models that state no time limits.
@@ -140,6 +144,7 @@ impl Sidecar {
     /// One clear line each; see [`OpenError`].
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
         let parse = |upstream: &DefaultUpstream| {
+            check_api_base(&upstream.base_url, settings.networks).map_err(OpenError::DefaultUpstream)?;
             let base = ApiBase::parse(&upstream.base_url).map_err(OpenError::DefaultUpstream)?;
             Ok((base, upstream.api_key.clone()))
         };
@@ -247,7 +252,7 @@ fn assemble(
     link: SidecarEnd,
 ) -> App {
     let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
-    let names = Arc::new(Names::new(resolve::ask_system));
+    let names = Arc::new(Names::new(resolve::ask_system, settings.networks));
     let has_default_upstream = default_upstream.is_some();
     let defaults = Defaults {
         upstream: default_upstream,

@@ -1,8 +1,8 @@
 //! Names of backends to addresses, off the shards.
 //!
 //! A name is resolved when it is written, when the sidecar starts, and every 30 s while it is in use; without
-//! names there is no timer. A refresh that fails keeps the last good addresses. Link-local and metadata
-//! addresses are dropped from every answer, so a name cannot smuggle one in. A write holds its name until it
+//! names there is no timer. A refresh that fails keeps the last good addresses. Addresses that backends may not
+//! have are dropped from every answer, so a name cannot smuggle one in; one that has no others has none. A write holds its name until it
 //! has ended, so that what is published meanwhile does not drop it.
 
 use std::{
@@ -20,7 +20,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::address::{AddressFault, Host, Target, is_forbidden};
+use crate::{
+    address::{AddressFault, Host, Target},
+    networks::Networks,
+};
 
 /// Age at which a name that resolved is asked again. Longer, and a moved backend stays lost for longer.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -45,6 +48,7 @@ pub(crate) fn ask_system(
 /// All names in use and what is known of them.
 pub(crate) struct Names {
     ask: Ask,
+    networks: Networks,
     entries: Mutex<HashMap<Target, Entry>>,
     woken: Notify,
 }
@@ -60,6 +64,8 @@ struct Entry {
     addresses: Arc<[SocketAddr]>,
     /// Tries since the last good one.
     failures: u32,
+    /// What is known to be the matter, so that it is said once.
+    failure: Option<Failure>,
     due: Instant,
     /// What is published uses it.
     wanted: bool,
@@ -82,28 +88,49 @@ impl Drop for Hold {
     }
 }
 
+/// Why a name has no new addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// No answer.
+    Unanswered,
+    /// Only addresses that a backend may not have.
+    Refused(AddressFault),
+}
+
 /// One answer, judged.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Good(Vec<SocketAddr>),
-    /// It resolves, but only to addresses that are never used.
-    Forbidden,
+    /// It resolves, but only to addresses that a backend may not have.
+    Refused(AddressFault),
     /// No answer.
     None,
 }
 
 impl Entry {
     fn unknown(now: Instant) -> Self {
-        Self { addresses: Arc::new([]), failures: 0, due: now, wanted: false, holds: 0, untold: false }
+        Self {
+            addresses: Arc::new([]),
+            failures: 0,
+            failure: None,
+            due: now,
+            wanted: false,
+            holds: 0,
+            untold: false,
+        }
     }
 
     /// Takes an answer in. Returns whether the addresses are other ones now.
     fn learn(&mut self, answer: Answer, now: Instant) -> bool {
         let Answer::Good(addresses) = answer else {
+            let is_lost = matches!(answer, Answer::Refused(_)) && !self.addresses.is_empty();
+            if is_lost {
+                self.addresses = Arc::new([]);
+            }
             let pause = FIRST_RETRY.saturating_mul(1 << self.failures.min(5)).min(REFRESH);
             self.failures = self.failures.saturating_add(1);
             self.due = now + if self.addresses.is_empty() { pause } else { REFRESH };
-            return false;
+            return is_lost;
         };
         self.failures = 0;
         self.due = now + REFRESH;
@@ -120,12 +147,22 @@ impl Entry {
 }
 
 impl Names {
-    pub(crate) fn new(ask: Ask) -> Self {
-        Self { ask, entries: Mutex::default(), woken: Notify::new() }
+    pub(crate) fn new(ask: Ask, networks: Networks) -> Self {
+        Self { ask, networks, entries: Mutex::default(), woken: Notify::new() }
     }
 
-    /// What a name resolved to last; empty if it never did.
-    pub(crate) fn addresses(&self, target: &Target) -> Arc<[SocketAddr]> {
+    /// Where a backend is: what its name resolved to last, which is nothing if it never did.
+    ///
+    /// # Errors
+    /// A literal that a backend may not have.
+    pub(crate) fn locate(&self, target: &Target) -> Result<Arc<[SocketAddr]>, AddressFault> {
+        match target.host {
+            Host::Ip(ip) => self.networks.judge(ip).map(|()| Arc::from([SocketAddr::new(ip, target.port)])),
+            Host::Name(_) => Ok(self.addresses(target)),
+        }
+    }
+
+    fn addresses(&self, target: &Target) -> Arc<[SocketAddr]> {
         self.lock().get(target).map(|entry| Arc::clone(&entry.addresses)).unwrap_or_default()
     }
 
@@ -145,18 +182,20 @@ impl Names {
         self.woken.notify_one();
     }
 
-    /// Resolves the name in an address that is about to be written. One that does not resolve is fine: it is
+    /// Judges an address that is about to be written, and resolves the name in it. One that does not resolve is fine: it is
     /// tried again once it is in use. Addresses that are known already stay: a refresh changes and tells them.
     ///
     /// Keep what it returns until the write has ended; `None` for an address that needs no resolving.
     ///
     /// # Errors
-    /// It resolves to link-local or metadata addresses only.
+    /// It is, or resolves only to, what a backend may not have.
     pub(crate) async fn check(self: &Arc<Self>, target: &Target) -> Result<Option<Hold>, AddressFault> {
-        let Host::Name(_) = target.host else { return Ok(None) };
+        if let Host::Ip(ip) = target.host {
+            return self.networks.judge(ip).map(|()| None);
+        }
         let answer = timeout(WRITE_TIMEOUT, self.look_up(target)).await.unwrap_or(Answer::None);
-        if answer == Answer::Forbidden {
-            return Err(AddressFault::Forbidden);
+        if let Answer::Refused(fault) = answer {
+            return Err(fault);
         }
         let now = Instant::now();
         let mut entries = self.lock();
@@ -218,22 +257,26 @@ impl Names {
 
     async fn refresh_one(&self, target: &Target) -> bool {
         let answer = self.look_up(target).await;
-        let failed = !matches!(answer, Answer::Good(_));
+        let failure = match answer {
+            Answer::Good(_) => None,
+            Answer::Refused(fault) => Some(Failure::Refused(fault)),
+            Answer::None => Some(Failure::Unanswered),
+        };
         let mut entries = self.lock();
         // The name may have gone out of use meanwhile.
         let Some(entry) = entries.get_mut(target) else { return false };
-        let had_failed = entry.failures > 0;
+        let before = std::mem::replace(&mut entry.failure, failure);
         let learned = entry.learn(answer, Instant::now());
         let changed = std::mem::take(&mut entry.untold) || learned;
         drop(entries);
-        match (had_failed, failed) {
-            (false, true) => {
+        match (before, failure) {
+            (before, now) if before == now => {}
+            (_, Some(Failure::Refused(fault))) => tracing::error!(target: "obleth_admin", ?target,
+                "a backend's name resolves to what {fault}; the backend is not used"),
+            (_, Some(Failure::Unanswered)) => {
                 tracing::warn!(target: "obleth_admin", ?target, "a backend's name does not resolve")
             }
-            (true, false) => {
-                tracing::info!(target: "obleth_admin", ?target, "a backend's name resolves again")
-            }
-            _ => {}
+            (_, None) => tracing::info!(target: "obleth_admin", ?target, "a backend's name resolves again"),
         }
         changed
     }
@@ -243,12 +286,16 @@ impl Names {
         let asked = timeout(LOOKUP_TIMEOUT, (self.ask)(name.clone(), target.port)).await;
         let Ok(Ok(found)) = asked else { return Answer::None };
         let mut seen = HashSet::new();
-        let some = !found.is_empty();
-        let usable = found.into_iter().filter(|at| !is_forbidden(at.ip()) && seen.insert(*at));
-        match usable.collect::<Vec<_>>() {
-            good if !good.is_empty() => Answer::Good(good),
-            _ if some => Answer::Forbidden,
-            _ => Answer::None,
+        let mut refused = None;
+        let mut is_usable = |at: &SocketAddr| {
+            self.networks.judge(at.ip()).inspect_err(|fault| refused = Some(*fault)).is_ok()
+                && seen.insert(*at)
+        };
+        let usable: Vec<SocketAddr> = found.into_iter().filter(|at| is_usable(at)).collect();
+        match refused {
+            _ if !usable.is_empty() => Answer::Good(usable),
+            Some(fault) => Answer::Refused(fault),
+            None => Answer::None,
         }
     }
 
@@ -279,6 +326,8 @@ mod tests {
             let ip = match host.as_str() {
                 "good" => "10.0.0.1",
                 "metadata" => "169.254.169.254",
+                "rebound" => "::ffff:169.254.169.254",
+                "public" => "8.8.8.8",
                 _ => return Err(io::Error::other("no such name")),
             };
             Ok(vec![SocketAddr::new(ip.parse().unwrap(), port)])
@@ -295,7 +344,6 @@ mod tests {
         let mut entry = Entry::unknown(now);
         assert!(entry.learn(Answer::Good(vec![at("10.0.0.1:80"), at("10.0.0.2:80")]), now));
         assert!(!entry.learn(Answer::None, now));
-        assert!(!entry.learn(Answer::Forbidden, now));
         assert_eq!((entry.addresses.len(), entry.due), (2, now + REFRESH));
         let rotated = vec![at("10.0.0.2:80"), at("10.0.0.1:80")];
         assert!(!entry.learn(Answer::Good(rotated), now), "a new order is no change");
@@ -317,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_name_that_hides_a_metadata_address_is_refused_and_one_that_is_unknown_is_not() {
-        let names = Arc::new(Names::new(ask));
+        let names = Arc::new(Names::new(ask, Networks::default()));
         assert_eq!(block_on(names.check(&target("metadata"))).unwrap_err(), AddressFault::Forbidden);
         assert!(block_on(names.check(&target("unknown"))).is_ok());
         let _hold = block_on(names.check(&target("good"))).unwrap();
@@ -326,8 +374,30 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_comes_to_hide_a_metadata_address_loses_its_addresses() {
+        let names = Arc::new(Names::new(ask, Networks::default()));
+        let told = std::cell::Cell::new(0);
+        names.want(HashSet::from([target("rebound")]));
+        names.lock().get_mut(&target("rebound")).unwrap().addresses = Arc::new([at("10.0.0.9:80")]);
+        block_on(names.refresh(&|| told.set(told.get() + 1)));
+        assert_eq!((told.get(), names.addresses(&target("rebound")).len()), (1, 0));
+    }
+
+    #[test]
+    fn what_the_operator_refuses_is_refused_as_a_literal_and_as_what_a_name_resolves_to() {
+        let names = Arc::new(Names::new(ask, Networks { block_private: true }));
+        let literal = Target { host: Host::Ip("10.0.0.1".parse().unwrap()), port: 80 };
+        for private in [&literal, &target("good")] {
+            assert_eq!(block_on(names.check(private)).unwrap_err(), AddressFault::Private);
+        }
+        assert_eq!(names.locate(&literal), Err(AddressFault::Private));
+        let _hold = block_on(names.check(&target("public"))).unwrap();
+        assert_eq!(*names.locate(&target("public")).unwrap(), [at("8.8.8.8:80")]);
+    }
+
+    #[test]
     fn only_names_in_use_are_kept_and_a_change_is_told_once() {
-        let names = Arc::new(Names::new(ask));
+        let names = Arc::new(Names::new(ask, Networks::default()));
         let told = std::cell::Cell::new(0);
         names.want(HashSet::from([target("good"), target("unknown")]));
         block_on(names.refresh(&|| told.set(told.get() + 1)));
@@ -339,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_being_written_outlives_publications_without_it_and_no_longer() {
-        let names = Arc::new(Names::new(ask));
+        let names = Arc::new(Names::new(ask, Networks::default()));
         let known = || names.addresses(&target("good")).len();
         let first = block_on(names.check(&target("good"))).unwrap();
         let second = block_on(names.check(&target("good"))).unwrap();
@@ -358,7 +428,7 @@ mod tests {
 
     #[test]
     fn what_a_failed_write_learned_for_others_is_told_once() {
-        let names = Arc::new(Names::new(ask));
+        let names = Arc::new(Names::new(ask, Networks::default()));
         let told = std::cell::Cell::new(0);
         names.want(HashSet::from([target("good")]));
         drop(block_on(names.check(&target("good"))).unwrap());
@@ -370,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_write_leaves_addresses_that_others_use_to_the_refresh() {
-        let names = Arc::new(Names::new(ask));
+        let names = Arc::new(Names::new(ask, Networks::default()));
         names.want(HashSet::from([target("good")]));
         let old: Arc<[SocketAddr]> = Arc::new([at("10.0.0.9:80")]);
         names.lock().get_mut(&target("good")).unwrap().addresses = Arc::clone(&old);

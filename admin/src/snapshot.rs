@@ -151,7 +151,8 @@ impl Publisher {
             ([], Some((base, credential))) => {
                 // One identity for all models, so that they share connections. It lives as long as the process.
                 let id = EndpointId(Uuid::nil());
-                vec![endpoint((id, 0), base, self.addresses(base), credential.clone())]
+                let addresses = self.names.locate(&base.target).unwrap_or_default();
+                vec![endpoint((id, 0), base, addresses, credential.clone())]
             }
             (rows, _) => rows.iter().filter_map(|row| self.endpoint(row, complained)).collect(),
         };
@@ -185,7 +186,15 @@ impl Publisher {
             Credential::Known(secret) => Some(Some(secret.clone())),
             Credential::Unreadable => None,
         };
-        let (Some(base), Some(credential)) = (base, credential) else {
+        let located = base.as_ref().map(|base| self.names.locate(&base.target));
+        if let Some(Err(fault)) = located {
+            if complained.insert(row.id) {
+                tracing::error!(target: "obleth_admin", endpoint = %row.id,
+                    "an endpoint's address {fault}; it is not used");
+            }
+            return None;
+        }
+        let (Some(base), Some(Ok(addresses)), Some(credential)) = (base, located, credential) else {
             if complained.insert(row.id) {
                 tracing::error!(target: "obleth_admin", endpoint = %row.id,
                     "an endpoint's address or credential cannot be read; it is not used until it is set again");
@@ -193,14 +202,7 @@ impl Publisher {
             return None;
         };
         complained.remove(&row.id);
-        Some(endpoint((row.id, row.revision), &base, self.addresses(&base), credential))
-    }
-
-    fn addresses(&self, base: &ApiBase) -> Arc<[SocketAddr]> {
-        match base.target.host {
-            Host::Ip(ip) => Arc::new([SocketAddr::new(ip, base.target.port)]),
-            Host::Name(_) => self.names.addresses(&base.target),
-        }
+        Some(endpoint((row.id, row.revision), &base, addresses, credential))
     }
 
     /// Every name that must be resolved.
@@ -224,7 +226,8 @@ fn endpoint(
     credential: Option<Secret>,
 ) -> Endpoint {
     let (authority, base_path) = (base.authority.as_str().into(), base.base_path.as_str().into());
-    Endpoint { id, revision, authority, base_path, addresses, credential }
+    let tls = base.tls.then(|| base.target.host.to_string().into());
+    Endpoint { id, revision, tls, authority, base_path, addresses, credential }
 }
 
 fn timers(default: Timers, own: Timeouts) -> Timers {
@@ -264,7 +267,7 @@ mod tests {
     fn a_deleted_models_index_is_used_again_lowest_first_once_nothing_of_it_runs() {
         let (end, shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
         let pump = Arc::new(Pump::new(end, 1));
-        let names = Arc::new(Names::new(crate::resolve::ask_system));
+        let names = Arc::new(Names::new(crate::resolve::ask_system, crate::networks::Networks::default()));
         let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
         let publisher = Publisher::new(defaults, names, Arc::clone(&pump));
         let sequence = std::cell::Cell::new(0);

@@ -57,7 +57,7 @@ fn invalid_input_is_refused_with_the_member_that_is_at_fault() {
         ("PUT", &format!("{key}/quota"), "{}", json!("tokens_per_minute")),
         ("POST", "/groups", r#"{"name":"a","weight":1000001}"#, json!("weight")),
         ("POST", "/models", "{}", json!("model_name")),
-        ("POST", "/models", r#"{"model_name":"a","api_base":"https://h"}"#, json!("api_base")),
+        ("POST", "/models", r#"{"model_name":"a","api_base":"http://0x7f.1"}"#, json!("api_base")),
         ("POST", "/models", r#"{"model_name":"a","api_base":"ftp://h"}"#, json!("api_base")),
         ("POST", "/models", r#"{"model_name":"a","api_base":"http://u@h"}"#, json!("api_base")),
         ("POST", "/models", r#"{"model_name":"a","api_base":"http://h?q"}"#, json!("api_base")),

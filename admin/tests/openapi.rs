@@ -274,13 +274,13 @@ fn bodies_take_exactly_the_members_that_the_document_names() {
         assert_eq!(named(&api, (&method, path, id), &needed, ""), properties(schema), "{method} {path}");
         for (name, member) in schema["properties"].as_object().unwrap() {
             let nested = match (&member["properties"], &member["items"]["properties"]) {
-                (Value::Object(_), _) => (member, json!({"no such": 1})),
-                (_, Value::Object(_)) => (&member["items"], json!([{"no such": 1}])),
+                (Value::Object(_), _) => (member, json!({"no such": 1}), "."),
+                (_, Value::Object(_)) => (&member["items"], json!([{"no such": 1}]), "[0]."),
                 _ => continue,
             };
             let mut body = needed.clone();
             body.insert(name.clone(), nested.1);
-            let found = named(&api, (&method, path, id), &body, &format!("{name}."));
+            let found = named(&api, (&method, path, id), &body, &format!("{name}{}", nested.2));
             assert_eq!(found, properties(nested.0), "{method} {path} {name}");
         }
         judged += 1;

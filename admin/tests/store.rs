@@ -135,7 +135,7 @@ fn a_store_that_is_not_ours_is_refused_with_its_reason() {
     assert!(matches!(error, OpenError::NotADatabase { .. }), "{error}");
     let error = open_error(&dir, |settings| settings.database = dir.path().join("no/such/folder.db"));
     assert!(matches!(error, OpenError::Create { .. }), "{error}");
-    let upstream = obleth_admin::DefaultUpstream { base_url: "https://h".into(), api_key: None };
+    let upstream = obleth_admin::DefaultUpstream { base_url: "ftp://h".into(), api_key: None };
     let error = open_error(&dir, |settings| settings.default_upstream = Some(upstream));
     assert!(matches!(error, OpenError::DefaultUpstream(_)), "{error}");
 }

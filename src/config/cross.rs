@@ -16,6 +16,11 @@ pub(crate) fn check(config: &Config, sources: &Sources, faults: &mut Vec<Fault>)
         let message = "has no backend to go to; set OBLETH_UPSTREAM_BASE_URL too, or leave it out";
         faults.push(Fault::new(sources.place("UPSTREAM_API_KEY"), message));
     }
+    if let Some(base) = &config.upstream_base_url
+        && let Err(fault) = obleth_admin::check_api_base(base, config.networks())
+    {
+        faults.push(Fault::new(sources.place("UPSTREAM_BASE_URL"), fault.to_string()));
+    }
     let listeners = [
         ("PROXY_LISTEN", config.proxy_listen),
         ("ADMIN_LISTEN", config.admin_listen),

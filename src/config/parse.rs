@@ -1,17 +1,22 @@
 //! How the text of a setting becomes its value.
 //!
-//! Every parser is a function of the text alone; the message of an error says what is allowed. Parsers of
+//! Every parser is a function of the text alone, but for the one that reads the file that is named; the message of an error says what is allowed. Parsers of
 //! secrets and addresses with credentials in them never repeat the text.
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use obleth_policy::{network::Cidr, snapshot::Secret, unit::LimitMs};
+use obleth_proxy::UpstreamTls;
+
+/// Largest file of certificates; all of a system's are a quarter of it.
+const MAX_CA_BYTES: u64 = 1 << 20;
 
 /// What a parser says no with.
 type Refusal = String;
@@ -160,13 +165,27 @@ pub(crate) fn database(text: &str) -> Result<PathBuf, Refusal> {
 
 /// The base address of an OpenAI-compatible backend, held to what the admin API takes.
 pub(crate) fn base_url(text: &str) -> Result<String, Refusal> {
-    match obleth_admin::check_api_base(text) {
+    // What may be where is judged once both settings are known.
+    match obleth_admin::check_api_base(text, obleth_admin::Networks::default()) {
         Ok(()) => Ok(text.to_owned()),
         Err(obleth_admin::AddressFault::Userinfo) => {
             Err("an address holds no credentials; put them into OBLETH_UPSTREAM_API_KEY".to_owned())
         }
         Err(fault) => Err(fault.to_string()),
     }
+}
+
+/// A PEM file with certificates of authorities.
+pub(crate) fn ca_file(text: &str) -> Result<UpstreamTls, Refusal> {
+    let read = |path: &Path| {
+        let about = fs::metadata(path).map_err(|error| error.to_string())?;
+        if about.is_dir() || about.len() > MAX_CA_BYTES {
+            return Err(format!("it is a folder or larger than {}", size_text(MAX_CA_BYTES)));
+        }
+        fs::read(path).map_err(|error| error.to_string())
+    };
+    let pem = read(Path::new(text)).map_err(|cause| format!("cannot read {text}: {cause}"))?;
+    UpstreamTls::of_pem(&pem).map_err(|fault| format!("{text} {fault}"))
 }
 
 /// Any text that can stand in a header.
@@ -313,14 +332,33 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_address_is_plain_http_without_credentials() {
+    fn a_backend_address_is_http_or_https_without_credentials() {
         assert!(base_url("http://10.0.0.5:8000/v1").is_ok());
-        assert!(base_url("https://api").unwrap_err().starts_with("TLS backends are not in this version"));
+        assert!(base_url("https://api").is_ok());
         let refused = base_url("http://user:hunter2@host").unwrap_err();
         assert!(!refused.contains("hunter2"));
         for wrong in ["10.0.0.5:8000", "http://", "http://h/?q=1", "http://h:0", "http://169.254.169.254"] {
             assert!(base_url(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_file_of_authorities_has_to_hold_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let refused = |content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            ca_file(path.to_str().unwrap()).unwrap_err()
+        };
+        assert!(refused(b"").contains("holds no certificate"));
+        assert!(
+            refused(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+                .contains("no certificate")
+        );
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(refused(broken).contains("certificate number 1"));
+        assert!(ca_file("/no/such/file").unwrap_err().starts_with("cannot read /no/such/file"));
+        assert!(ca_file(folder.path().to_str().unwrap()).unwrap_err().contains("folder"));
     }
 
     #[test]

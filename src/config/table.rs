@@ -6,13 +6,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use obleth_admin::Networks;
 use obleth_policy::{network::Cidr, snapshot::Secret, unit::LimitMs};
+use obleth_proxy::UpstreamTls;
 
 use super::{
     Fault,
     parse::{
-        LogFormat, address, admin_token, base_url, boolean, bytes, count, database, limit, log_format,
-        master_key, maybe, millis, networks, seconds, secret, whole32,
+        LogFormat, address, admin_token, base_url, boolean, bytes, ca_file, count, database, limit,
+        log_format, master_key, maybe, millis, networks, seconds, secret, whole32,
     },
     source::Sources,
 };
@@ -82,6 +84,10 @@ settings! {
         "backend for models that name none";
     secret UPSTREAM_API_KEY upstream_api_key: Option<Secret> = "", maybe(secret),
         "credential of that backend";
+    open UPSTREAM_CA_FILE upstream_ca_file: Option<UpstreamTls> = "", maybe(ca_file),
+        "PEM file with the authorities that certificates of `https://` backends must come from; unset: the system's";
+    open BLOCK_PRIVATE_NETWORKS block_private_networks: bool = "false", boolean,
+        "refuse backends at private addresses; link-local and metadata addresses are always refused";
     secret ADMIN_TOKEN admin_token: Option<Secret> = "", maybe(admin_token),
         "bearer token of the admin API, at least 16 characters; unset: generated into the data folder";
     secret MASTER_KEY master_key: Option<Secret> = "", maybe(master_key),
@@ -130,6 +136,13 @@ settings! {
     open LOG_FORMAT log_format: LogFormat = "text", log_format, "`text` or `json`, on standard error";
 }
 
+impl Config {
+    /// Where backends may be.
+    pub(crate) fn networks(&self) -> Networks {
+        Networks { block_private: self.block_private_networks }
+    }
+}
+
 /// Longest time limit that makes sense, and that a timer can hold.
 const DAY_MS: u32 = 86_400_000;
 
@@ -150,7 +163,6 @@ const LATER: &[&str] = &[
     "WAL_DIR",
     "WAL_MAX_BYTES",
     "WAL_FSYNC_MS",
-    "BLOCK_PRIVATE_NETWORKS",
     "CORS_ORIGINS",
     "TLS_CERT",
     "TLS_KEY",

@@ -151,6 +151,9 @@ fn settings_that_contradict_each_other_are_faults() {
     );
     let key = Given::nothing().faults(&[("OBLETH_UPSTREAM_API_KEY", "k")]);
     assert!(key[0].contains("set OBLETH_UPSTREAM_BASE_URL too"), "{key:?}");
+    let private = [("OBLETH_UPSTREAM_BASE_URL", "http://10.0.0.7"), ("OBLETH_BLOCK_PRIVATE_NETWORKS", "on")];
+    let base = Given::nothing().faults(&private);
+    assert!(base[0].starts_with("OBLETH_UPSTREAM_BASE_URL: is a private address"), "{base:?}");
     let fresh = [("OBLETH_ADMIN_LISTEN", "127.0.0.1:0"), ("OBLETH_METRICS_LISTEN", "127.0.0.1:0")];
     assert!(Given::nothing().load(Flags::default(), &fresh).is_ok());
 }
@@ -161,6 +164,9 @@ fn a_file_that_cannot_be_read_is_told_apart() {
     assert!(missing.faults(&[])[0].starts_with("/nowhere/o.toml: cannot read the configuration file"));
 }
 
+/// Stands for a file with a certificate in it, made by the test.
+const CA_FILE: &str = "ca.pem";
+
 /// A value of each setting that is not its default.
 const OTHERS: &[(&str, &str)] = &[
     ("PROXY_LISTEN", "127.0.0.1:1"),
@@ -170,9 +176,12 @@ const OTHERS: &[(&str, &str)] = &[
     ("DATABASE_URL", "sqlite:/x.db"),
     ("UPSTREAM_BASE_URL", "http://other"),
     ("UPSTREAM_API_KEY", "k"),
+    ("UPSTREAM_CA_FILE", CA_FILE),
+    ("BLOCK_PRIVATE_NETWORKS", "yes"),
     ("ADMIN_TOKEN", "0123456789abcdef"),
     ("MASTER_KEY", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"),
     ("API_KEY_PEPPER", "salt"),
+    ("TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
     ("GLOBAL_MAX_IN_FLIGHT", "5"),
     ("DEFAULT_MODEL_MAX_IN_FLIGHT", "6"),
     ("FAIL_OPEN", "off"),
@@ -203,7 +212,12 @@ fn every_setting_changes_its_own_field_from_variable_and_from_key() {
     // The backend's address is set throughout, because its credential is refused without it.
     let base = ("OBLETH_UPSTREAM_BASE_URL", "http://backend");
     let before = format!("{:#?}", Given::nothing().load(Flags::default(), &[base]).unwrap().config);
+    let folder = Given::nothing();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    let ca_file = folder.put(CA_FILE, &ca.pem()).display().to_string();
     for (name, other) in OTHERS {
+        let other = &if *other == CA_FILE { ca_file.as_str() } else { other };
         let variable = format!("OBLETH_{name}");
         let environment = [base, (variable.as_str(), *other)];
         let after = format!("{:#?}", Given::nothing().load(Flags::default(), &environment).unwrap().config);

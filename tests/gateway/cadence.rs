@@ -53,10 +53,15 @@ fn timing(answer: &Response) -> (usize, Vec<Duration>) {
 
 #[test]
 fn no_two_events_of_a_paced_stream_share_a_read_and_each_is_prompt() {
-    let world = World::start();
+    assert_prompt(&World::start());
+}
+
+/// Checks the way of a paced stream.
+#[track_caller]
+pub(crate) fn assert_prompt(world: &World) {
     // A busy machine may keep this test from reading in time; a gateway that merges does so every time.
     until("a stream arrives event by event, each within 5 ms", || {
-        let answer = paced(&world);
+        let answer = paced(world);
         let (most, late) = timing(&answer);
         assert_eq!(late.len(), TOKENS, "{}", answer.text());
         most == 1 && late[TOKENS / 2] < Duration::from_millis(5) && late[TOKENS - 3] < PACE

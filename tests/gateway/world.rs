@@ -65,7 +65,7 @@ impl World {
         let tenant = created(gateway.post("/tenants", json!({"name": "acme"})));
         let tenant_id = id(&tenant);
         let key = created(gateway.post(&format!("/tenants/{tenant_id}/keys"), json!({"name": "first"})));
-        let base = format!("http://{}", sim.addr);
+        let base = sim.url();
         let model = created(gateway.post("/models", json!({"model_name": MODEL, "api_base": base})));
         let secret = key["secret"].as_str().unwrap().to_owned();
         Self { sim, gateway, tenant_id, key_id: id(&key), secret, model_id: id(&model) }
@@ -97,7 +97,7 @@ impl World {
     pub(crate) fn new_model(&self, name: &str, mut fields: Value) -> String {
         fields["model_name"] = name.into();
         if fields["api_base"].is_null() && fields["endpoints"].is_null() {
-            fields["api_base"] = format!("http://{}/v1", self.sim.addr).into();
+            fields["api_base"] = format!("{}/v1", self.sim.url()).into();
         }
         id(&created(self.gateway.post("/models", fields)))
     }
@@ -168,7 +168,7 @@ fn created(response: Response) -> Value {
 }
 
 impl Gateway {
-    fn api(&self, method: &str, path: &str, body: Option<Value>) -> Response {
+    pub(crate) fn api(&self, method: &str, path: &str, body: Option<Value>) -> Response {
         let path = format!("/api/v1{path}");
         let request = match body {
             Some(body) => Request::post(&path, body.to_string()).method(method),

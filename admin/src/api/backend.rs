@@ -131,11 +131,11 @@ impl Backend {
         short.into_iter().chain(list.iter().map(|(_, edit)| edit))
     }
 
-    /// Resolves the names in the addresses, so that they are known when the first request comes. Keep the holds
-    /// until the write has ended.
+    /// Judges the addresses and resolves the names in them, so that they are known when the first request comes. Keep
+    /// the holds until the write has ended.
     ///
     /// # Errors
-    /// One resolves to an address that is never used.
+    /// One is, or resolves to, what a backend may not have.
     pub(super) async fn check_names(&self, names: &Arc<Names>) -> Result<Vec<Hold>, ApiError> {
         let mut checks = JoinSet::new();
         for edit in self.edits() {
@@ -205,15 +205,16 @@ pub(super) fn require_backend(rows: &[EndpointRow], has_default_upstream: bool) 
     Ok(())
 }
 
-/// Whether the endpoint would be on another host or port. An address that cannot be read is another one.
+/// Whether the endpoint would be on another host or port, or without TLS what had it. An address that cannot be read
+/// is another one.
 fn moves(row: &EndpointRow, to: Option<&str>) -> bool {
-    let target = |text| ApiBase::parse(text).ok().map(|base| base.target);
+    let target = |text| ApiBase::parse(text).ok().map(|base| (base.tls, base.target));
     to.is_some_and(|to| target(to).is_none_or(|to| target(&row.api_base) != Some(to)))
 }
 
 fn credential_stays(param: &str) -> StoreError {
     let message = format!(
-        "The stored credential is not sent to another host or port. Give `{param}` again, or `null` for none."
+        "The stored credential is not sent to another scheme, host or port. Give `{param}` again, or `null` for none."
     );
     StoreError::Invalid { param: param.to_owned(), message }
 }

@@ -280,7 +280,9 @@ impl Fields {
                 return Err(format!("must not have more than {most} entries"));
             }
             let object = |(at, value)| match value {
-                Value::Object(left) => Ok(Self { left, known: Vec::new(), prefix: format!("{path}[{at}].").into() }),
+                Value::Object(left) => {
+                    Ok(Self { left, known: Vec::new(), prefix: format!("{path}[{at}].").into() })
+                }
                 _ => Err(what()),
             };
             values.into_iter().enumerate().map(object).collect::<Result<Vec<_>, _>>()

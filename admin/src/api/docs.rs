@@ -95,6 +95,14 @@ fn kind(kind: &Kind) -> String {
     }
 }
 
+/// Text as HTML; what stands between backticks as code.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut parts = text.split('`');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for (part, tag) in parts.zip(["<code>", "</code>"].iter().cycle()) {
+        out.push_str(tag);
+        out.push_str(part);
+    }
+    out
 }

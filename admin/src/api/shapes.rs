@@ -215,13 +215,15 @@ const ENDPOINT: Shape = Shape {
     name: "Endpoint",
     parts: &[],
     members: &[
-        member("name", Kind::Text, ""),
+        member("name", Kind::Text, "unique within the model"),
         member("api_base", Kind::Text, ""),
         member("has_api_key", Kind::Flag, "a credential is stored"),
-        member("priority", Kind::Number(PRIORITIES), "lower is preferred"),
-        member("weight", Kind::Number(WEIGHTS), ""),
-        member("enabled", Kind::Flag, ""),
-        maybe("max_in_flight", Kind::Number(IN_FLIGHT), ""),
+        member(
+            "priority",
+            Kind::Number(PRIORITIES),
+            "the lowest is preferred; of equal ones the first listed",
+        ),
+        member("enabled", Kind::Flag, "one that is not gets no requests"),
     ],
 };
 
@@ -257,13 +259,11 @@ const ENDPOINT_EDIT: Shape = Shape {
     name: "EndpointEdit",
     parts: &[],
     members: &[
-        member("name", Kind::Text, "default `default`"),
+        member("name", Kind::Text, "default `default`; unique within the model"),
         member("api_base", Kind::Text, "with or without a final /v1"),
         maybe("api_key", Kind::Text, "never shown again; absent = as it was, null = none"),
-        member("priority", Kind::Number(PRIORITIES), "default 0"),
-        member("weight", Kind::Number(WEIGHTS), "default 100"),
+        member("priority", Kind::Number(PRIORITIES), "the lowest is preferred; default 0"),
         member("enabled", Kind::Flag, "default true"),
-        maybe("max_in_flight", Kind::Number(IN_FLIGHT), ""),
     ],
 };
 

@@ -58,6 +58,7 @@ pub(crate) fn settings(dir: &TempDir) -> Settings {
         master_key: MasterKey::parse(&"07".repeat(32)).unwrap(),
         admin_token: Secret::new(TOKEN),
         pepper: None,
+        networks: obleth_admin::Networks::default(),
         default_upstream: None,
         default_timers: Timers { connect: LimitMs(2000), ..Timers::default() },
         default_model_max_in_flight: 32,

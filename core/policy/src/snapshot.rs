@@ -97,6 +97,8 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// Changes with every edit of address or credential, so that a connection made before is not reused.
     pub revision: u64,
+    /// Host that the backend's certificate must be for, a name or an address, where it is spoken to under TLS.
+    pub tls: Option<Box<str>>,
     /// `host:port` as it goes into the `Host` header.
     pub authority: Box<str>,
     /// Path in front of `/chat/completions`, without a final slash: `/v1` as a rule.

@@ -2,10 +2,10 @@
 //!
 //! While an endpoint sits here it is tried last, so that a dead one does not cost every request the time of a
 //! connect. When its time is up, one request tries it again in its place; the others go on passing it by until it is
-//! known how that went. Nothing is ever refused because of what is remembered here: a model whose endpoints all sit
+//! known how that went. What the matter is goes into the log when it begins, changes and ends. Nothing is ever refused because of what is remembered here: a model whose endpoints all sit
 //! here is tried as if none did.
 
-use std::{cell::RefCell, collections::HashMap, time::Duration};
+use std::{cell::RefCell, collections::HashMap, io, time::Duration};
 
 use obleth_policy::{
     id::EndpointId,
@@ -17,17 +17,22 @@ use obleth_policy::{
 /// more requests pay for finding out that it did not.
 pub(crate) const BENCH_TIME: Duration = Duration::from_secs(2);
 
+/// Endpoints that are remembered here. Past it, those whose time is up are forgotten.
+const MAX_SEATS: usize = 4096;
+
 /// See the module's text. Owned by the shard.
 #[derive(Debug, Default)]
 pub(crate) struct Bench {
     seats: RefCell<HashMap<EndpointId, Seat>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Seat {
     /// An edited endpoint is another one.
     revision: u64,
     until: Instant,
+    /// What was said of it.
+    cause: String,
 }
 
 /// The endpoints of one model to pass by at first, a bit for each.
@@ -78,20 +83,35 @@ impl Bench {
     }
 
     /// It took no connection.
-    pub(crate) fn sit(&self, endpoint: &Endpoint, now: Instant) {
+    pub(crate) fn sit(&self, endpoint: &Endpoint, cause: &io::Error, now: Instant) {
         let mut seats = self.seats.borrow_mut();
-        // Endpoints that were deleted meanwhile leave here as well.
-        seats.retain(|_, seat| seat.until.plus(BENCH_TIME) > now);
-        let seat = Seat { revision: endpoint.revision, until: now.plus(BENCH_TIME) };
-        seats.insert(endpoint.id, seat);
+        if seats.len() >= MAX_SEATS {
+            seats.retain(|_, seat| seat.until > now);
+        }
+        let until = now.plus(BENCH_TIME);
+        let cause = cause.to_string();
+        let known = seats.get(&endpoint.id).is_some_and(|seat| is_same(&seat.cause, &cause));
+        if !known {
+            tracing::warn!(backend = %endpoint.authority, %cause, "a backend cannot be reached");
+        }
+        seats.insert(endpoint.id, Seat { revision: endpoint.revision, until, cause });
     }
 
     /// It took one.
     pub(crate) fn rise(&self, endpoint: &Endpoint) {
-        if !self.seats.borrow().is_empty() {
-            self.seats.borrow_mut().remove(&endpoint.id);
+        if self.seats.borrow().is_empty() {
+            return;
+        }
+        if self.seats.borrow_mut().remove(&endpoint.id).is_some() {
+            tracing::info!(backend = %endpoint.authority, "a backend is reached again");
         }
     }
+}
+
+/// Whether two texts tell the same cause: some name the time of day.
+fn is_same(one: &str, other: &str) -> bool {
+    let words = |text| str::chars(text).filter(|c| !c.is_ascii_digit());
+    words(one).eq(words(other))
 }
 
 #[cfg(test)]
@@ -106,11 +126,16 @@ mod tests {
         Endpoint {
             id: EndpointId(Uuid::from_u128(id)),
             revision: 1,
+            tls: None,
             authority: "".into(),
             base_path: "".into(),
             addresses: Arc::new([]),
             credential: None,
         }
+    }
+
+    fn refused() -> io::Error {
+        io::ErrorKind::ConnectionRefused.into()
     }
 
     fn order(bench: &Bench, endpoints: &[Endpoint], now: Instant) -> Vec<u128> {
@@ -123,7 +148,7 @@ mod tests {
         let endpoints = [endpoint(1), endpoint(2), endpoint(3)];
         let start = Instant(0);
         assert_eq!(order(&bench, &endpoints, start), [1, 2, 3]);
-        bench.sit(&endpoints[0], start);
+        bench.sit(&endpoints[0], &refused(), start);
         assert_eq!(order(&bench, &endpoints, start), [2, 3, 1]);
         let later = start.plus(BENCH_TIME);
         assert_eq!(order(&bench, &endpoints, later), [1, 2, 3], "one tries");
@@ -133,10 +158,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cause_that_names_the_time_stays_the_same_cause() {
+        assert!(is_same("expired: it is 1763678647", "expired: it is 1763678650"));
+        assert!(!is_same("connection refused", "timed out"));
+    }
+
+    #[test]
     fn when_all_sit_or_there_is_only_one_the_order_is_the_listed_one() {
         let bench = Bench::default();
         let endpoints = [endpoint(1), endpoint(2)];
-        endpoints.iter().for_each(|endpoint| bench.sit(endpoint, Instant(0)));
+        endpoints.iter().for_each(|endpoint| bench.sit(endpoint, &refused(), Instant(0)));
         assert_eq!(order(&bench, &endpoints, Instant(0)), [1, 2]);
         assert_eq!(order(&bench, &endpoints[1..], Instant(0)), [2]);
     }
@@ -145,10 +176,13 @@ mod tests {
     fn an_edited_endpoint_has_no_past_and_a_deleted_one_is_forgotten() {
         let bench = Bench::default();
         let [first, second] = [endpoint(1), endpoint(2)];
-        bench.sit(&first, Instant(0));
+        bench.sit(&first, &refused(), Instant(0));
         let edited = Endpoint { revision: 2, ..first };
         assert_eq!(order(&bench, &[edited, second.clone()], Instant(0)), [1, 2]);
-        bench.sit(&second, Instant(0).plus(BENCH_TIME * 3));
+        for id in 10..10 + MAX_SEATS as u128 {
+            bench.sit(&endpoint(id), &refused(), Instant(0));
+        }
+        bench.sit(&second, &refused(), Instant(0).plus(BENCH_TIME));
         assert_eq!(bench.seats.borrow().len(), 1);
     }
 }

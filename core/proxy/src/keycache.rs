@@ -268,6 +268,7 @@ mod tests {
             pepper: None,
             max_request_bytes: 0,
             upstream_keepalive: Duration::ZERO,
+            upstream_tls: crate::UpstreamTls::of_system(),
             drain_timeout: Duration::ZERO,
             trusted_proxies: Arc::new([]),
             force_epoll: false,

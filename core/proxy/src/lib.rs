@@ -15,6 +15,7 @@
 //! | `bench` | backends that took no connection a moment ago |
 //! | `keycache` | keys that this core knows |
 //! | `timer` | clocks and deadlines |
+//! | `tls` | TLS to backends |
 //! | `socket` | a TCP socket that is shut down, never cancelled |
 //! | `request` | the path of a request, one file per stage |
 
@@ -40,12 +41,15 @@ mod runtime;
 mod shard;
 mod socket;
 mod timer;
+mod tls;
 mod trouble;
 
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use obleth_link::ShardEnd;
 use obleth_policy::{key::Pepper, network::Cidr};
+
+pub use tls::{CaFault, UpstreamTls};
 
 /// What a shard must know before it starts. The same for all shards.
 #[derive(Clone, Debug)]
@@ -66,6 +70,8 @@ pub struct Settings {
     pub client: ClientLimits,
     /// Idle time after which a pooled connection to a backend is closed, `OBLETH_UPSTREAM_KEEPALIVE_MS`.
     pub upstream_keepalive: Duration,
+    /// Whom backends' certificates must be signed by, `OBLETH_UPSTREAM_CA_FILE`.
+    pub upstream_tls: UpstreamTls,
     /// How long a drain waits for what is in flight, `OBLETH_DRAIN_TIMEOUT_SECS`.
     pub drain_timeout: Duration,
     /// Proxies whose `X-Forwarded-For` counts, `OBLETH_TRUSTED_PROXIES`.

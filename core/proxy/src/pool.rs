@@ -8,16 +8,22 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    io,
     rc::Rc,
     time::Duration,
 };
 
-use obleth_policy::{id::EndpointId, snapshot::Endpoint, unit::Instant};
+use obleth_policy::{
+    id::EndpointId,
+    snapshot::{Endpoint, Secret},
+    unit::Instant,
+};
 
 use crate::{
     Settings,
     socket::{Handle, Reader, Writer},
     timer::{Alarm, Timers},
+    tls::Secured,
 };
 
 /// Idle connections kept per endpoint and core. Above it, the oldest is closed.
@@ -25,11 +31,29 @@ const MAX_IDLE: usize = 1024;
 /// A buffer that grew past this is not kept with an idle connection.
 const BUFFER_KEEP: usize = 16 * 1024;
 
+/// How a connection to a backend is spoken on.
+#[derive(Debug)]
+pub(crate) enum Line {
+    /// As it is; both directions at the same time.
+    Plain(Reader, Writer),
+    /// Under TLS; one direction at a time.
+    Tls(Secured),
+}
+
+impl Line {
+    /// As [`Reader::append`].
+    pub(crate) async fn append(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
+        match self {
+            Self::Plain(reader, _) => reader.append(buf, room).await,
+            Self::Tls(secured) => secured.append(buf, room).await,
+        }
+    }
+}
+
 /// One connection to a backend. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) reader: Reader,
-    pub(crate) writer: Writer,
+    pub(crate) line: Line,
     pub(crate) handle: Handle,
     /// Bytes received and not yet used.
     pub(crate) buf: Vec<u8>,
@@ -37,23 +61,38 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     /// The backend was not sent all of a request: nothing more can be.
     pub(crate) half_closed: bool,
+    /// The last read failed: what came before it may not be all.
+    pub(crate) broken: bool,
+    /// What the backend is sent as our credential: it must never come back from there to a client.
+    pub(crate) credential: Option<Secret>,
     pub(crate) endpoint: EndpointId,
     revision: u64,
 }
 
 impl Upstream {
-    pub(crate) fn new((reader, writer, handle): (Reader, Writer, Handle), endpoint: &Endpoint) -> Self {
+    pub(crate) fn new(line: Line, handle: Handle, endpoint: &Endpoint) -> Self {
+        let credential = endpoint.credential.clone();
         let (endpoint, revision) = (endpoint.id, endpoint.revision);
         Self {
-            reader,
-            writer,
+            line,
             handle,
             buf: Vec::new(),
             reused: false,
             half_closed: false,
+            broken: false,
+            credential,
             endpoint,
             revision,
         }
+    }
+
+    /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.
+    fn is_quiet(&mut self) -> bool {
+        self.handle.is_quiet()
+            && match &mut self.line {
+                Line::Plain(..) => true,
+                Line::Tls(secured) => secured.is_quiet(),
+            }
     }
 }
 
@@ -90,7 +129,7 @@ impl Pool {
         let stack = idle.get_mut(&endpoint.id)?;
         let now = self.timers.clock().now();
         while let Some(Idle { mut upstream, until }) = stack.pop() {
-            if upstream.revision == endpoint.revision && now < until && upstream.handle.is_quiet() {
+            if upstream.revision == endpoint.revision && now < until && upstream.is_quiet() {
                 upstream.reused = true;
                 return Some(upstream);
             }

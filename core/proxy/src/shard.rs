@@ -28,6 +28,7 @@ use crate::{
     pool::Pool,
     request::RequestIds,
     timer::Timers,
+    tls::Connector,
     trouble::Trouble,
 };
 
@@ -44,6 +45,7 @@ pub(crate) struct Shard {
     pub(crate) keys: KeyCache,
     pub(crate) pool: Pool,
     pub(crate) bench: Bench,
+    pub(crate) tls: Connector,
     pub(crate) trouble: Trouble,
     pub(crate) admission: RefCell<Admission>,
     pub(crate) request_ids: RequestIds,
@@ -104,6 +106,7 @@ impl Shard {
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),
+            tls: Connector::new(&settings.upstream_tls),
             trouble: Trouble::default(),
             request_ids: RequestIds::new()?,
             settings,

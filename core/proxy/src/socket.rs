@@ -7,7 +7,7 @@
 #![allow(unsafe_code)] // one borrow of a descriptor, below
 
 use std::{
-    cell::UnsafeCell,
+    cell::{Cell, UnsafeCell},
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
@@ -16,7 +16,7 @@ use std::{
 
 use monoio::{
     BufResult,
-    buf::{IoBuf, IoBufMut, SliceMut},
+    buf::{IoBuf, IoBufMut, IoVecBuf, IoVecBufMut, SliceMut},
     io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
     net::TcpStream,
 };
@@ -78,11 +78,8 @@ pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
 
 impl Reader {
     /// Appends up to `room` bytes to `buf`. `Ok(0)` is the end. Must be awaited to its end.
-    pub(crate) async fn append(&mut self, mut buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
-        buf.reserve(room);
-        let (filled, end) = (buf.len(), buf.len().saturating_add(room));
-        let (got, slice) = self.0.read(SliceMut::new(buf, filled, end)).await;
-        (got, slice.into_inner())
+    pub(crate) async fn append(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
+        append(&mut self.0, buf, room).await
     }
 
     /// Fills an empty buffer up to its capacity. `Ok(0)` is the end. Must be awaited to its end.
@@ -94,24 +91,87 @@ impl Reader {
 impl Writer {
     /// Writes all of `bytes`. Must be awaited to its end.
     pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let total = bytes.len();
-        let (first, mut bytes) = self.0.write(bytes).await;
-        let mut done = match first {
-            Ok(n) if n == total => return (Ok(()), bytes),
+        write_all(&mut self.0, bytes).await
+    }
+}
+
+/// See [`Reader::append`].
+pub(crate) async fn append(
+    reader: &mut impl AsyncReadRent,
+    mut buf: Vec<u8>,
+    room: usize,
+) -> (io::Result<usize>, Vec<u8>) {
+    buf.reserve(room);
+    let (filled, end) = (buf.len(), buf.len().saturating_add(room));
+    let (got, slice) = reader.read(SliceMut::new(buf, filled, end)).await;
+    (got, slice.into_inner())
+}
+
+/// See [`Writer::write_all`].
+pub(crate) async fn write_all(writer: &mut impl AsyncWriteRent, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+    let total = bytes.len();
+    let (first, mut bytes) = writer.write(bytes).await;
+    let mut done = match first {
+        Ok(n) if n == total => return (Ok(()), bytes),
+        Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
+        Ok(n) => n,
+        Err(e) => return (Err(e), bytes),
+    };
+    while done < total {
+        let (more, rest) = writer.write(bytes.slice(done..)).await;
+        bytes = rest.into_inner();
+        match more {
             Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
-            Ok(n) => n,
+            Ok(n) => done = done.saturating_add(n),
             Err(e) => return (Err(e), bytes),
-        };
-        while done < total {
-            let (more, rest) = self.0.write(bytes.slice(done..)).await;
-            bytes = rest.into_inner();
-            match more {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
-                Ok(n) => done = done.saturating_add(n),
-                Err(e) => return (Err(e), bytes),
-            }
         }
-        (Ok(()), bytes)
+    }
+    (Ok(()), bytes)
+}
+
+/// Both directions together again, for TLS, which reads and writes in turns.
+#[derive(Debug)]
+pub(crate) struct Duplex {
+    reader: Reader,
+    writer: Writer,
+    dry: Rc<Cell<bool>>,
+}
+
+impl Duplex {
+    /// While `dry` holds, reading says "would block" instead of waiting for the socket.
+    pub(crate) fn new(reader: Reader, writer: Writer, dry: Rc<Cell<bool>>) -> Self {
+        Self { reader, writer, dry }
+    }
+}
+
+impl AsyncReadRent for Duplex {
+    async fn read<T: IoBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
+        match self.dry.get() {
+            true => (Err(io::ErrorKind::WouldBlock.into()), buf),
+            false => self.reader.0.read(buf).await,
+        }
+    }
+
+    async fn readv<T: IoVecBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
+        self.reader.0.readv(buf).await
+    }
+}
+
+impl AsyncWriteRent for Duplex {
+    async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
+        self.writer.0.write(buf).await
+    }
+
+    async fn writev<T: IoVecBuf>(&mut self, buf: T) -> BufResult<usize, T> {
+        self.writer.0.writev(buf).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.writer.0.flush().await
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        self.writer.0.shutdown().await
     }
 }
 

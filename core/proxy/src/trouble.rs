@@ -3,6 +3,7 @@
 //! A backend in trouble fails as many requests as come, and a line for each would bury the one that matters. So each
 //! core says a thing once a minute at most. It is only touched by failures, and by the successes of an endpoint that
 //! has failed: while all goes well, an answer costs one look at an empty map. Nothing is decided by what is kept here.
+//! A backend that cannot be reached at all is the bench's to tell.
 
 use std::{cell::RefCell, collections::HashMap, fmt, mem, time::Duration};
 
@@ -20,8 +21,6 @@ const MAX_KINDS: usize = 24;
 /// What a backend did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// No connection came about.
-    Unreachable,
     /// Not a byte came within the limit for the first byte, or the whole limit.
     Unanswered,
     /// The connection ended before there was an answer.
@@ -51,7 +50,6 @@ pub(crate) enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unreachable => "took no connection",
             Self::Unanswered => "did not begin to answer in time",
             Self::ClosedUnanswered => "closed the connection without an answer",
             Self::BadHead(what) => return write!(f, "sent a head that is not valid HTTP: {what}"),
@@ -108,9 +106,14 @@ impl Trouble {
         }
     }
 
+    /// Whether no endpoint has been in trouble lately, so that there is nothing to be said of a success.
+    pub(crate) fn is_none(&self) -> bool {
+        self.endpoints.borrow().is_empty()
+    }
+
     /// An endpoint answered as it should.
     pub(crate) fn succeeded(&self, snapshot: &Snapshot, id: EndpointId, now: Instant) {
-        if self.endpoints.borrow().is_empty() || !self.recovered(id, now) {
+        if !self.recovered(id, now) {
             return;
         }
         if let Some((model, endpoint)) = find(snapshot, id) {

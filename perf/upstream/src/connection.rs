@@ -21,7 +21,7 @@ use crate::options::Options;
 use crate::plan::Plan;
 use crate::server::Site;
 use crate::shape::Shape;
-use crate::socket::{fill, gone, send, send_last};
+use crate::socket::{Socket, fill, gone, send, send_last};
 
 /// The largest body taken in; a larger one gets 413.
 const MAX_BODY: usize = 64 << 20;
@@ -32,7 +32,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// A connection and its buffers, which all its requests share.
 struct Connection {
     site: Arc<Site>,
-    stream: TcpStream,
+    stream: Socket,
     /// Received and not yet answered; starts where a request starts.
     received: Vec<u8>,
     body: Vec<u8>,
@@ -58,8 +58,7 @@ enum NoRequest {
 /// Serves a connection until either side closes it.
 pub(crate) async fn run(stream: TcpStream, site: Arc<Site>) {
     let _open = site.counters.connected();
-    // Without it small events wait for the acknowledgement of the last one; the connection works all the same.
-    let _ = stream.set_nodelay(true);
+    let Ok(stream) = Socket::new(stream, site.tls.as_ref()) else { return };
     let limits = Limits::default();
     let mut connection =
         Connection { site, stream, received: Vec::new(), body: Vec::new(), out: Vec::new(), limits };
@@ -73,7 +72,13 @@ impl Connection {
         if self.received.is_empty() {
             match timeout(idle, fill(&self.stream, &mut self.received)).await {
                 Ok(Ok(true)) => {}
-                _ => return Ok(false),
+                _ => {
+                    self.stream.close();
+                    return Ok(false);
+                }
+            }
+            if let Some(resumed) = self.stream.resumed() {
+                self.site.counters.shook_hands(resumed);
             }
         }
         let request = match timeout(REQUEST_TIME, self.receive()).await {

@@ -32,6 +32,10 @@ pub struct Stats {
     pub open_connections: u64,
     /// Connections accepted.
     pub connections: u64,
+    /// Connections under TLS that began with a whole handshake.
+    pub tls_full: u64,
+    /// Connections under TLS that took an earlier session up.
+    pub tls_resumed: u64,
     /// Prompt tokens of the requests that were started.
     pub prompt_tokens: u64,
     /// Tokens generated, whether or not anybody received them.
@@ -140,6 +144,13 @@ impl Counters {
         tally.stats.connections += 1;
         tally.stats.open_connections += 1;
         OpenConnection { counters: Arc::clone(self) }
+    }
+
+    /// A connection's TLS handshake is done.
+    pub(crate) fn shook_hands(&self, resumed: bool) {
+        let mut tally = self.tally();
+        let stats = &mut tally.stats;
+        *if resumed { &mut stats.tls_resumed } else { &mut stats.tls_full } += 1;
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {

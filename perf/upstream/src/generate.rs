@@ -9,7 +9,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::answer::{self, Events};
@@ -19,7 +18,7 @@ use crate::oddity;
 use crate::options::Fault;
 use crate::plan::Plan;
 use crate::server::Site;
-use crate::socket::{send, send_last};
+use crate::socket::{Socket, send, send_last};
 
 /// Events of an unpaced stream between two looks at the client.
 const EVENTS_PER_TURN: u32 = 16;
@@ -98,7 +97,7 @@ impl Pace {
 
 /// What a job needs of its connection.
 pub(crate) struct Line<'a> {
-    pub(crate) stream: &'a TcpStream,
+    pub(crate) stream: &'a Socket,
     /// Scratch for what is written.
     pub(crate) out: &'a mut Vec<u8>,
     pub(crate) ticket: &'a mut Ticket,

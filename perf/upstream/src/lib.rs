@@ -22,8 +22,10 @@ mod plan;
 mod server;
 mod shape;
 mod socket;
+mod tls;
 
 pub use counters::{Counters, LastRequest, Stats};
 pub use oddity::Oddity;
 pub use options::{Fault, Options, UnknownName, UsageShape};
 pub use server::{Handle, serve, spawn};
+pub use tls::Tls;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::oddity::{ODDITIES, Oddity};
+use crate::tls::Tls;
 
 /// The backend's behaviour. Its JSON form is what `POST /sim/options` merges into.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct Options {
     /// The only credential that is accepted on `/v1/*`, if set. Never shown.
     #[serde(skip_serializing)]
     pub api_key: Option<String>,
+    /// Under which it listens; none: plain HTTP. Cannot be changed while it runs.
+    #[serde(skip)]
+    pub tls: Option<Tls>,
 }
 
 fn any_port() -> SocketAddr {
@@ -57,6 +61,7 @@ impl Default for Options {
             fault: None,
             usage: UsageShape::Final,
             api_key: None,
+            tls: None,
         }
     }
 }
@@ -81,7 +86,7 @@ impl Options {
         if !(0.0..=1e9).contains(&merged.tokens_per_second) {
             return Err("tokens_per_second must be from 0 to 1e9".to_owned());
         }
-        Ok(Self { listen: self.listen, ..merged })
+        Ok(Self { listen: self.listen, tls: self.tls.clone(), ..merged })
     }
 
     /// The served names; empty if every name is.

@@ -19,6 +19,7 @@ use crate::connection;
 use crate::counters::Counters;
 use crate::gate::Gate;
 use crate::options::Options;
+use crate::tls::Tls;
 
 /// How long to leave a listener alone that has no descriptors for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -28,13 +29,15 @@ pub(crate) struct Site {
     options: Mutex<Arc<Options>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Site {
     fn new(options: Options, counters: Arc<Counters>) -> Arc<Self> {
         let gate = Arc::new(Gate::default());
         gate.set_limit(options.max_concurrency);
-        Arc::new(Self { options: Mutex::new(Arc::new(options)), counters, gate })
+        let tls = options.tls.clone();
+        Arc::new(Self { options: Mutex::new(Arc::new(options)), counters, gate, tls })
     }
 
     /// The options as they are now.
@@ -94,11 +97,18 @@ pub struct Handle {
     pub addr: SocketAddr,
     /// Its counts.
     pub counters: Arc<Counters>,
+    tls: bool,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Handle {
+    /// Its address as a URL without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.addr)
+    }
+
     /// Closes the listener and every connection, and returns when that is done.
     pub fn stop(self) {}
 }
@@ -123,6 +133,7 @@ pub fn spawn(options: Options) -> io::Result<Handle> {
     let addr = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let counters = Arc::<Counters>::default();
+    let tls = options.tls.is_some();
     let site = Site::new(options, Arc::clone(&counters));
     let (stop, stopped) = oneshot::channel();
     let listener = {
@@ -132,5 +143,5 @@ pub fn spawn(options: Options) -> io::Result<Handle> {
     let thread = std::thread::Builder::new()
         .name("obleth-upstream".to_owned())
         .spawn(move || runtime.block_on(accept(listener, site, stopped)))?;
-    Ok(Handle { addr, counters, stop: Some(stop), thread: Some(thread) })
+    Ok(Handle { addr, counters, tls, stop: Some(stop), thread: Some(thread) })
 }

@@ -6,7 +6,7 @@
 //! run, and is not run again. What the last backend said that had no room is what the client is told if no other
 //! could be reached.
 
-use std::{cell::Cell, pin::pin, rc::Rc, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use obleth_link::{Attempt, Phase};
 use obleth_policy::{
@@ -21,7 +21,7 @@ use super::{
     admit::{Admitted, Permit},
     ask::Asked,
     errand::{Errand, Failed},
-    exchange::{Answer, Deadlines, Interrupt},
+    exchange::{Answer, Deadlines, Interrupt, guarded},
     parse::Call,
     settle::Tally,
     verdict,
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     connect::connect,
     downstream::{Downstream, Woke},
-    pool::Upstream,
+    pool::{Line, Upstream},
     shard::Shard,
     trouble::Cause,
 };
@@ -194,34 +194,58 @@ impl Search<'_> {
         Code::UpstreamCut.into()
     }
 
-    /// A fresh connection to the first address of the endpoint that takes one.
+    /// A fresh connection to the first address of the endpoint that takes one, under TLS where that is asked for.
     async fn open(&self, errand: &Errand<'_>) -> Result<Option<Upstream>, Stop> {
-        let &Self { shard, down, deadlines, .. } = self;
+        let &Self { shard, deadlines, .. } = self;
         let endpoint = errand.endpoint;
+        let mut cause = io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
         for address in endpoint.addresses.iter() {
             if self.connects.replace(self.connects.get().saturating_add(1)) >= MAX_CONNECTS {
                 return Ok(None);
             }
             errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
-            // A connect that has begun may be given up: its socket is ours and is closed with it.
-            match down.wait(pin!(connect(shard.driver, *address))).await {
-                Woke::Done(Ok(parts)) => {
+            let gone = |interrupt| Err(interrupted(shard, interrupt));
+            match self.connect(endpoint, *address).await {
+                Ok(Ok(upstream)) => {
                     shard.bench.rise(endpoint);
-                    return Ok(Some(Upstream::new(parts, endpoint)));
+                    return Ok(Some(upstream));
                 }
-                Woke::Done(Err(error)) => tracing::debug!(%error, "backend not reached"),
-                Woke::Alarm => tracing::debug!("backend not reached in time"),
-                Woke::Gone => return Err(interrupted(shard, Interrupt::ClientGone)),
-                Woke::Expired => return Err(interrupted(shard, Interrupt::Expired)),
+                Ok(Err(error)) => cause = error,
+                Err(Interrupt::Timeout) => cause = io::ErrorKind::TimedOut.into(),
+                Err(interrupt) => return gone(interrupt),
             }
+            tracing::debug!(%cause, "backend not reached");
             count(shard, Attempt::Unreachable);
         }
         if endpoint.addresses.is_empty() {
             count(shard, Attempt::Unreachable);
         }
-        self.trouble(endpoint, Cause::Unreachable);
-        shard.bench.sit(endpoint, shard.timers.clock().now());
+        shard.bench.sit(endpoint, &cause, shard.timers.clock().now());
         errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
         Ok(None)
+    }
+
+    /// One connection, under the connection's alarm.
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        address: SocketAddr,
+    ) -> Result<io::Result<Upstream>, Interrupt> {
+        let &Self { shard, down, .. } = self;
+        // A connect that has begun may be given up: its socket is ours and is closed with it.
+        let (reader, writer, handle) = match down.wait(pin!(connect(shard.driver, address))).await {
+            Woke::Done(Ok(parts)) => parts,
+            Woke::Done(Err(error)) => return Ok(Err(error)),
+            Woke::Alarm => return Err(Interrupt::Timeout),
+            Woke::Gone => return Err(Interrupt::ClientGone),
+            Woke::Expired => return Err(Interrupt::Expired),
+        };
+        let Some(host) = &endpoint.tls else {
+            return Ok(Ok(Upstream::new(Line::Plain(reader, writer), handle, endpoint)));
+        };
+        // On the heap: a handshake is large and rare.
+        let shaking = Box::pin(shard.tls.secure(host, (reader, writer)));
+        let secured = guarded(down, &handle, shaking).await?;
+        Ok(secured.map(|secured| Upstream::new(Line::Tls(secured), handle, endpoint)))
     }
 }

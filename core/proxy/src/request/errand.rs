@@ -5,14 +5,17 @@
 
 use std::{
     future::{Future, poll_fn},
-    mem,
+    io, mem,
     pin::pin,
     rc::Rc,
     task::Poll,
     time::Duration,
 };
 
-use obleth_policy::{snapshot::Endpoint, unit::LimitMs};
+use obleth_policy::{
+    snapshot::Endpoint,
+    unit::{Instant, LimitMs},
+};
 use obleth_wire::http1::{HeadError, HeadScan, Limits, Method, ResponseHead, parse_response, write};
 
 use super::{
@@ -20,7 +23,14 @@ use super::{
     exchange::{Deadlines, Filled, Interrupt, guarded},
     parse::Call,
 };
-use crate::{downstream::Downstream, pool::Upstream, shard::Shard, socket::Writer, trouble::Cause};
+use crate::{
+    downstream::Downstream,
+    pool::{Line, Upstream},
+    shard::Shard,
+    socket::{Handle, Writer},
+    tls::Secured,
+    trouble::Cause,
+};
 
 /// A request leaves in one write up to this size, and in pieces of it above.
 const WRITE_PIECE: usize = 256 * 1024;
@@ -45,6 +55,23 @@ fn bad_head(error: HeadError) -> Failed {
         HeadError::TooLarge | HeadError::UriTooLong => "more than 64 KiB, or more than 100 headers",
         HeadError::Version => "the version",
     }))
+}
+
+/// What a request is written to.
+trait Sink {
+    async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>);
+}
+
+impl Sink for Writer {
+    async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        Self::write_all(self, bytes).await
+    }
+}
+
+impl Sink for Secured {
+    async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        Self::write_all(self, bytes).await
+    }
 }
 
 /// One request on its way to one endpoint.
@@ -101,50 +128,76 @@ impl Errand<'_> {
         }
     }
 
-    /// Writes the request and receives the first bytes of the answer, both under way at the same time: they go
-    /// to the kernel together, and a backend that answers before it has taken the whole body in is heard. The
-    /// rest of the body is then kept back. Returns what was read, and how long after the last byte written.
+    /// Writes the request and receives the first bytes of the answer. Returns what was read, and how long after the
+    /// last byte written.
     async fn talk(&self, upstream: &mut Upstream) -> Result<(Filled, usize, Duration), Interrupt> {
-        let now = || self.shard.timers.clock().now();
         self.arm(self.deadlines.timers.first_byte)?;
-        let handle = upstream.handle.clone();
         let room = upstream.room(0);
-        let mut kept_back = false;
-        let (written_at, received) = {
-            let Upstream { reader, writer, buf, .. } = &mut *upstream;
-            let mut read = pin!(reader.append(mem::take(buf), room));
-            let mut write = pin!(self.write(writer));
-            let (mut written_at, mut received) = (None, None);
-            let both = poll_fn(|cx| {
-                if written_at.is_none() && write.as_mut().poll(cx).is_ready() {
-                    written_at = Some(now());
-                    // The total limit alone goes on if this fails, and the next look at it finds it passed.
-                    let _ = self.arm(self.deadlines.timers.first_byte);
-                }
-                if received.is_none()
-                    && let Poll::Ready(output) = read.as_mut().poll(cx)
-                {
-                    received = Some(output);
-                }
-                match (written_at, received.is_some()) {
-                    (Some(written_at), true) => Poll::Ready((written_at, received.take())),
-                    (None, true) if !mem::replace(&mut kept_back, true) => {
-                        handle.shut_write();
-                        cx.waker().wake_by_ref();
-                        Poll::Pending
-                    }
-                    _ => Poll::Pending,
-                }
-            });
-            guarded(self.down, &handle, both).await?
+        let Upstream { line, handle, buf, .. } = &mut *upstream;
+        let (written_at, received, whole) = match line {
+            Line::Plain(reader, writer) => {
+                let read = reader.append(mem::take(buf), room);
+                let both = self.at_the_same_time(writer, read, handle);
+                guarded(self.down, handle, both).await?
+            }
+            Line::Tls(secured) => {
+                let in_turn = async {
+                    // A backend that does not take the body may have said why.
+                    let whole = self.write(secured).await;
+                    let written_at = self.written();
+                    (written_at, Some(secured.append(mem::take(buf), room).await), whole)
+                };
+                guarded(self.down, handle, in_turn).await?
+            }
         };
-        upstream.half_closed = kept_back;
+        upstream.half_closed = !whole;
         let (filled, got) = received.map_or((Filled::Closed, 0), |output| upstream.filled(output));
-        Ok((filled, got, now().since(written_at)))
+        Ok((filled, got, self.shard.timers.clock().now().since(written_at)))
     }
 
-    /// Writes head and body. That the backend does not take them is for its answer to explain.
-    async fn write(&self, writer: &mut Writer) {
+    /// The request is out: the wait for the answer begins.
+    fn written(&self) -> Instant {
+        // The total limit alone goes on if this fails, and the next look at it finds it passed.
+        let _ = self.arm(self.deadlines.timers.first_byte);
+        self.shard.timers.clock().now()
+    }
+
+    /// Write and read go to the kernel together, and a backend that answers before it has taken the whole body in is
+    /// heard. The rest of the body is then kept back. Returns when the last byte was written, what was read, and
+    /// whether all of the request went out.
+    async fn at_the_same_time<R>(
+        &self,
+        writer: &mut Writer,
+        read: impl Future<Output = R>,
+        handle: &Handle,
+    ) -> (Instant, Option<R>, bool) {
+        let mut read = pin!(read);
+        let mut write = pin!(self.write(writer));
+        let (mut written_at, mut received, mut kept_back) = (None, None, false);
+        poll_fn(|cx| {
+            if written_at.is_none() && write.as_mut().poll(cx).is_ready() {
+                written_at = Some(self.written());
+            }
+            if received.is_none()
+                && let Poll::Ready(output) = read.as_mut().poll(cx)
+            {
+                received = Some(output);
+            }
+            match (written_at, received.is_some()) {
+                (Some(written_at), true) => Poll::Ready((written_at, received.take(), !kept_back)),
+                (None, true) if !mem::replace(&mut kept_back, true) => {
+                    handle.shut_write();
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Writes head and body; false if the backend does not take them, which is for its answer to explain.
+    async fn write(&self, writer: &mut impl Sink) -> bool {
         let length = self.asked.edits.len(self.asked.body.at.len());
         let mut out = Vec::with_capacity(length.min(WRITE_PIECE).saturating_add(1024));
         self.head(&mut out, length);
@@ -153,7 +206,7 @@ impl Errand<'_> {
             sent = sent.saturating_add(self.copy_piece(sent, &mut out));
             let (written, mut emptied) = writer.write_all(out).await;
             if written.is_err() || sent >= length {
-                return;
+                return written.is_ok();
             }
             emptied.clear();
             out = emptied;

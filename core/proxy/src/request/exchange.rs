@@ -133,6 +133,7 @@ impl Upstream {
     /// Takes back what a read returned.
     pub(super) fn filled(&mut self, (got, buf): (io::Result<usize>, Vec<u8>)) -> (Filled, usize) {
         self.buf = buf;
+        self.broken = got.is_err();
         match got {
             Ok(n @ 1..) => (Filled::Bytes, n),
             Ok(0) | Err(_) => (Filled::Closed, 0),
@@ -147,7 +148,7 @@ impl Upstream {
     ) -> Result<(Filled, usize), Interrupt> {
         let room = self.room(last);
         let handle = self.handle.clone();
-        let read = self.reader.append(mem::take(&mut self.buf), room);
+        let read = self.line.append(mem::take(&mut self.buf), room);
         let output = guarded(down, &handle, read).await?;
         Ok(self.filled(output))
     }
@@ -188,10 +189,15 @@ impl Answer {
         Ok(ended)
     }
 
-    /// The backend closed, and that is where this body ends.
-    pub(super) fn end_at_close(&mut self) {
+    /// The backend closed. An error unless that is where this body ends; a connection that broke ends nothing.
+    pub(super) fn end_at_close(&mut self) -> Result<(), BodyError> {
+        self.decoder.at_eof()?;
+        if self.upstream.broken {
+            return Err(BodyError::Truncated);
+        }
         self.decoder = BodyDecoder::new(Framing::None, &Limits::default());
         self.head.keep_alive = false;
+        Ok(())
     }
 
     /// Whether bytes came behind the end of the body.
@@ -221,8 +227,8 @@ impl Answer {
             loop {
                 let output = {
                     let room = self.upstream.room(0);
-                    let Upstream { reader, buf, handle, .. } = &mut self.upstream;
-                    let mut read = pin!(reader.append(mem::take(buf), room));
+                    let Upstream { line, buf, handle, .. } = &mut self.upstream;
+                    let mut read = pin!(line.append(mem::take(buf), room));
                     poll_fn(|cx| {
                         if alarm.poll_fired(cx) {
                             handle.shut_both();

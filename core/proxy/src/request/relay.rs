@@ -105,14 +105,13 @@ pub(super) async fn relay(
         }
         match answer.upstream.fill(down, last).await {
             Ok((Filled::Bytes, got)) => last = got,
-            Ok((Filled::Closed, _)) => match answer.decoder.at_eof() {
+            Ok((Filled::Closed, _)) => {
                 // A body that runs until the close has ended; the decoder cannot know, so its framing is ended here.
-                Ok(()) => answer.end_at_close(),
-                Err(_) => {
+                if answer.end_at_close().is_err() {
                     tally.blame(Cause::Cut);
                     return Err(broken(head_sent, Code::UpstreamCut));
                 }
-            },
+            }
             Err(Interrupt::ClientGone) => return Err(Stop::ClientGone(Phase::Answer)),
             Err(interrupt) => {
                 interrupt.blame(tally);

@@ -139,13 +139,12 @@ pub(super) async fn stream(
         let deadline = deadlines.end(shard.timers.clock().now(), limit);
         match events.more(tally, &mut answer, deadline, after).await? {
             Ok(Filled::Bytes) => {}
-            Ok(Filled::Closed) => match answer.decoder.at_eof() {
-                Ok(()) => answer.end_at_close(),
-                Err(_) => {
+            Ok(Filled::Closed) => {
+                if answer.end_at_close().is_err() {
                     tally.blame(Cause::Cut);
                     return Err(events.break_off(Code::UpstreamCut).await);
                 }
-            },
+            }
             Err(interrupt) => {
                 interrupt.blame(tally);
                 return Err(events.break_off(interrupt.code()).await);
@@ -188,7 +187,7 @@ impl Events<'_> {
         let received = std::mem::take(&mut answer.upstream.buf);
         // Only the head of `answer` is needed while its reader is busy.
         let Answer { upstream, head, head_bytes, .. } = answer;
-        let mut read = pin!(upstream.reader.append(received, room));
+        let mut read = pin!(upstream.line.append(received, room));
         let interrupt = loop {
             let quiet = if self.head_sent { HEARTBEAT_EVERY } else { HEAD_HOLD };
             let tick = self.last_sent.plus(quiet);
@@ -196,6 +195,7 @@ impl Events<'_> {
             match self.down.wait(read.as_mut()).await {
                 Woke::Done((got, buf)) => {
                     upstream.buf = buf;
+                    upstream.broken = got.is_err();
                     return Ok(Ok(if matches!(got, Ok(1..)) { Filled::Bytes } else { Filled::Closed }));
                 }
                 Woke::Gone => break Interrupt::ClientGone,

@@ -1,12 +1,15 @@
 //! What a backend's refusal means to the client.
 //!
 //! A status that blames the request is passed on, in our envelope; one that blames us or the backend is a 502.
-//! Of the backend's words, only its message goes on, without addresses.
+//! Of the backend's words, only its message goes on, without addresses and without our credential.
 
 use std::{rc::Rc, time::Duration};
 
 use obleth_link::Phase;
-use obleth_policy::outcome::{Code, RELAYED_STATUSES, Reject};
+use obleth_policy::{
+    outcome::{Code, RELAYED_STATUSES, Reject},
+    snapshot::Secret,
+};
 use obleth_wire::{http1::HeaderKind, json};
 
 use super::{
@@ -55,6 +58,7 @@ pub(super) async fn refuse(
 }
 
 fn judge(answer: &Answer, body: &[u8]) -> Reject {
+    let said = || without_credential(message(body), answer.upstream.credential.as_ref());
     let retry_after_ms = answer
         .head
         .get(&answer.head_bytes, HeaderKind::RetryAfter)
@@ -63,9 +67,9 @@ fn judge(answer: &Answer, body: &[u8]) -> Reject {
     match answer.head.status {
         429 => {
             let wait = retry_after_ms.or(Some(obleth_policy::outcome::DEFAULT_RETRY_AFTER_MS));
-            Reject::relayed(429, message(body), wait)
+            Reject::relayed(429, said(), wait)
         }
-        status if RELAYED_STATUSES.contains(&status) => Reject::relayed(status, message(body), None),
+        status if RELAYED_STATUSES.contains(&status) => Reject::relayed(status, said(), None),
         503 => {
             let reject = Reject::from(Code::NoHealthyUpstream);
             Reject { retry_after_ms: retry_after_ms.or(reject.retry_after_ms), ..reject }
@@ -112,6 +116,15 @@ fn without_addresses(text: &str) -> String {
         out.push_str(kept);
     }
     out.trim_end().to_owned()
+}
+
+/// The text without the credential that the backend was sent, which some repeat to say that it is wrong. Words
+/// are whole here, so it is whole too.
+fn without_credential(text: String, credential: Option<&Secret>) -> String {
+    match credential.map(Secret::expose) {
+        Some(secret) if !secret.is_empty() => text.replace(secret, "[removed]"),
+        _ => text,
+    }
 }
 
 fn looks_like_address(word: &str) -> bool {
@@ -173,6 +186,17 @@ mod tests {
         ] {
             assert_eq!(without_addresses(harmless), harmless);
         }
+    }
+
+    #[test]
+    fn our_credential_does_not_reach_the_client() {
+        let credential = Secret::new("sk-up/+=x");
+        let said = |text: &str| without_credential(text.to_owned(), Some(&credential));
+        assert_eq!(said("Wrong key `Bearer sk-up/+=x`."), "Wrong key `Bearer [removed]`.");
+        assert_eq!(said("sk-up/+=xsk-up/+=x"), "[removed][removed]");
+        assert_eq!(said("too long"), "too long");
+        assert_eq!(without_credential("as it is".to_owned(), None), "as it is");
+        assert_eq!(without_credential("as it is".to_owned(), Some(&Secret::new(""))), "as it is");
     }
 
     #[test]

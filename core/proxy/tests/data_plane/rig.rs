@@ -80,6 +80,7 @@ impl Rig {
             max_request_bytes: 64 << 20,
             client: ClientLimits::default(),
             upstream_keepalive: Duration::from_secs(4),
+            upstream_tls: obleth_proxy::UpstreamTls::of_system(),
             drain_timeout: Duration::from_secs(5),
             trusted_proxies: Arc::new([]),
             force_epoll,
@@ -234,6 +235,7 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         endpoints: vec![Endpoint {
             id: EndpointId(Uuid::from_u128(4)),
             revision: 1,
+            tls: None,
             authority: backend.to_string().into(),
             base_path: "/v1".into(),
             addresses: vec![backend].into(),
