@@ -15,7 +15,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::exit::{Exit, Failure};
 
 /// Connections that may wait for one shard to accept them. The kernel's `somaxconn` caps it.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 /// Of the time that a client's machine may be silent, this part passes before it is asked for a sign of life;
 /// the kernel counts it in whole seconds.
 const ASKED_AFTER: u32 = 2;

@@ -123,11 +123,14 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
 
     announce(&secrets, addresses, demo.as_ref());
     let end = process.supervise();
-    if let End::Forced(signal) = end {
-        folder.discard();
-        std::process::exit(128 + signal);
+    match end {
+        End::Drained => tracing::info!("drained"),
+        End::Forced(signal) => {
+            folder.discard();
+            std::process::exit(128 + signal);
+        }
+        End::Hopeless => return Err(Failure::new(Exit::Software, "every shard died too often; see the log")),
     }
-    tracing::info!("drained");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -44,6 +44,8 @@ pub(crate) enum End {
     Drained,
     /// A second signal did not want to wait; its number.
     Forced(i32),
+    /// Every shard dies again and again.
+    Hopeless,
 }
 
 impl Process {
@@ -83,7 +85,7 @@ impl Process {
         Ok(())
     }
 
-    /// Keeps the process whole until a signal, then drains it.
+    /// Keeps the process whole until a signal, then drains it; gives it up when no shard stays alive.
     pub(crate) fn supervise(&mut self) -> End {
         if let Some(signal) = self.early {
             return self.drain(signal);
@@ -103,6 +105,9 @@ impl Process {
             }
             self.shards.restart_due(now);
             self.sidecar.restart_due(now);
+            if self.shards.all_have_to_wait(now) {
+                return End::Hopeless;
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A thread tells the main thread how it ended; nothing polls. A shard that dies is started again on a
 //! duplicate of its listener, so connections that queue for it wait instead of being reset. It must never
-//! start one so often that a fault at start becomes a busy loop.
+//! start one so often that a fault at start becomes a busy loop, nor let clients queue for one that has to wait.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,12 @@ use std::{
 };
 
 use obleth_link::ShardEnd;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::{
+    net::Shutdown,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+
+use crate::listen::BACKLOG;
 
 /// What reaches the main thread.
 #[derive(Debug)]
@@ -151,6 +156,8 @@ impl Shards {
     fn start_one(&mut self, at: usize) -> io::Result<()> {
         let Some(shard) = self.shards.get_mut(at) else { return Ok(()) };
         let Some(listener) = &shard.listener else { return Ok(()) };
+        // Without effect on one that listens; one that was shut takes connections again.
+        rustix::net::listen(listener, BACKLOG)?;
         let (listener, end) = (listener.try_clone()?, shard.end.clone());
         let (settings, processor) = (Arc::clone(&self.settings), shard.processor);
         let run = self.run;
@@ -176,10 +183,14 @@ impl Shards {
         // Request bodies that it held are not held any more, though nothing of a dead shard was dropped.
         shard.end.buffered.release(shard.end.gauges().buffered_bytes.get());
         shard.end.gauges().stop_serving();
-        if shard.listener.is_some() {
+        if let Some(listener) = &shard.listener {
             let due = shard.pace.next(now);
             shard.due = Some(due);
             let wait_ms = due.duration_since(now).as_millis();
+            if due > now {
+                // The kernel gives new connections to the other shards; without any, it refuses them.
+                let _ = rustix::net::shutdown(listener, Shutdown::Both);
+            }
             tracing::error!(shard = at, cause = %ending, wait_ms, "a shard died and is started again");
         } else if !matches!(ending, Ending::Returned) {
             tracing::error!(shard = at, cause = %ending, "a shard died while draining");
@@ -204,6 +215,11 @@ impl Shards {
     /// When [`Shards::restart_due`] has something to do next.
     pub(crate) fn next_restart(&self) -> Option<Instant> {
         self.shards.iter().filter_map(|shard| shard.due).min()
+    }
+
+    /// Whether every shard has died and has to wait: nothing serves, and nothing will for a while.
+    pub(crate) fn all_have_to_wait(&self, now: Instant) -> bool {
+        self.shards.iter().all(|shard| shard.thread.is_none() && shard.due.is_some_and(|due| due > now))
     }
 
     /// Whether every shard accepts connections.

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod gateway {
     mod authority;
+    mod clock;
     mod http;
     mod process;
     mod refusal;
@@ -38,6 +39,7 @@ mod gateway {
     mod secrets;
     mod stale;
     mod store_outage;
+    mod supervision;
     mod tls;
     mod tls_faults;
     mod verdicts;

@@ -5,6 +5,7 @@
 
 mod compare;
 mod floor;
+mod generate;
 mod http;
 mod load;
 mod meter;
@@ -40,6 +41,8 @@ struct Cli {
 enum Command {
     /// Measure the rows of the table in interleaved rounds
     Compare(CompareArgs),
+    /// Put load on a server that speaks the OpenAI API
+    Load(generate::LoadArgs),
     /// Forward bytes and parse nothing, until ended
     Floor(FloorArgs),
 }
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     let done = match command {
         Command::Floor(args) => floor::run(args.listen, args.to),
+        Command::Load(args) => signals::listen().and_then(|()| generate::run(&args)),
         Command::Compare(args) => signals::listen().and_then(|()| compare(args)),
     };
     match done {
@@ -109,10 +113,14 @@ fn compare(args: CompareArgs) -> Result<()> {
         obleth: subject::program(args.obleth.as_deref())?,
         scenarios: args.scenarios,
         folder: folder.path().to_owned(),
+        processors: processors::allowed()?,
     };
     raise_descriptor_limit()?;
     let groups = compare::run(&asked)?;
     say(&report::markdown(&groups));
+    let machine = report::Machine::look(&asked.obleth);
+    let name = report::write(&args.results, &machine, &groups)?;
+    remark(&format!("written: {}.json, .md, .svg", name.display()));
     Ok(())
 }
 

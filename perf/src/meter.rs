@@ -81,6 +81,26 @@ impl Tree {
     }
 }
 
+/// How long these processors have been busy, with whatever, time taken by the hypervisor included; nanoseconds.
+///
+/// # Errors
+/// The kernel does not say.
+pub(crate) fn busy_ns(processors: &[usize]) -> Result<u64> {
+    let text = fs::read_to_string("/proc/stat").context("no /proc/stat")?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    let mut ticks = 0;
+    for processor in processors {
+        let name = format!("cpu{processor} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name)).context("no such processor")?;
+        // user nice system idle iowait irq softirq steal; guest time is in user time already.
+        let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let idle = [3, 4];
+        let busy = fields.iter().take(8).enumerate().filter(|(at, _)| !idle.contains(at));
+        ticks += busy.map(|(_, ticks)| ticks).sum::<u64>();
+    }
+    Ok(ticks * (1_000_000_000 / per_second))
+}
+
 /// Every process and its parent.
 fn parents() -> Result<Vec<(u32, u32)>> {
     let entries = fs::read_dir("/proc").context("no /proc")?;
@@ -106,32 +126,35 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
     #[test]
     fn a_tree_counts_its_own_work_and_that_of_its_children() {
-        let tree = Tree::of(std::process::id());
-        let before = tree.usage().unwrap();
         // The child says when it has worked, and then waits to be read before it ends.
-        let script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo worked; read end";
-        let mut child = Command::new("sh")
-            .args(["-c", script])
+        let work = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $$; read end";
+        let script = format!("sh -c '{work}'; exit");
+        let mut parent = Command::new("sh")
+            .args(["-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
-            .unwrap();
-        let childs = Tree::of(child.id()).usage().unwrap();
-        let after = tree.usage().unwrap();
-        assert!(childs.cpu_ns > 1_000_000, "{childs:?}");
-        assert!(after.cpu_ns >= before.cpu_ns + childs.cpu_ns, "{before:?} {childs:?} {after:?}");
+        let mut child = String::new();
+        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut child).unwrap();
+        let child = Tree::of(child.trim().parse().unwrap()).usage().unwrap();
+        let tree = Tree::of(parent.id());
+        let all = tree.usage().unwrap();
+        assert_eq!(tree.pids().unwrap().len(), 2);
+        assert!(child.cpu_ns > 1_000_000, "{child:?}");
+        assert!(all.cpu_ns > child.cpu_ns, "{all:?} {child:?}");
         let memory = tree.memory().unwrap();
         assert!(memory.rss > memory.pss && memory.pss > 0, "{memory:?}");
-        drop(child.stdin.take());
-        child.wait().unwrap();
+        drop(parent.stdin.take());
+        parent.wait().unwrap();
     }
 }

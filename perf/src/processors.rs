@@ -17,37 +17,21 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    /// One processor for what is measured.
-    ///
-    /// # Errors
-    /// The kernel does not say which processors are allowed.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self::among(&allowed()?, 1))
-    }
-
     /// The first `subjects` of `allowed` for what is measured, the next for the load, the next for the backend. Where
-    /// there are too few, the last ones are shared.
-    fn among(allowed: &[usize], subjects: usize) -> Self {
+    /// there are too few, the last ones are shared; where there is none beside the subjects, all are.
+    pub(crate) fn among(allowed: &[usize], subjects: usize) -> Self {
+        if allowed.len() <= subjects {
+            let all = allowed.to_vec();
+            return Self { subject: all.clone(), load: all.clone(), backend: all };
+        }
         let last = allowed.last().copied().unwrap_or_default();
         let at = |index: usize| vec![allowed.get(index).copied().unwrap_or(last)];
-        let subject: Vec<usize> = allowed.iter().copied().take(subjects).collect();
+        let subject = allowed.iter().copied().take(subjects).collect();
         Self { subject, load: at(subjects), backend: at(subjects + 1) }
-    }
-
-    /// `shards` processors for what is measured; load and backend on the others, or on all if there are no others.
-    ///
-    /// # Errors
-    /// The kernel does not say which processors are allowed.
-    pub(crate) fn for_shards(shards: usize) -> Result<Self> {
-        let allowed = allowed()?;
-        if allowed.len() > shards {
-            return Ok(Self::among(&allowed, shards));
-        }
-        Ok(Self { subject: allowed.clone(), load: allowed.clone(), backend: allowed })
     }
 }
 
-/// The processors this process may use.
+/// The processors this thread may use. Ask before the first [`pin`].
 ///
 /// # Errors
 /// The kernel does not say.
@@ -72,12 +56,14 @@ mod tests {
 
     #[test]
     fn what_is_measured_shares_its_processor_only_where_there_is_no_other() {
-        let place = |allowed: &[usize]| {
-            let Placement { subject, load, backend } = Placement::among(allowed, 1);
+        let place = |allowed: &[usize], subjects| {
+            let Placement { subject, load, backend } = Placement::among(allowed, subjects);
             (subject, load, backend)
         };
-        assert_eq!(place(&[2, 5, 7, 9]), (vec![2], vec![5], vec![7]));
-        assert_eq!(place(&[0, 1]), (vec![0], vec![1], vec![1]));
-        assert_eq!(place(&[3]), (vec![3], vec![3], vec![3]));
+        assert_eq!(place(&[2, 5, 7, 9], 1), (vec![2], vec![5], vec![7]));
+        assert_eq!(place(&[2, 5, 7, 9], 2), (vec![2, 5], vec![7], vec![9]));
+        assert_eq!(place(&[0, 1], 1), (vec![0], vec![1], vec![1]));
+        assert_eq!(place(&[0, 1], 2), (vec![0, 1], vec![0, 1], vec![0, 1]));
+        assert_eq!(place(&[3], 1), (vec![3], vec![3], vec![3]));
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Subject {
     pub(crate) address: SocketAddr,
     /// The credential that it wants.
     pub(crate) key: String,
+    /// Where it runs.
+    pub(crate) processors: Vec<usize>,
     process: Process,
 }
 
@@ -102,7 +104,13 @@ impl Site<'_> {
         let tenant = tenant["id"].as_str().context("a tenant without an id")?;
         let key = call(&format!("/tenants/{tenant}/keys"), json!({"name": "bench"}))?;
         let key = key["secret"].as_str().context("a key without a secret")?.to_owned();
-        Ok(Subject { name: name.to_owned(), address: data_plane, key, process })
+        Ok(Subject {
+            name: name.to_owned(),
+            address: data_plane,
+            key,
+            processors: self.processors.to_vec(),
+            process,
+        })
     }
 
     /// A forwarder that parses nothing.
@@ -115,7 +123,13 @@ impl Site<'_> {
         let args = ["floor", "--listen", &listen, "--to", &self.backend.to_string()];
         let mut process = self.start("floor", &program, args.map(str::to_owned).into())?;
         let address = address(&process.line_with("floor ready")?, 0)?;
-        Ok(Subject { name: "floor".to_owned(), address, key: unchecked_key(), process })
+        Ok(Subject {
+            name: "floor".to_owned(),
+            address,
+            key: unchecked_key(),
+            processors: self.processors.to_vec(),
+            process,
+        })
     }
 
     /// A peer, if it is installed.
@@ -128,7 +142,13 @@ impl Site<'_> {
         let args = peers::prepare(peer, self.folder, address, self.backend)?;
         let mut process = self.start(peer.name(), &program, args)?;
         process.until(|| TcpStream::connect(address).is_ok())?;
-        Ok(Subject { name: peer.name().to_owned(), address, key: unchecked_key(), process })
+        Ok(Subject {
+            name: peer.name().to_owned(),
+            address,
+            key: unchecked_key(),
+            processors: self.processors.to_vec(),
+            process,
+        })
     }
 
     fn start(&self, name: &str, program: &Path, args: Vec<String>) -> Result<Process> {
@@ -148,7 +168,8 @@ pub(crate) fn backend(obleth: &Path, folder: &Path, processors: &[usize]) -> Res
     let address = address(&process.line_with("simulated backend")?, 0)?;
     // Peers wait for each other's rounds; a connection that was closed meanwhile would fail their next request.
     http::post(address, "/sim/options", "", &json!({"keep_alive_ms": 600_000}))?;
-    Ok(Subject { name: "direct".to_owned(), address, key: unchecked_key(), process })
+    let (name, key) = ("direct".to_owned(), unchecked_key());
+    Ok(Subject { name, address, key, processors: processors.to_vec(), process })
 }
 
 /// The program `obleth`: the one given, else the one beside this program.

@@ -189,6 +189,32 @@ impl Connection {
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
     }
 
+    /// Everything received that is not yet part of a response.
+    pub(crate) fn received(&self) -> String {
+        String::from_utf8_lossy(&self.buf).into_owned()
+    }
+
+    /// Whether the other side ends the connection within a time; what it sends before is received.
+    pub(crate) fn ends_within(&mut self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            self.stream.set_read_timeout(Some(left)).unwrap();
+            let mut chunk = [0; 16 * 1024];
+            match self.stream.read(&mut chunk) {
+                Ok(got @ 1..) => self.buf.extend_from_slice(&chunk[..got]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Ok(0) | Err(_) => return true,
+            }
+        }
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        false
+    }
+
+    /// Whether a request is answered with this status; a connection that ends instead is a no.
+    pub(crate) fn answers(&mut self, request: &Request, status: u16) -> bool {
+        self.try_send(request.bytes()) && self.try_response().is_some_and(|answer| answer.status == status)
+    }
+
     /// Reads one response to a request that may have a body in its answer.
     #[track_caller]
     pub(crate) fn response(&mut self) -> Response {

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::{
     authority::Authority,
     cadence::assert_prompt,
+    disconnects::{EXITS, leave},
     http::{Connection, End},
-    leaving::{EXITS, leave},
     process::{Driver, Setup, until},
     world::{ENDPOINTS, MODEL, World, body_of},
 };

@@ -157,7 +157,7 @@ codes! {
     ModelNotFound "model_not_found" 404 NotFound Rejected Never "There is no such model. GET /v1/models lists what this key may use.";
     ModelNotAllowed "model_not_allowed" 403 Permission Rejected Never "This API key may not use this model. GET /v1/models lists what it may use.";
     Overloaded "overloaded" 503 Server Rejected Later "The gateway holds as many request bodies as it may. Try again shortly.";
-    Draining "draining" 503 Server Rejected Later "This gateway is shutting down. Try again on another connection.";
+    Draining "draining" 503 Server Rejected Later "This gateway is shutting down or starting anew. Try again on another connection.";
     UpstreamUnreachable "upstream_unreachable" 502 Server UpstreamError Unsaid "The model's backend cannot be reached.";
     UpstreamError "upstream_error" 502 Server UpstreamError Unsaid "The model's backend failed.";
     UpstreamAuth "upstream_auth" 502 Server UpstreamError Never "The model's backend refused the gateway's own credential. Tell the operator.";

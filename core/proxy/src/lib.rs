@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `runtime` | io_uring, or epoll where it is not to be had |
 //! | `shard` | everything that one core owns, and its life from start to drain |
+//! | `death` | what a shard that dies leaves behind, and how it goes |
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
@@ -32,6 +33,7 @@
 
 mod bench;
 mod connect;
+mod death;
 mod downstream;
 mod keycache;
 mod listener;
@@ -44,7 +46,7 @@ mod timer;
 mod tls;
 mod trouble;
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 
 use obleth_link::ShardEnd;
 use obleth_policy::{key::Pepper, network::Cidr};
@@ -103,7 +105,14 @@ impl Default for ClientLimits {
 /// Runs one shard on the calling thread until a `Drain` command has been carried out.
 ///
 /// # Errors
-/// The kernel's, when neither io_uring nor epoll can be set up, or the listener cannot be used.
+/// The kernel's, when neither io_uring nor epoll can be set up, or the listener cannot be used; or a part of the shard
+/// that it cannot do without has panicked.
+///
+/// # Panics
+/// When the runtime does. Then, as after an error, nothing of the shard is left but the listener.
 pub fn run_shard(listener: TcpListener, end: ShardEnd, settings: Arc<Settings>) -> io::Result<()> {
-    runtime::run(settings.force_epoll, |driver| shard::Shard::start(listener, end, settings, driver))
+    let remains = death::Remains::default();
+    let force_epoll = settings.force_epoll;
+    let start = |driver| shard::Shard::start(listener, end, settings, driver, Rc::clone(&remains));
+    runtime::run(force_epoll, start, || death::bury(Rc::clone(&remains)))
 }

@@ -114,15 +114,21 @@ async fn connection(shard: Rc<Shard>, stream: TcpStream) {
     shard.unregister(number);
 }
 
-/// Runs a task to its end; false if a panic ended it. Unwinding further would end every connection of the shard.
+/// Runs a connection's task to its end; false if a panic ended it.
 pub(crate) async fn contain(task: impl Future<Output = ()>) -> bool {
+    let survived = survives(task).await;
+    if !survived {
+        tracing::error!("a connection was closed because of a bug in the gateway; please report it");
+    }
+    survived
+}
+
+/// Runs a task to its end; false if a panic ended it. Unwinding further would end every connection of the shard.
+pub(crate) async fn survives(task: impl Future<Output = ()>) -> bool {
     let mut task = pin!(task);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
         Ok(poll) => poll.map(|()| true),
-        Err(_) => {
-            tracing::error!("a connection was closed because of a bug in the gateway; please report it");
-            Poll::Ready(false)
-        }
+        Err(_) => Poll::Ready(false),
     })
     .await
 }

@@ -22,6 +22,7 @@ use obleth_policy::{admission::Admission, snapshot::Snapshot};
 use crate::{
     Settings,
     bench::Bench,
+    death::{Ending, Remains},
     downstream::Downstream,
     keycache::KeyCache,
     listener::{self, Listener},
@@ -51,8 +52,14 @@ pub(crate) struct Shard {
     pub(crate) request_ids: RequestIds,
     /// No new request is taken on.
     pub(crate) draining: Cell<bool>,
-    /// The drain's time is up: what is in flight ends now.
+    /// The drain's time is up, or the shard is dead: what is in flight ends now.
     pub(crate) expired: Cell<bool>,
+    /// A task that the shard cannot do without has panicked.
+    pub(crate) dying: Cell<bool>,
+    /// Ends the tasks that serve, when the shard is dead.
+    pub(crate) service: Ending,
+    /// Ends the alarms after them.
+    pub(crate) clockwork: Ending,
     snapshot: RefCell<Option<Rc<Pinned>>>,
     connections: RefCell<HashMap<u64, Weak<Downstream>>>,
     next_connection: Cell<u64>,
@@ -81,23 +88,14 @@ impl Drop for Pinned {
     }
 }
 
-/// Ends the clients' connections with the shard, also when the shard dies of a panic: the ring and what waits
-/// in it are never freed then, and their sockets would stay open with nobody behind them.
-struct Crash(Rc<Shard>);
-
-impl Drop for Crash {
-    fn drop(&mut self) {
-        self.0.each_connection(Downstream::close);
-    }
-}
-
 impl Shard {
-    /// Lives the shard's life. Returns when a drain is done.
+    /// Lives the shard's life. Returns when a drain is done, or when the shard cannot go on; `remains` are then buried.
     pub(crate) async fn start(
         listener: TcpListener,
         end: ShardEnd,
         settings: Arc<Settings>,
         driver: Driver,
+        remains: Remains,
     ) -> io::Result<()> {
         let listener = Rc::new(Listener::new(listener, driver)?);
         let bell = TcpStream::from_std(end.bell().fd().try_clone_to_owned()?.into())?;
@@ -116,6 +114,9 @@ impl Shard {
             admission: RefCell::default(),
             draining: Cell::new(false),
             expired: Cell::new(false),
+            dying: Cell::new(false),
+            service: Ending::default(),
+            clockwork: Ending::default(),
             snapshot: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
@@ -123,17 +124,20 @@ impl Shard {
         });
         let gauges = shard.end.gauges();
         gauges.thread.set(u64::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap_or(0));
-        monoio::spawn(Rc::clone(&shard.timers).run());
-        monoio::spawn(Rc::clone(&shard).listen_to_link(bell));
-        monoio::spawn(Rc::clone(&shard).reap_pool());
+        *remains.borrow_mut() = Some(Rc::clone(&shard));
+        shard.keep_timers();
+        shard.keep(Rc::clone(&shard).listen_to_link(bell));
+        shard.keep(Rc::clone(&shard).reap_pool());
         // A full ring cannot be: nothing else has been said yet, and after a restart the sidecar empties it.
         let _ = shard.end.tell(Event::Started);
-        let _crash = Crash(Rc::clone(&shard));
         shard.until(|shard| shard.snapshot.borrow().is_some() || shard.draining.get()).await;
-        monoio::spawn(listener::accept(Rc::clone(&shard), Rc::clone(&listener)));
+        shard.keep(listener::accept(Rc::clone(&shard), Rc::clone(&listener)));
         gauges.start_serving(driver);
         tracing::info!(shard = shard.end.shard, driver = driver.as_str(), "shard serves");
         shard.drain_when_told().await;
+        if shard.dying.get() {
+            return Err(io::Error::other("a part of it that it cannot do without panicked"));
+        }
         listener.close();
         gauges.stop_serving();
         Ok(())
@@ -167,10 +171,11 @@ impl Shard {
         }
     }
 
+    /// Waits until something holds, or the shard is dying.
     async fn until(&self, holds: impl Fn(&Self) -> bool) {
         poll_fn(|cx| {
             *self.life.borrow_mut() = Some(cx.waker().clone());
-            if holds(self) { Poll::Ready(()) } else { Poll::Pending }
+            if holds(self) || self.dying.get() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -217,7 +222,7 @@ impl Shard {
         }
     }
 
-    fn each_connection(&self, act: impl Fn(&Downstream)) {
+    pub(crate) fn each_connection(&self, act: impl Fn(&Downstream)) {
         let connections: Vec<_> = self.connections.borrow().values().filter_map(Weak::upgrade).collect();
         connections.iter().for_each(|connection| act(connection));
     }
@@ -226,6 +231,9 @@ impl Shard {
     /// closed, new requests are refused; when the time is up, what is left ends with an error.
     async fn drain_when_told(self: &Rc<Self>) {
         self.until(|shard| shard.draining.get()).await;
+        if self.dying.get() {
+            return;
+        }
         tracing::info!(shard = self.end.shard, "draining");
         self.each_connection(Downstream::close_if_idle);
         let deadline = self.timers.alarm();
@@ -244,11 +252,11 @@ impl Shard {
         self.connections.borrow().values().all(|down| down.upgrade().is_none_or(|down| down.is_idle()))
     }
 
-    /// Waits until something holds (true) or the alarm fires (false).
+    /// Waits until something holds or the shard is dying (true) or the alarm fires (false).
     async fn until_or(&self, alarm: &crate::timer::Alarm, holds: impl Fn(&Self) -> bool) -> bool {
         poll_fn(|cx| {
             *self.life.borrow_mut() = Some(cx.waker().clone());
-            if holds(self) {
+            if holds(self) || self.dying.get() {
                 return Poll::Ready(true);
             }
             if alarm.poll_fired(cx) { Poll::Ready(false) } else { Poll::Pending }

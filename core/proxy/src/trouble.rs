@@ -3,7 +3,7 @@
 //! A backend in trouble fails as many requests as come, and a line for each would bury the one that matters. So each
 //! core says a thing once a minute at most. It is only touched by failures, and by the successes of an endpoint that
 //! has failed: while all goes well, an answer costs one look at an empty map. Nothing is decided by what is kept here.
-//! A backend that cannot be reached at all is the bench's to tell.
+//! That a backend takes no connection is said where that is remembered, on the `bench`.
 
 use std::{cell::RefCell, collections::HashMap, fmt, mem, time::Duration};
 
@@ -106,14 +106,9 @@ impl Trouble {
         }
     }
 
-    /// Whether no endpoint has been in trouble lately, so that there is nothing to be said of a success.
-    pub(crate) fn is_none(&self) -> bool {
-        self.endpoints.borrow().is_empty()
-    }
-
     /// An endpoint answered as it should.
     pub(crate) fn succeeded(&self, snapshot: &Snapshot, id: EndpointId, now: Instant) {
-        if !self.recovered(id, now) {
+        if self.endpoints.borrow().is_empty() || !self.recovered(id, now) {
             return;
         }
         if let Some((model, endpoint)) = find(snapshot, id) {

@@ -25,7 +25,7 @@ const ROWS: [(&str, usize, Row); 5] = [
 pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
     let scenario: Chat = scenario::read(&asked.scenarios, "chat")?;
     let repeat = asked.repeat(scenario.repeat);
-    let placement = Placement::new()?;
+    let placement = Placement::among(&asked.processors, 1);
     processors::pin(&placement.load)?;
     let field = Field::full(asked, &placement)?;
     let subjects: Vec<_> = field.subjects.iter().collect();
@@ -33,7 +33,7 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
     for connections in scenario.connections {
         let name = format!("chat, {connections} connections");
-        let rounds = rounds(&name, repeat.rounds, &subjects, |subject| {
+        let rounds = rounds(&name, "cpu_us", repeat.rounds, &subjects, |_, subject| {
             let mut plan = plan(subject, &body, &[], repeat);
             plan.connections = connections;
             let (outcome, used) = measure(subject, &plan)?;
@@ -46,7 +46,7 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
             Finding::new(*row, ratios).with_remark(why)
         });
         let findings = findings.collect();
-        groups.push(Group { name, rounds, findings });
+        groups.push(Group { name, rounds, findings, distributions: Vec::new() });
     }
     Ok(groups)
 }

@@ -2,7 +2,7 @@
 //!
 //! Counting makes every system call dearer, so these runs are of their own and nothing else is read from them.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
@@ -34,11 +34,11 @@ enum Counter {
 
 impl Counter {
     /// The best that works here.
-    fn choose(folder: &Path) -> Result<Self> {
+    fn choose(asked: &Asked) -> Result<Self> {
         const HINT: &str =
             "neither perf nor strace can count system calls: apt-get install linux-perf, and run as root";
         let works = |counter: &Self| {
-            counter.attach(std::process::id(), folder).and_then(|counting| counting.finish()).is_ok()
+            counter.attach(std::process::id(), asked).and_then(|counting| counting.finish()).is_ok()
         };
         [Self::Perf, Self::Strace].into_iter().find(works).context(HINT)
     }
@@ -51,9 +51,9 @@ impl Counter {
     }
 
     /// Begins to count.
-    fn attach(self, pid: u32, folder: &Path) -> Result<Counting> {
+    fn attach(self, pid: u32, asked: &Asked) -> Result<Counting> {
         let program = process::find(self.name()).with_context(|| format!("no {}", self.name()))?;
-        let output = folder.join("enters");
+        let output = asked.folder.join("enters");
         let (pid, file) = (pid.to_string(), output.display().to_string());
         let event = format!("syscalls:sys_enter_{CALL}");
         let trace = format!("trace={CALL}");
@@ -61,14 +61,13 @@ impl Counter {
             Self::Perf => vec!["stat", "-x", ",", "-o", &file, "-e", &event, "-p", &pid],
             Self::Strace => vec!["-f", "-c", "-o", &file, "-e", &trace, "-p", &pid],
         };
-        let processors = processors::allowed()?;
         let process = Process::start(&Start {
             name: self.name(),
             program: &program,
             args: args.into_iter().map(str::to_owned).collect(),
             env: Vec::new(),
-            processors: &processors,
-            folder,
+            processors: &asked.processors,
+            folder: &asked.folder,
         })?;
         signals::wait(ATTACH)?;
         Ok(Counting { counter: self, process, output })
@@ -112,15 +111,20 @@ fn count(counter: Counter, text: &str) -> Option<u64> {
 pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
     let scenario: Chat = scenario::read(&asked.scenarios, "chat")?;
     let repeat = asked.repeat(scenario.repeat);
-    let placement = Placement::new()?;
+    let placement = Placement::among(&asked.processors, 1);
     processors::pin(&placement.load)?;
     let rows = [(32, ENTERS_32), (256, ENTERS_256)];
-    let counter = match Counter::choose(&asked.folder) {
+    let counter = match Counter::choose(asked) {
         Ok(counter) => counter,
         Err(why) => {
             let why = Some(format!("{why:#}"));
             let findings = rows.map(|(_, row)| Finding::new(row, []).with_remark(why.clone())).into();
-            return Ok(vec![Group { name: "enters".to_owned(), rounds: Vec::new(), findings }]);
+            return Ok(vec![Group {
+                name: "enters".to_owned(),
+                rounds: Vec::new(),
+                findings,
+                distributions: Vec::new(),
+            }]);
         }
     };
     let backend = subject::backend(&asked.obleth, &asked.folder, &placement.backend)?;
@@ -134,8 +138,8 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
             &wanted,
             &[&obleth],
             |subject: &&Subject| subject.name.as_str(),
-            |subject| {
-                let counting = counter.attach(subject.pid(), &asked.folder)?;
+            |_, subject| {
+                let counting = counter.attach(subject.pid(), asked)?;
                 let mut plan = plan(subject, &body, &[], repeat);
                 plan.connections = connections;
                 let (outcome, _) = measure(subject, &plan)?;
@@ -150,7 +154,7 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
         let counted = values(&rounds, |round| round.get("obleth", "enters"));
         let by = void(&rounds).unwrap_or_else(|| format!("counted by {}", counter.name()));
         let findings = vec![Finding::new(row, counted).with_remark(Some(by))];
-        groups.push(Group { name, rounds, findings });
+        groups.push(Group { name, rounds, findings, distributions: Vec::new() });
     }
     Ok(groups)
 }

@@ -5,19 +5,26 @@
 
 mod chat;
 mod enters;
+mod latency;
+mod memory;
+mod shards;
+mod stream;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
-    load::{self, Edge, Outcome, Pace, Plan, chat_request},
-    meter::Usage,
+    load::{self, Edge, Outcome, Pace, Plan, Times, chat_request},
+    meter::{Usage, busy_ns},
     peers::Peer,
     processors::Placement,
     rounds::{Figures, Round, Wanted, interleave},
     rows::{Finding, NUMBERS},
-    scenario::{Exchange, Repeat},
+    scenario::{Exchange, Open, Repeat},
     subject::{self, MODEL, Site, Subject},
     terminal::remark,
 };
@@ -42,6 +49,8 @@ pub(crate) struct Asked {
     pub(crate) scenarios: PathBuf,
     /// A folder for whatever is started.
     pub(crate) folder: PathBuf,
+    /// Processors to measure on.
+    pub(crate) processors: Vec<usize>,
 }
 
 /// What a scenario gave.
@@ -50,6 +59,21 @@ pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) rounds: Vec<Round>,
     pub(crate) findings: Vec<Finding>,
+    /// Times of valid rounds.
+    pub(crate) distributions: Vec<Distribution>,
+}
+
+/// Times that one subject had in one round.
+#[derive(Clone, Debug)]
+pub(crate) struct Distribution {
+    pub(crate) subject: String,
+    /// `e2el`, `ttft` …
+    pub(crate) what: &'static str,
+    pub(crate) round: usize,
+    pub(crate) times: Times,
+    /// When the round was over.
+    pub(crate) end: SystemTime,
+    pub(crate) window: Duration,
 }
 
 /// Measures the rows that are asked for.
@@ -66,6 +90,21 @@ pub(crate) fn run(asked: &Asked) -> Result<Vec<Group>> {
     }
     if asked.any(&[5]) {
         groups.extend(enters::run(asked)?);
+    }
+    if asked.any(&[4]) {
+        groups.push(latency::run(asked)?);
+    }
+    if asked.any(&[7, 8]) {
+        groups.push(stream::run(asked)?);
+    }
+    if asked.any(&[9]) {
+        groups.push(shards::run(asked)?);
+    }
+    if asked.any(&[21]) {
+        groups.push(memory::run(asked)?);
+    }
+    if asked.any(&[22]) {
+        groups.push(memory::residue(asked)?);
     }
     for group in &mut groups {
         group.findings.retain(|finding| asked.any(&[finding.row.number]));
@@ -152,6 +191,7 @@ fn plan(subject: &Subject, body: &str, extra: &[&str], repeat: Repeat) -> Plan {
         request: chat_request(subject.address, "/v1/chat/completions", &subject.key, extra, body),
         connections: 1,
         each: None,
+        until_spent: false,
         pace: Pace::Closed { ramp: Duration::ZERO },
         warmup: repeat.warmup(),
         window: repeat.window(),
@@ -160,18 +200,24 @@ fn plan(subject: &Subject, body: &str, extra: &[&str], repeat: Repeat) -> Plan {
     }
 }
 
-/// Puts a load on a subject and counts what the subject used within the window.
-fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Usage)> {
+/// What a subject used within the window of a load, and what others used of its processors meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    cpu_ns: u64,
+    switches: u64,
+    /// Part of the window, 0 to 1 per processor. Not nothing means that the machine was not quiet.
+    others: f64,
+}
+
+/// Puts a load on a subject and counts what it used.
+fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Used)> {
     let tree = subject.tree();
-    let (mut before, mut used) = (Usage::default(), Usage::default());
+    let (mut begin, mut end) = ((Usage::default(), 0), (Usage::default(), 0));
     let outcome = load::run(plan, &mut |edge| {
-        let usage = tree.usage()?;
+        let reading = (tree.usage()?, busy_ns(&subject.processors)?);
         match edge {
-            Edge::Begin => before = usage,
-            Edge::End => {
-                used.cpu_ns = usage.cpu_ns.saturating_sub(before.cpu_ns);
-                used.switches = usage.switches.saturating_sub(before.switches);
-            }
+            Edge::Begin => begin = reading,
+            Edge::End => end = reading,
         }
         Ok(())
     });
@@ -181,28 +227,34 @@ fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Usage)> {
         said => error.context(format!("{} said: {said}", subject.name)),
     })?;
     ensure!(outcome.completed > 0, "no request was completed");
-    Ok((outcome, used))
+    let cpu_ns = end.0.cpu_ns.saturating_sub(begin.0.cpu_ns);
+    let switches = end.0.switches.saturating_sub(begin.0.switches);
+    let others = end.1.saturating_sub(begin.1).saturating_sub(cpu_ns);
+    let others = others as f64 / outcome.window.as_nanos() as f64;
+    Ok((outcome, Used { cpu_ns, switches, others }))
 }
 
 /// The figures of a load whose unit is a request.
-fn per_request(outcome: &Outcome, used: Usage) -> Figures {
+fn per_request(outcome: &Outcome, used: Used) -> Figures {
     let requests = outcome.completed as f64;
     Figures::from([
         ("requests", requests),
         ("request_throughput", outcome.request_throughput()),
         ("cpu_us", used.cpu_ns as f64 / 1e3 / requests),
         ("switches", used.switches as f64 / requests),
+        ("others", used.others),
     ])
 }
 
-/// Measures everybody in turn.
+/// Measures everybody in turn. `steady` is the floor's figure that must stand still.
 fn rounds(
     title: &str,
+    steady: &str,
     count: usize,
     subjects: &[&Subject],
-    measure: impl FnMut(&&Subject) -> Result<Figures>,
+    measure: impl FnMut(usize, &&Subject) -> Result<Figures>,
 ) -> Result<Vec<Round>> {
-    let wanted = Wanted { title, rounds: count, steady: "cpu_us" };
+    let wanted = Wanted { title, rounds: count, steady };
     interleave(&wanted, subjects, |subject| subject.name.as_str(), measure)
 }
 
@@ -215,4 +267,56 @@ fn values<'r>(rounds: &'r [Round], of: impl Fn(&'r Round) -> Option<f64> + 'r) -
 fn void(rounds: &[Round]) -> Option<String> {
     let all_void = rounds.iter().all(|round| round.void.is_some());
     rounds.last().filter(|_| all_void)?.void.as_ref().map(|why| format!("every round is void: {why}"))
+}
+
+/// The rate of an open loop: a part of what the slowest of `subjects` does in a closed loop.
+fn rate(scenario: &Open, subjects: &[&Subject], body: &str) -> Result<f64> {
+    let mut slowest = f64::INFINITY;
+    for subject in subjects {
+        let secs = scenario.calibration_secs;
+        let mut plan = plan(subject, body, &[], Repeat { rounds: 1, secs, warmup_secs: secs / 2.0 });
+        plan.connections = scenario.connections;
+        let outcome = load::run(&plan, &mut |_| Ok(())).with_context(|| subject.name.clone())?;
+        slowest = slowest.min(outcome.request_throughput());
+    }
+    let rate = slowest * scenario.load;
+    remark(&format!("open loop at {rate:.0} requests per second"));
+    Ok(rate)
+}
+
+/// The plan with the requests of an open loop. Everybody gets the same schedule in one round.
+fn open_loop(plan: Plan, scenario: &Open, rate: f64, round: usize) -> Plan {
+    let pace = Pace::Open { rate, arrivals: scenario.arrivals, seed: round as u64 + 1 };
+    Plan { connections: scenario.connections, pace, ..plan }
+}
+
+/// How much more than the backend itself a subject shows, against how much more a peer shows.
+fn added_ratio(round: &Round, figure: &str, peer: &str) -> Option<f64> {
+    let added = |subject| Some(round.get(subject, figure)? - round.get("direct", figure)?);
+    let (ours, theirs) = (added("obleth")?, added(peer)?);
+    (theirs > 0.0).then(|| ours / theirs)
+}
+
+/// Collects the distributions of rounds.
+#[derive(Debug, Default)]
+struct Collector(Vec<Distribution>);
+
+impl Collector {
+    fn take(&mut self, subject: &Subject, round: usize, outcome: &Outcome) {
+        let (end, window) = (SystemTime::now(), outcome.window);
+        self.0.extend(outcome.distributions().map(|(what, times)| Distribution {
+            subject: subject.name.clone(),
+            what,
+            round,
+            times: times.clone(),
+            end,
+            window,
+        }));
+    }
+
+    /// Those of valid rounds.
+    fn of(self, rounds: &[Round]) -> Vec<Distribution> {
+        let valid = |round: usize| rounds.get(round).is_some_and(|round| round.void.is_none());
+        self.0.into_iter().filter(|distribution| valid(distribution.round)).collect()
+    }
 }

@@ -107,7 +107,7 @@ impl<'p> Engine<'p> {
                 self.phase = Phase::Window;
                 opened = Instant::now();
             }
-            if self.phase == Phase::Window && now >= self.window.1 {
+            if self.phase == Phase::Window && (now >= self.window.1 || self.is_spent()) {
                 self.outcome.window = opened.elapsed();
                 self.phase = Phase::Drain;
                 at(Edge::End)?;
@@ -127,6 +127,12 @@ impl<'p> Engine<'p> {
                 }
             }
         }
+    }
+
+    /// Whether every request that there will be has its answer, and that is the end.
+    fn is_spent(&self) -> bool {
+        let all = self.plan.each.map(|each| each * self.connections.len() as u64);
+        self.plan.until_spent && all.is_some_and(|all| self.outcome.all >= all)
     }
 
     /// Whether nothing that counts is under way any more.

@@ -3,10 +3,19 @@
 //! Both are the formats of <https://github.com/HdrHistogram>: percentiles with 1/(1 − p), and one interval per log.
 //! Values are written in milliseconds, as those tools expect them.
 
-use std::{fmt::Write as _, fs::File, io::BufWriter, path::Path, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result};
-use hdrhistogram::serialization::{V2Serializer, interval_log::IntervalLogWriterBuilder};
+use hdrhistogram::serialization::{
+    V2Serializer,
+    interval_log::{IntervalLogWriterBuilder, Tag},
+};
 
 use super::outcome::Times;
 
@@ -51,20 +60,35 @@ fn hgrm(times: &Times) -> String {
     text
 }
 
-/// Writes one interval that began `since` the Unix epoch and lasted `window`.
+/// One line of a log: whose times they are, when they were measured, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interval<'a> {
+    /// Letters, digits, dashes.
+    pub(crate) tag: &'a str,
+    pub(crate) times: &'a Times,
+    /// From the start of the log.
+    pub(crate) offset: Duration,
+    pub(crate) length: Duration,
+}
+
+/// Writes a log that began at `since`.
 ///
 /// # Errors
-/// The file cannot be written.
-pub(crate) fn write_hlog(path: &Path, times: &Times, since: Duration, window: Duration) -> Result<()> {
+/// The file cannot be written, or a tag has a character that the format does not allow.
+pub(crate) fn write_hlog(path: &Path, since: SystemTime, intervals: &[Interval<'_>]) -> Result<()> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut file = BufWriter::new(file);
     let mut serializer = V2Serializer::new();
-    let begin = std::time::UNIX_EPOCH + since;
     let mut log = IntervalLogWriterBuilder::new();
-    log.add_comment("obleth-perf; recorded in nanoseconds").with_start_time(begin).with_base_time(begin);
+    log.add_comment("obleth-perf; recorded in nanoseconds").with_start_time(since).with_base_time(since);
     let mut log = log.with_max_value_divisor(MILLISECOND).begin_log_with(&mut file, &mut serializer)?;
-    log.write_histogram(times.histogram(), Duration::ZERO, window, None)
-        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+    for Interval { tag, times, offset, length } in intervals {
+        let tag = Tag::new(tag).with_context(|| format!("{tag:?} cannot be a tag"))?;
+        log.write_histogram(times.histogram(), *offset, *length, Some(tag))
+            .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    }
+    drop(log);
+    Ok(file.flush()?)
 }
 
 #[cfg(test)]
@@ -94,11 +118,18 @@ mod tests {
     fn the_log_is_read_back_by_its_own_reader() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.hlog");
-        write_hlog(&path, &thousand(), Duration::from_secs(1_700_000_000), Duration::from_secs(3)).unwrap();
+        let times = thousand();
+        let second = Duration::from_secs(1);
+        let interval = |tag| Interval { tag, times: &times, offset: second, length: second };
+        write_hlog(&path, SystemTime::now(), &[interval("nginx"), interval("obleth-1")]).unwrap();
         let text = std::fs::read(&path).unwrap();
-        let intervals = IntervalLogIterator::new(&text)
-            .filter(|entry| matches!(entry.as_ref().unwrap(), LogEntry::Interval(_)))
-            .count();
-        assert_eq!(intervals, 1);
+        let tags: Vec<_> = IntervalLogIterator::new(&text)
+            .filter_map(|entry| match entry.unwrap() {
+                LogEntry::Interval(interval) => Some(interval.tag().unwrap().as_str().to_owned()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(tags, ["nginx", "obleth-1"]);
+        assert!(write_hlog(&path, SystemTime::now(), &[interval("a b")]).is_err());
     }
 }

@@ -15,7 +15,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Result;
 
 pub(crate) use self::{
-    histogram::{write_hgrm, write_hlog},
+    histogram::{Interval, write_hgrm, write_hlog},
     outcome::{Outcome, Times},
     schedule::Arrivals,
 };
@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) warmup: Duration,
     /// Load with measuring.
     pub(crate) window: Duration,
+    /// Whether the window closes once every connection has sent all of its requests and has its answers.
+    pub(crate) until_spent: bool,
     /// How long answers under way may take to end, after. None: they are given up.
     pub(crate) drain: Option<Duration>,
     /// Whether every answer has as many bytes as the first.

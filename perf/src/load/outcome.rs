@@ -27,6 +27,11 @@ impl Times {
         self.0.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(LONGEST_NS).max(1));
     }
 
+    /// Takes over all values of `other`.
+    pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
+        Ok(self.0.add(&other.0)?)
+    }
+
     /// The time below which `quantile` (0 to 1) of all lie, in microseconds; 0 if there are none.
     pub(crate) fn micros(&self, quantile: f64) -> f64 {
         if self.0.is_empty() { 0.0 } else { self.0.value_at_quantile(quantile) as f64 / 1e3 }
@@ -152,5 +157,22 @@ impl Outcome {
             ));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_or_too_short_to_tell_apart_is_still_counted() {
+        let mut times = Times::new().unwrap();
+        for time in [Duration::ZERO, Duration::from_micros(100), Duration::from_secs(100_000)] {
+            times.record(time);
+        }
+        assert_eq!(times.histogram().len(), 3);
+        assert!((times.micros(0.5) - 100.0).abs() < 0.1);
+        assert!(times.micros(1.0) >= 3.6e9);
+        assert_eq!(Times::new().unwrap().micros(0.99), 0.0);
     }
 }

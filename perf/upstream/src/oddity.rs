@@ -169,7 +169,7 @@ pub(crate) async fn play(line: &mut Line<'_>, job: &Job, oddity: Oddity) -> io::
     match then {
         Then::Keep => return Ok(true),
         Then::Close => {}
-        Then::Reset => line.stream.reset_on_drop()?,
+        Then::Reset => line.stream.reset_at_close()?,
         Then::Hang => std::future::pending().await,
     }
     line.ticket.ends(Ending::Failed, tokens);

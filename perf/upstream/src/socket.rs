@@ -56,14 +56,14 @@ impl Socket {
         }
     }
 
+    /// The close that follows is a reset.
+    pub(crate) fn reset_at_close(&self) -> io::Result<()> {
+        self.tcp.set_zero_linger()
+    }
+
     /// Once per connection, under TLS: whether its handshake took an earlier session up.
     pub(crate) fn resumed(&self) -> Option<bool> {
         self.session.as_ref()?.resumed()
-    }
-
-    /// Has the connection end with a reset when it is dropped.
-    pub(crate) fn reset_on_drop(&self) -> io::Result<()> {
-        self.tcp.set_zero_linger()
     }
 
     /// Says under TLS that nothing more comes.

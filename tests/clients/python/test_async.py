@@ -110,7 +110,7 @@ def test_a_task_cancelled_in_its_stream_frees_the_backend(world):
                 first.set()
 
         task = asyncio.create_task(read())
-        await first.wait()
+        await asyncio.wait_for(first.wait(), 20)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -49,14 +49,6 @@ pub(super) enum Failed {
     Interrupted(Interrupt),
 }
 
-fn bad_head(error: HeadError) -> Failed {
-    Failed::Seen(Cause::BadHead(match error {
-        HeadError::Bad(what) => what,
-        HeadError::TooLarge | HeadError::UriTooLong => "more than 64 KiB, or more than 100 headers",
-        HeadError::Version => "the version",
-    }))
-}
-
 /// What a request is written to.
 trait Sink {
     async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>);
@@ -72,6 +64,14 @@ impl Sink for Secured {
     async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         Self::write_all(self, bytes).await
     }
+}
+
+fn bad_head(error: HeadError) -> Failed {
+    Failed::Seen(Cause::BadHead(match error {
+        HeadError::Bad(what) => what,
+        HeadError::TooLarge | HeadError::UriTooLong => "more than 64 KiB, or more than 100 headers",
+        HeadError::Version => "the version",
+    }))
 }
 
 /// One request on its way to one endpoint.

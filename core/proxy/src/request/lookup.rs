@@ -24,6 +24,9 @@ use crate::{
 /// How long a request waits for the sidecar to look a key up. Longer, and it is as if no store answered.
 const LOOKUP_TIME: Duration = Duration::from_secs(2);
 
+/// The same for a key that is known, but not for sure. Without a store it works all the same, so it need not wait long.
+const CONFIRM_TIME: Duration = Duration::from_millis(500);
+
 /// A request of a key that works, under the configuration that it will run with.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -48,7 +51,8 @@ pub(super) async fn lookup(
             tracing::debug!(digest = ?claimed.digest, "key looked up");
             // The body may be on its way meanwhile, and the client may leave.
             down.watch();
-            match wait(down, &flight).await? {
+            let known = shard.keys.stale(&claimed.digest, clock.now()).is_some();
+            match wait(down, &flight, if known { CONFIRM_TIME } else { LOOKUP_TIME }).await? {
                 Some(answer) => answer,
                 None => {
                     // Whoever comes after this one asks again, instead of waiting for an answer that is lost.
@@ -87,9 +91,9 @@ fn client(shard: &Shard, down: &Downstream, call: &Call) -> Option<IpAddr> {
 }
 
 /// The answer; `None` when it did not come in time.
-async fn wait(down: &Downstream, flight: &Flight) -> Result<Option<KeyAnswer>, Stop> {
+async fn wait(down: &Downstream, flight: &Flight, patience: Duration) -> Result<Option<KeyAnswer>, Stop> {
     let answered = pin!(poll_fn(|cx| flight.poll(cx.waker()).map_or(Poll::Pending, Poll::Ready)));
-    down.alarm.set_in(Some(LOOKUP_TIME));
+    down.alarm.set_in(Some(patience));
     let woke = down.wait(answered).await;
     down.alarm.clear();
     match woke {
