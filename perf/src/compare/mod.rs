@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     load::{self, Edge, Outcome, Pace, Plan, Times, chat_request},
-    meter::{Usage, busy_ns},
+    meter::Usage,
     peers::Peer,
     processors::Placement,
     rounds::{Figures, Round, Wanted, interleave},
@@ -200,21 +200,25 @@ fn plan(subject: &Subject, body: &str, extra: &[&str], repeat: Repeat) -> Plan {
     }
 }
 
-/// What a subject used within the window of a load, and what others used of its processors meanwhile.
+/// The most of the time that a subject may have to wait for its processor where times are compared: with more, others
+/// decide what the p99 is.
+const MOST_WAITED: f64 = 0.02;
+
+/// What a subject used within the window of a load.
 #[derive(Clone, Copy, Debug, Default)]
 struct Used {
     cpu_ns: u64,
     switches: u64,
-    /// Part of the window, 0 to 1 per processor. Not nothing means that the machine was not quiet.
-    others: f64,
+    /// Part of the window in which it could have run and somebody else did. Not nothing: the machine was not quiet.
+    waited: f64,
 }
 
 /// Puts a load on a subject and counts what it used.
 fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Used)> {
     let tree = subject.tree();
-    let (mut begin, mut end) = ((Usage::default(), 0), (Usage::default(), 0));
+    let (mut begin, mut end) = (Usage::default(), Usage::default());
     let outcome = load::run(plan, &mut |edge| {
-        let reading = (tree.usage()?, busy_ns(&subject.processors)?);
+        let reading = tree.usage()?;
         match edge {
             Edge::Begin => begin = reading,
             Edge::End => end = reading,
@@ -227,11 +231,13 @@ fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Used)> {
         said => error.context(format!("{} said: {said}", subject.name)),
     })?;
     ensure!(outcome.completed > 0, "no request was completed");
-    let cpu_ns = end.0.cpu_ns.saturating_sub(begin.0.cpu_ns);
-    let switches = end.0.switches.saturating_sub(begin.0.switches);
-    let others = end.1.saturating_sub(begin.1).saturating_sub(cpu_ns);
-    let others = others as f64 / outcome.window.as_nanos() as f64;
-    Ok((outcome, Used { cpu_ns, switches, others }))
+    let waited_ns = end.waited_ns.saturating_sub(begin.waited_ns);
+    let used = Used {
+        cpu_ns: end.cpu_ns.saturating_sub(begin.cpu_ns),
+        switches: end.switches.saturating_sub(begin.switches),
+        waited: waited_ns as f64 / outcome.window.as_nanos() as f64,
+    };
+    Ok((outcome, used))
 }
 
 /// The figures of a load whose unit is a request.
@@ -242,7 +248,7 @@ fn per_request(outcome: &Outcome, used: Used) -> Figures {
         ("request_throughput", outcome.request_throughput()),
         ("cpu_us", used.cpu_ns as f64 / 1e3 / requests),
         ("switches", used.switches as f64 / requests),
-        ("others", used.others),
+        ("waited", used.waited),
     ])
 }
 
@@ -297,6 +303,28 @@ fn added_ratio(round: &Round, figure: &str, peer: &str) -> Option<f64> {
     (theirs > 0.0).then(|| ours / theirs)
 }
 
+/// Why the times of a round are the machine's and not the subjects', if they are. The backend shares its processor with
+/// the load at all times.
+fn disturbed(round: &Round) -> Option<String> {
+    let waits = round.figures.iter().filter(|(name, _)| *name != "direct");
+    let (name, waited) = waits
+        .filter_map(|(name, figures)| Some((name, *figures.get("waited")?)))
+        .max_by(|one, other| one.1.total_cmp(&other.1))?;
+    (waited > MOST_WAITED)
+        .then(|| format!("the machine was not quiet: {name} waited {:.0} % of the time", waited * 100.0))
+}
+
+/// One value per valid round in which nobody had to wait, and the reason if there is none.
+fn quiet_values(rounds: &[Round], of: impl Fn(&Round) -> Option<f64>) -> (Vec<Option<f64>>, Option<String>) {
+    let quiet = |round: &Round| if disturbed(round).is_none() { of(round) } else { None };
+    let values = values(rounds, quiet);
+    let why = void(rounds).or_else(|| {
+        let none = values.iter().all(Option::is_none);
+        none.then(|| rounds.iter().rev().find_map(disturbed))?
+    });
+    (values, why)
+}
+
 /// Collects the distributions of rounds.
 #[derive(Debug, Default)]
 struct Collector(Vec<Distribution>);
@@ -318,5 +346,54 @@ impl Collector {
     fn of(self, rounds: &[Round]) -> Vec<Distribution> {
         let valid = |round: usize| rounds.get(round).is_some_and(|round| round.void.is_none());
         self.0.into_iter().filter(|distribution| valid(distribution.round)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(figures: &[(&str, f64, f64)]) -> Round {
+        let mut round = Round::default();
+        for (name, p99_us, waited) in figures {
+            let figures = Figures::from([("p99_us", *p99_us), ("waited", *waited)]);
+            round.figures.insert((*name).to_owned(), figures);
+        }
+        round
+    }
+
+    #[test]
+    fn what_is_added_is_compared_with_what_a_peer_adds() {
+        let of = |direct, nginx, obleth| {
+            let round = round(&[("direct", direct, 0.4), ("nginx", nginx, 0.0), ("obleth", obleth, 0.0)]);
+            added_ratio(&round, "p99_us", "nginx")
+        };
+        assert_eq!(of(100.0, 140.0, 150.0), Some(1.25));
+        assert_eq!(of(100.0, 140.0, 90.0), Some(-0.25));
+        assert_eq!(of(100.0, 99.0, 150.0), None, "a peer that adds nothing is no measure");
+    }
+
+    #[test]
+    fn times_of_rounds_in_which_somebody_had_to_wait_do_not_count() {
+        let rounds = [
+            round(&[("direct", 1.0, 0.5), ("obleth", 10.0, 0.001)]),
+            round(&[("direct", 1.0, 0.5), ("obleth", 20.0, 0.3)]),
+        ];
+        let p99 = |round: &Round| round.get("obleth", "p99_us");
+        let (values, why) = quiet_values(&rounds, p99);
+        assert_eq!((values, why), (vec![Some(10.0), None], None));
+        let (values, why) = quiet_values(&rounds[1..], p99);
+        assert_eq!(values, [None]);
+        assert_eq!(why.as_deref(), Some("the machine was not quiet: obleth waited 30 % of the time"));
+    }
+
+    #[test]
+    fn a_request_has_about_the_bytes_that_the_scenario_says() {
+        for streamed in [false, true] {
+            let body = body(Exchange { request_bytes: 900, answer_tokens: 100 }, streamed);
+            assert!((880..=900).contains(&body.len()), "{}", body.len());
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["stream"].as_bool().unwrap_or(false), streamed);
+        }
     }
 }
