@@ -32,8 +32,6 @@ pub(crate) struct Subject {
     pub(crate) address: SocketAddr,
     /// The credential that it wants.
     pub(crate) key: String,
-    /// Where it runs.
-    pub(crate) processors: Vec<usize>,
     process: Process,
 }
 
@@ -104,13 +102,7 @@ impl Site<'_> {
         let tenant = tenant["id"].as_str().context("a tenant without an id")?;
         let key = call(&format!("/tenants/{tenant}/keys"), json!({"name": "bench"}))?;
         let key = key["secret"].as_str().context("a key without a secret")?.to_owned();
-        Ok(Subject {
-            name: name.to_owned(),
-            address: data_plane,
-            key,
-            processors: self.processors.to_vec(),
-            process,
-        })
+        Ok(Subject { name: name.to_owned(), address: data_plane, key, process })
     }
 
     /// A forwarder that parses nothing.
@@ -123,13 +115,7 @@ impl Site<'_> {
         let args = ["floor", "--listen", &listen, "--to", &self.backend.to_string()];
         let mut process = self.start("floor", &program, args.map(str::to_owned).into())?;
         let address = address(&process.line_with("floor ready")?, 0)?;
-        Ok(Subject {
-            name: "floor".to_owned(),
-            address,
-            key: unchecked_key(),
-            processors: self.processors.to_vec(),
-            process,
-        })
+        Ok(Subject { name: "floor".to_owned(), address, key: unchecked_key(), process })
     }
 
     /// A peer, if it is installed.
@@ -142,13 +128,7 @@ impl Site<'_> {
         let args = peers::prepare(peer, self.folder, address, self.backend)?;
         let mut process = self.start(peer.name(), &program, args)?;
         process.until(|| TcpStream::connect(address).is_ok())?;
-        Ok(Subject {
-            name: peer.name().to_owned(),
-            address,
-            key: unchecked_key(),
-            processors: self.processors.to_vec(),
-            process,
-        })
+        Ok(Subject { name: peer.name().to_owned(), address, key: unchecked_key(), process })
     }
 
     fn start(&self, name: &str, program: &Path, args: Vec<String>) -> Result<Process> {
@@ -169,7 +149,7 @@ pub(crate) fn backend(obleth: &Path, folder: &Path, processors: &[usize]) -> Res
     // Peers wait for each other's rounds; a connection that was closed meanwhile would fail their next request.
     http::post(address, "/sim/options", "", &json!({"keep_alive_ms": 600_000}))?;
     let (name, key) = ("direct".to_owned(), unchecked_key());
-    Ok(Subject { name, address, key, processors: processors.to_vec(), process })
+    Ok(Subject { name, address, key, process })
 }
 
 /// The program `obleth`: the one given, else the one beside this program.
