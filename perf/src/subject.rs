@@ -78,6 +78,8 @@ impl Site<'_> {
             args: vec!["serve".to_owned(), "--data-dir".to_owned(), data.display().to_string()],
             env: vec![
                 ("HOME", self.folder.display().to_string()),
+                // So that the last line of its log is a complaint, if there is one.
+                ("RUST_LOG", "obleth=warn".to_owned()),
                 ("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN.to_owned()),
                 ("OBLETH_CORES", shards.to_string()),
                 ("OBLETH_GLOBAL_MAX_IN_FLIGHT", NO_LIMIT.to_string()),

@@ -6,7 +6,7 @@ use crate::rounds::Round;
 
 /// The most of the time that a subject may have to wait for its processor where times are compared: with more, others
 /// decide what the p99 is.
-const MOST_WAITED: f64 = 0.02;
+const MOST_WAITED: f64 = 0.05;
 
 /// One value per valid round.
 pub(super) fn values<'r>(
