@@ -275,3 +275,20 @@ fn a_backend_whose_machine_falls_silent_is_given_up_long_before_the_first_byte_l
     println!("given up after {took:?}");
     assert!(took > Duration::from_secs(20) && took < Duration::from_secs(50), "{took:?}");
 }
+
+#[test]
+fn a_json_answer_that_breaks_off_after_a_part_has_left_lacks_its_end() {
+    for driver in [Driver::Uring, Driver::Epoll] {
+        let mut world = World::with(Setup::new().cores(1).driver(driver), Options::default());
+        let large = world.chat("").header("x-sim-tokens", 40_000);
+        assert_eq!(world.ask(&large).end, End::Complete);
+        let cut = world.ask(&large.header("x-sim-fault", "die-after-tokens").header("x-request-id", "cut"));
+        assert_eq!((cut.status, cut.end), (200, End::Cut));
+        assert_eq!(world.sim.counters.count_of("cut"), 1);
+        let labels = ["outcome=\"upstream_cut\"", "status=\"200\""];
+        until("it is counted", || world.gateway.labelled("obleth_requests_total", &labels) == 1.0);
+        assert!(world.gateway.stderr().contains(&format!("backend {BROKE_OFF}")));
+        world.until_idle();
+        world.assert_unharmed();
+    }
+}
