@@ -1,6 +1,6 @@
-//! What a whole process tree has used: processor time, memory, voluntary switches, as the kernel counts them.
+//! What a whole process tree has used: processor time, memory, voluntary switches, and how long it had to wait.
 //!
-//! It reads `/proc` (proc(5)). It must never count a thread twice, nor forget a worker: nginx's master does nothing.
+//! It reads what the kernel counts in `/proc` (proc(5)). It must never count a thread twice, nor forget a worker: nginx's master does nothing.
 
 use std::{fs, path::PathBuf};
 
@@ -17,6 +17,8 @@ pub(crate) struct Tree {
 pub(crate) struct Usage {
     /// User and system time, nanoseconds.
     pub(crate) cpu_ns: u64,
+    /// Time in which a thread could have run and had no processor, nanoseconds.
+    pub(crate) waited_ns: u64,
     /// Times a thread went to sleep by itself.
     pub(crate) switches: u64,
 }
@@ -43,7 +45,10 @@ impl Tree {
             // A thread that ends in between has no files any more; what it used is lost to both readings.
             for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
                 let read = |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
-                usage.cpu_ns += first_number(&read("schedstat")).unwrap_or_default();
+                let schedule = read("schedstat");
+                let mut times = schedule.split_whitespace().map_while(|field| field.parse::<u64>().ok());
+                usage.cpu_ns += times.next().unwrap_or_default();
+                usage.waited_ns += times.next().unwrap_or_default();
                 usage.switches += field(&read("status"), "voluntary_ctxt_switches:").unwrap_or_default();
             }
         }
@@ -79,26 +84,6 @@ impl Tree {
         }
         Ok(family)
     }
-}
-
-/// How long these processors have been busy, with whatever, time taken by the hypervisor included; nanoseconds.
-///
-/// # Errors
-/// The kernel does not say.
-pub(crate) fn busy_ns(processors: &[usize]) -> Result<u64> {
-    let text = fs::read_to_string("/proc/stat").context("no /proc/stat")?;
-    let per_second = rustix::param::clock_ticks_per_second();
-    let mut ticks = 0;
-    for processor in processors {
-        let name = format!("cpu{processor} ");
-        let line = text.lines().find_map(|line| line.strip_prefix(&name)).context("no such processor")?;
-        // user nice system idle iowait irq softirq steal; guest time is in user time already.
-        let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-        let idle = [3, 4];
-        let busy = fields.iter().take(8).enumerate().filter(|(at, _)| !idle.contains(at));
-        ticks += busy.map(|(_, ticks)| ticks).sum::<u64>();
-    }
-    Ok(ticks * (1_000_000_000 / per_second))
 }
 
 /// Every process and its parent.

@@ -32,8 +32,6 @@ pub(crate) struct Subject {
     pub(crate) address: SocketAddr,
     /// The credential that it wants.
     pub(crate) key: String,
-    /// Where it runs.
-    pub(crate) processors: Vec<usize>,
     process: Process,
 }
 
@@ -80,6 +78,8 @@ impl Site<'_> {
             args: vec!["serve".to_owned(), "--data-dir".to_owned(), data.display().to_string()],
             env: vec![
                 ("HOME", self.folder.display().to_string()),
+                // So that the last line of its log is a complaint, if there is one.
+                ("RUST_LOG", "obleth=warn".to_owned()),
                 ("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN.to_owned()),
                 ("OBLETH_CORES", shards.to_string()),
                 ("OBLETH_GLOBAL_MAX_IN_FLIGHT", NO_LIMIT.to_string()),
@@ -104,13 +104,7 @@ impl Site<'_> {
         let tenant = tenant["id"].as_str().context("a tenant without an id")?;
         let key = call(&format!("/tenants/{tenant}/keys"), json!({"name": "bench"}))?;
         let key = key["secret"].as_str().context("a key without a secret")?.to_owned();
-        Ok(Subject {
-            name: name.to_owned(),
-            address: data_plane,
-            key,
-            processors: self.processors.to_vec(),
-            process,
-        })
+        Ok(Subject { name: name.to_owned(), address: data_plane, key, process })
     }
 
     /// A forwarder that parses nothing.
@@ -123,13 +117,7 @@ impl Site<'_> {
         let args = ["floor", "--listen", &listen, "--to", &self.backend.to_string()];
         let mut process = self.start("floor", &program, args.map(str::to_owned).into())?;
         let address = address(&process.line_with("floor ready")?, 0)?;
-        Ok(Subject {
-            name: "floor".to_owned(),
-            address,
-            key: unchecked_key(),
-            processors: self.processors.to_vec(),
-            process,
-        })
+        Ok(Subject { name: "floor".to_owned(), address, key: unchecked_key(), process })
     }
 
     /// A peer, if it is installed.
@@ -142,13 +130,7 @@ impl Site<'_> {
         let args = peers::prepare(peer, self.folder, address, self.backend)?;
         let mut process = self.start(peer.name(), &program, args)?;
         process.until(|| TcpStream::connect(address).is_ok())?;
-        Ok(Subject {
-            name: peer.name().to_owned(),
-            address,
-            key: unchecked_key(),
-            processors: self.processors.to_vec(),
-            process,
-        })
+        Ok(Subject { name: peer.name().to_owned(), address, key: unchecked_key(), process })
     }
 
     fn start(&self, name: &str, program: &Path, args: Vec<String>) -> Result<Process> {
@@ -169,7 +151,7 @@ pub(crate) fn backend(obleth: &Path, folder: &Path, processors: &[usize]) -> Res
     // Peers wait for each other's rounds; a connection that was closed meanwhile would fail their next request.
     http::post(address, "/sim/options", "", &json!({"keep_alive_ms": 600_000}))?;
     let (name, key) = ("direct".to_owned(), unchecked_key());
-    Ok(Subject { name, address, key, processors: processors.to_vec(), process })
+    Ok(Subject { name, address, key, process })
 }
 
 /// The program `obleth`: the one given, else the one beside this program.

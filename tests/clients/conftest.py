@@ -1,4 +1,4 @@
-"""Fixtures of the Python clients. `--full` in the environment of `tests/run` runs the long tests too."""
+"""Fixtures of the Python clients, and which tests run: the long ones only where FULL is `true`."""
 
 import os
 

@@ -79,6 +79,14 @@ pub(crate) fn events(stream: &[u8]) -> Vec<String> {
     text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).map(str::to_owned).collect()
 }
 
+/// From now on this end's machine neither hears nor says anything, as if its cable had been pulled: the kernel drops
+/// whatever comes before TCP sees it, so nothing is acknowledged.
+pub(crate) fn silence(stream: &TcpStream) {
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K: how much of the packet to keep
+    let nothing = socket2::SockFilter::new(RETURN, 0, 0, 0);
+    socket2::SockRef::from(stream).attach_filter(&[nothing]).unwrap();
+}
+
 /// A connection to one of the listeners.
 pub(crate) struct Connection {
     stream: TcpStream,
@@ -129,12 +137,9 @@ impl Connection {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
     }
 
-    /// From now on its machine neither hears nor says anything, as if its cable had been pulled: the kernel drops
-    /// whatever comes before TCP sees it, so nothing is acknowledged.
+    /// From now on its machine is silent; see [`silence`].
     pub(crate) fn fall_silent(&self) {
-        const RETURN: u16 = 0x06; // BPF_RET | BPF_K: how much of the packet to keep
-        let nothing = socket2::SockFilter::new(RETURN, 0, 0, 0);
-        socket2::SockRef::from(&self.stream).attach_filter(&[nothing]).unwrap();
+        silence(&self.stream);
     }
 
     /// Whether the other side closes the connection without sending anything more.
@@ -165,6 +170,11 @@ impl Connection {
         while !self.buf.windows(needle.len()).any(|window| window == needle.as_bytes()) {
             assert!(self.fill(), "ended before {needle:?}: {:?}", String::from_utf8_lossy(&self.buf));
         }
+    }
+
+    /// Waits for so long in each read, where an answer takes longer than tests usually wait.
+    pub(crate) fn be_patient(&self, patience: Duration) {
+        self.stream.set_read_timeout(Some(patience)).unwrap();
     }
 
     /// Reads whatever comes until so much time has passed, or the end.

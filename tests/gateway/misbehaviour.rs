@@ -1,12 +1,18 @@
 //! Backends that do what no well-kept server does: what the caller sees, how it counts, what the log says, and that
 //! nothing runs twice. The README's operations chapter has the same table for operators.
 
+use std::{
+    io::Read,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
 use obleth_upstream::Options;
 use serde_json::json;
 
 use super::{
     faults::assert_broken_off,
-    http::{Connection, End, Response},
+    http::{Connection, End, Response, silence},
     process::{Driver, Setup, until},
     refusal::assert_refused,
     world::{ENDPOINTS, World, body_of},
@@ -238,4 +244,51 @@ fn each_fault_of_a_backend_has_its_outcome_and_its_line_in_the_log_on_io_uring()
 #[test]
 fn each_fault_of_a_backend_has_its_outcome_and_its_line_in_the_log_on_epoll() {
     every_fault(Driver::Epoll);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_backend_whose_machine_falls_silent_is_given_up_long_before_the_first_byte_limit() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let backend = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"}") {
+            let mut piece = [0; 4096];
+            let got = stream.read(&mut piece).unwrap();
+            request.extend_from_slice(&piece[..got]);
+        }
+        silence(&stream);
+        stream
+    });
+    let world = World::with(Setup::new().cores(1), Options::default());
+    world.new_model("silent", json!({"api_base": format!("http://{addr}")}));
+    let mut connection = world.connect();
+    connection.send(world.post(ENDPOINTS[0], body_of(ENDPOINTS[0], "silent", "")).bytes());
+    let _silent = backend.join().unwrap();
+    let begun = Instant::now();
+    connection.be_patient(Duration::from_secs(60));
+    let answer = connection.response();
+    assert_refused(&answer, "upstream_cut");
+    let took = begun.elapsed();
+    println!("given up after {took:?}");
+    assert!(took > Duration::from_secs(20) && took < Duration::from_secs(50), "{took:?}");
+}
+
+#[test]
+fn a_json_answer_that_breaks_off_after_a_part_has_left_lacks_its_end() {
+    for driver in [Driver::Uring, Driver::Epoll] {
+        let mut world = World::with(Setup::new().cores(1).driver(driver), Options::default());
+        let large = world.chat("").header("x-sim-tokens", 40_000);
+        assert_eq!(world.ask(&large).end, End::Complete);
+        let cut = world.ask(&large.header("x-sim-fault", "die-after-tokens").header("x-request-id", "cut"));
+        assert_eq!((cut.status, cut.end), (200, End::Cut));
+        assert_eq!(world.sim.counters.count_of("cut"), 1);
+        let labels = ["outcome=\"upstream_cut\"", "status=\"200\""];
+        until("it is counted", || world.gateway.labelled("obleth_requests_total", &labels) == 1.0);
+        assert!(world.gateway.stderr().contains(&format!("backend {BROKE_OFF}")));
+        world.until_idle();
+        world.assert_unharmed();
+    }
 }

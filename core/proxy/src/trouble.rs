@@ -107,9 +107,14 @@ impl Trouble {
         }
     }
 
+    /// Whether no endpoint has been in trouble lately, so that a success is not worth a look at the clock.
+    pub(crate) fn is_none(&self) -> bool {
+        self.endpoints.borrow().is_empty()
+    }
+
     /// An endpoint answered as it should.
     pub(crate) fn succeeded(&self, snapshot: &Snapshot, id: EndpointId, now: Instant) {
-        if self.endpoints.borrow().is_empty() || !self.recovered(id, now) {
+        if !self.recovered(id, now) {
             return;
         }
         if let Some((model, endpoint)) = find(snapshot, id) {

@@ -5,8 +5,8 @@
 use anyhow::Result;
 
 use super::{
-    Asked, Collector, Field, Group, added_ratio, body, measure, open_loop, per_request, plan, rate, rounds,
-    values, void,
+    Asked, Collector, Field, Group, added_ratio, body, measure, open_loop, per_request, plan, quiet_values,
+    rate, rounds,
 };
 use crate::{
     peers::Peer,
@@ -27,7 +27,7 @@ pub(super) fn run(asked: &Asked) -> Result<Group> {
     subjects.push(&field.backend);
     let mut collector = Collector::default();
     let name = format!("latency, {rate:.0}/s");
-    let rounds = rounds(&name, "p50_us", repeat.rounds, &subjects, |round, subject| {
+    let rounds = rounds(&name, "cpu_us", repeat.rounds, &subjects, |round, subject| {
         let plan = open_loop(plan(subject, &body, &[], repeat), &scenario, rate, round);
         let (outcome, used) = measure(subject, &plan)?;
         let mut figures = per_request(&outcome, used);
@@ -35,10 +35,9 @@ pub(super) fn run(asked: &Asked) -> Result<Group> {
         collector.take(subject, round, &outcome);
         Ok(figures)
     })?;
-    let why = void(&rounds).or_else(|| field.why_absent(Peer::Nginx));
     let finding = |row, figure: &'static str| {
-        let added = values(&rounds, |round| added_ratio(round, figure, "nginx"));
-        Finding::new(row, added).with_remark(why.clone())
+        let (added, why) = quiet_values(&rounds, |round| added_ratio(round, figure, "nginx"));
+        Finding::new(row, added).with_remark(field.why_absent(Peer::Nginx).or(why))
     };
     let findings = vec![finding(ADDED_P50, "p50_us"), finding(ADDED_P99, "p99_us")];
     let distributions = collector.of(&rounds);

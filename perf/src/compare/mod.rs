@@ -5,6 +5,8 @@
 
 mod chat;
 mod enters;
+mod evidence;
+mod field;
 mod latency;
 mod memory;
 mod shards;
@@ -17,15 +19,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use self::{
+    evidence::{added_ratio, quiet_values, values, void},
+    field::Field,
+};
 use crate::{
     load::{self, Edge, Outcome, Pace, Plan, Times, chat_request},
-    meter::{Usage, busy_ns},
-    peers::Peer,
+    meter::Usage,
     processors::Placement,
     rounds::{Figures, Round, Wanted, interleave},
     rows::{Finding, NUMBERS},
     scenario::{Exchange, Open, Repeat},
-    subject::{self, MODEL, Site, Subject},
+    subject::{MODEL, Site, Subject},
     terminal::remark,
 };
 
@@ -127,41 +132,6 @@ impl Asked {
     }
 }
 
-/// Who is measured, and the backend behind them. The backend is stopped last.
-#[derive(Debug)]
-struct Field {
-    subjects: Vec<Subject>,
-    /// Peers that are not there, and why.
-    absent: Vec<(Peer, String)>,
-    backend: Subject,
-}
-
-impl Field {
-    /// obleth with one shard, the peers that are installed, the floor.
-    fn full(asked: &Asked, placement: &Placement) -> Result<Self> {
-        let backend = subject::backend(&asked.obleth, &asked.folder, &placement.backend)?;
-        let site = asked.site(placement, &backend);
-        let mut subjects = vec![site.obleth("obleth", 1)?];
-        let mut absent = Vec::new();
-        for peer in Peer::ALL {
-            match site.peer(peer) {
-                Ok(subject) => subjects.push(subject),
-                Err(error) => {
-                    remark(&format!("{error:#}"));
-                    absent.push((peer, format!("{error:#}")));
-                }
-            }
-        }
-        subjects.push(site.floor()?);
-        Ok(Self { subjects, absent, backend })
-    }
-
-    /// Why a peer is not among the subjects.
-    fn why_absent(&self, peer: Peer) -> Option<String> {
-        self.absent.iter().find(|(absent, _)| *absent == peer).map(|(_, why)| why.clone())
-    }
-}
-
 impl Asked {
     fn site<'a>(&'a self, placement: &'a Placement, backend: &Subject) -> Site<'a> {
         Site {
@@ -200,21 +170,21 @@ fn plan(subject: &Subject, body: &str, extra: &[&str], repeat: Repeat) -> Plan {
     }
 }
 
-/// What a subject used within the window of a load, and what others used of its processors meanwhile.
+/// What a subject used within the window of a load.
 #[derive(Clone, Copy, Debug, Default)]
 struct Used {
     cpu_ns: u64,
     switches: u64,
-    /// Part of the window, 0 to 1 per processor. Not nothing means that the machine was not quiet.
-    others: f64,
+    /// Part of the window in which it could have run and somebody else did. Not nothing: the machine was not quiet.
+    waited: f64,
 }
 
 /// Puts a load on a subject and counts what it used.
 fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Used)> {
     let tree = subject.tree();
-    let (mut begin, mut end) = ((Usage::default(), 0), (Usage::default(), 0));
+    let (mut begin, mut end) = (Usage::default(), Usage::default());
     let outcome = load::run(plan, &mut |edge| {
-        let reading = (tree.usage()?, busy_ns(&subject.processors)?);
+        let reading = tree.usage()?;
         match edge {
             Edge::Begin => begin = reading,
             Edge::End => end = reading,
@@ -227,11 +197,13 @@ fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Used)> {
         said => error.context(format!("{} said: {said}", subject.name)),
     })?;
     ensure!(outcome.completed > 0, "no request was completed");
-    let cpu_ns = end.0.cpu_ns.saturating_sub(begin.0.cpu_ns);
-    let switches = end.0.switches.saturating_sub(begin.0.switches);
-    let others = end.1.saturating_sub(begin.1).saturating_sub(cpu_ns);
-    let others = others as f64 / outcome.window.as_nanos() as f64;
-    Ok((outcome, Used { cpu_ns, switches, others }))
+    let waited_ns = end.waited_ns.saturating_sub(begin.waited_ns);
+    let used = Used {
+        cpu_ns: end.cpu_ns.saturating_sub(begin.cpu_ns),
+        switches: end.switches.saturating_sub(begin.switches),
+        waited: waited_ns as f64 / outcome.window.as_nanos() as f64,
+    };
+    Ok((outcome, used))
 }
 
 /// The figures of a load whose unit is a request.
@@ -242,7 +214,7 @@ fn per_request(outcome: &Outcome, used: Used) -> Figures {
         ("request_throughput", outcome.request_throughput()),
         ("cpu_us", used.cpu_ns as f64 / 1e3 / requests),
         ("switches", used.switches as f64 / requests),
-        ("others", used.others),
+        ("waited", used.waited),
     ])
 }
 
@@ -256,17 +228,6 @@ fn rounds(
 ) -> Result<Vec<Round>> {
     let wanted = Wanted { title, rounds: count, steady };
     interleave(&wanted, subjects, |subject| subject.name.as_str(), measure)
-}
-
-/// One value per valid round.
-fn values<'r>(rounds: &'r [Round], of: impl Fn(&'r Round) -> Option<f64> + 'r) -> Vec<Option<f64>> {
-    rounds.iter().filter(|round| round.void.is_none()).map(of).collect()
-}
-
-/// The reason why the rounds say nothing, if they do not.
-fn void(rounds: &[Round]) -> Option<String> {
-    let all_void = rounds.iter().all(|round| round.void.is_some());
-    rounds.last().filter(|_| all_void)?.void.as_ref().map(|why| format!("every round is void: {why}"))
 }
 
 /// The rate of an open loop: a part of what the slowest of `subjects` does in a closed loop.
@@ -290,13 +251,6 @@ fn open_loop(plan: Plan, scenario: &Open, rate: f64, round: usize) -> Plan {
     Plan { connections: scenario.connections, pace, ..plan }
 }
 
-/// How much more than the backend itself a subject shows, against how much more a peer shows.
-fn added_ratio(round: &Round, figure: &str, peer: &str) -> Option<f64> {
-    let added = |subject| Some(round.get(subject, figure)? - round.get("direct", figure)?);
-    let (ours, theirs) = (added("obleth")?, added(peer)?);
-    (theirs > 0.0).then(|| ours / theirs)
-}
-
 /// Collects the distributions of rounds.
 #[derive(Debug, Default)]
 struct Collector(Vec<Distribution>);
@@ -318,5 +272,20 @@ impl Collector {
     fn of(self, rounds: &[Round]) -> Vec<Distribution> {
         let valid = |round: usize| rounds.get(round).is_some_and(|round| round.void.is_none());
         self.0.into_iter().filter(|distribution| valid(distribution.round)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_about_the_bytes_that_the_scenario_says() {
+        for streamed in [false, true] {
+            let body = body(Exchange { request_bytes: 900, answer_tokens: 100 }, streamed);
+            assert!((880..=900).contains(&body.len()), "{}", body.len());
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["stream"].as_bool().unwrap_or(false), streamed);
+        }
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Asked, Collector, Field, Group, Used, added_ratio, body, measure, plan, rounds, values, void};
+use super::{
+    Asked, Collector, Field, Group, Used, added_ratio, body, measure, plan, quiet_values, rounds, values,
+    void,
+};
 use crate::{
     load::{Outcome, Pace, Plan},
     peers::Peer,
@@ -70,7 +73,7 @@ fn per_frame(outcome: &Outcome, used: Used) -> Figures {
         ("ttft_p50_us", outcome.ttft.micros(0.5)),
         ("late_p50_us", outcome.lateness.micros(0.5)),
         ("late_p99_us", outcome.lateness.micros(0.99)),
-        ("others", used.others),
+        ("waited", used.waited),
     ])
 }
 
@@ -81,13 +84,14 @@ fn findings(rounds: &[Round], no_nginx: Option<String>) -> Vec<Finding> {
         let floor = round.get(FLOOR, "cpu_us").filter(|cpu| *cpu > 0.0)?;
         Some(round.get("obleth", "waiting_cpu_us")? / floor)
     });
-    let gap =
-        values(rounds, |round| Some(round.get("obleth", "gap_p99_us")? - round.get("direct", "gap_p99_us")?));
-    let ttft = values(rounds, |round| added_ratio(round, "ttft_p50_us", "nginx"));
+    let (gap, gap_why) = quiet_values(rounds, |round| {
+        Some(round.get("obleth", "gap_p99_us")? - round.get("direct", "gap_p99_us")?)
+    });
+    let (ttft, ttft_why) = quiet_values(rounds, |round| added_ratio(round, "ttft_p50_us", "nginx"));
     vec![
         Finding::new(FRAME, frame).with_remark(why.clone()),
-        Finding::new(FRAME_WAITING, waiting).with_remark(why.clone()),
-        Finding::new(GAP, gap).with_remark(why.clone()),
-        Finding::new(TTFT, ttft).with_remark(why.or(no_nginx)),
+        Finding::new(FRAME_WAITING, waiting).with_remark(why),
+        Finding::new(GAP, gap).with_remark(gap_why),
+        Finding::new(TTFT, ttft).with_remark(no_nginx.or(ttft_why)),
     ]
 }

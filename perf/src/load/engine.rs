@@ -138,17 +138,23 @@ impl<'p> Engine<'p> {
     /// Whether nothing that counts is under way any more.
     fn is_drained(&self, now: Instant) -> Result<bool> {
         let Some(patience) = self.plan.drain else { return Ok(true) };
-        let late = matches!(&self.source, Source::Open { late, .. } if !late.is_empty());
-        if !late && !self.connections.iter().any(Connection::is_busy) {
+        let late = if let Source::Open { late, .. } = &self.source { late.len() } else { 0 };
+        if late == 0 && !self.connections.iter().any(Connection::is_busy) {
             return Ok(true);
         }
         if now < self.window.1 + patience {
             return Ok(false);
         }
-        if late || self.connections.iter().any(Connection::owes) {
-            bail!("requests without an answer {} ms after the last one left", patience.as_millis());
+        let patience = patience.as_secs_f64();
+        if late > 0 {
+            bail!("the rate was not held: {late} requests had not left {patience} s after the last was due");
         }
-        Ok(true)
+        match self.connections.iter().filter(|connection| connection.owes()).count() {
+            0 => Ok(true),
+            unanswered => {
+                bail!("{unanswered} requests without an answer {patience} s after the last one left")
+            }
+        }
     }
 
     /// Sends what was meant to leave until now.

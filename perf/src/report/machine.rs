@@ -38,7 +38,7 @@ impl Machine {
         Self {
             commit,
             time: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: std::env::args().map(|word| without_folder(&word)).collect::<Vec<_>>().join(" "),
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(|| UNKNOWN.to_owned()),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
             kernel: kernel.release().to_string_lossy().into_owned(),
@@ -80,6 +80,14 @@ impl Machine {
     }
 }
 
+/// A word of a command line without the folder it names: a record is read on other machines.
+fn without_folder(word: &str) -> String {
+    match word.rsplit_once('/') {
+        Some((_, name)) => name.to_owned(),
+        None => word.to_owned(),
+    }
+}
+
 fn said(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").env_clear().output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|text| !text.is_empty())
@@ -94,4 +102,21 @@ fn field(file: &str, name: &str) -> Option<String> {
 
 fn kilobytes(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_names_programs_and_not_folders() {
+        let words = ["/home/me/target/release/obleth-perf", "compare", "--rows", "1,2"];
+        assert_eq!(words.map(without_folder), ["obleth-perf", "compare", "--rows", "1,2"]);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_found() {
+        assert!(field("/proc/meminfo", "MemTotal").and_then(|text| kilobytes(&text)).unwrap() > 1024);
+        assert_eq!(field("/proc/meminfo", "NoSuchField"), None);
+    }
 }

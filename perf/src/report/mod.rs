@@ -74,13 +74,18 @@ fn distributions(folder: &Path, group: &Group) -> Result<()> {
 /// The table of rows, and below it what everybody used.
 pub(crate) fn markdown(groups: &[Group]) -> String {
     let mut text = "| row | what | must | goal | measured, median [min–max] | rounds | verdict |\n|---|---|---|---|---|---|---|\n".to_owned();
-    for finding in groups.iter().flat_map(|group| &group.findings) {
-        text.push_str(&line(finding));
-    }
+    findings(groups).into_iter().for_each(|finding| text.push_str(&line(finding)));
     for group in groups {
         text.push_str(&subjects(group));
     }
     text
+}
+
+/// All findings in the order of the rows.
+fn findings(groups: &[Group]) -> Vec<&Finding> {
+    let mut all: Vec<_> = groups.iter().flat_map(|group| &group.findings).collect();
+    all.sort_by_key(|finding| finding.row.number);
+    all
 }
 
 fn line(finding: &Finding) -> String {

@@ -13,9 +13,9 @@ use crate::{
 };
 
 /// Pixels of the whole width.
-const WIDTH: f64 = 960.0;
+const WIDTH: f64 = 1000.0;
 /// Pixels of the labels' column.
-const LABELS: f64 = 400.0;
+const LABELS: f64 = 440.0;
 /// Pixels of a row's height.
 const ROW: f64 = 26.0;
 /// Pixels above the first row.
@@ -25,7 +25,7 @@ const EDGE: f64 = 2.0;
 
 /// The picture.
 pub(super) fn svg(machine: &Machine, groups: &[Group]) -> String {
-    let findings: Vec<&Finding> = groups.iter().flat_map(|group| &group.findings).collect();
+    let findings = super::findings(groups);
     let bottom = TITLE + ROW * findings.len() as f64;
     let height = bottom + 40.0;
     let mut text = format!(

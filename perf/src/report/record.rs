@@ -45,7 +45,7 @@ struct Scenario<'a> {
 /// # Errors
 /// None in practice: every value has a JSON form.
 pub(super) fn json(machine: &Machine, groups: &[Group]) -> Result<String> {
-    let rows = groups.iter().flat_map(|group| &group.findings).map(row).collect();
+    let rows = super::findings(groups).into_iter().map(row).collect();
     let scenarios =
         groups.iter().map(|group| Scenario { name: &group.name, rounds: &group.rounds }).collect();
     let mut text = serde_json::to_string_pretty(&Record { machine, rows, scenarios })?;

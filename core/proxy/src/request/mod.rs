@@ -165,11 +165,11 @@ async fn infer(
         true => stream::stream(shard, down, call, tally, answering).await,
         false => relay::relay(shard, down, call, tally, answering).await,
     };
-    let now = shard.timers.clock().now();
+    let now = || shard.timers.clock().now();
     match tally.cause() {
-        Some(cause) => shard.trouble.failed_in(&snapshot, endpoint, cause, now),
-        None if ended.is_ok() => shard.trouble.succeeded(&snapshot, endpoint, now),
-        None => {}
+        Some(cause) => shard.trouble.failed_in(&snapshot, endpoint, cause, now()),
+        None if shard.trouble.is_none() || ended.is_err() => {}
+        None => shard.trouble.succeeded(&snapshot, endpoint, now()),
     }
     ended
 }
