@@ -28,8 +28,6 @@ use crate::{
 
 /// Idle connections kept per endpoint and core. Above it, the oldest is closed.
 const MAX_IDLE: usize = 1024;
-/// A buffer that grew past this is not kept with an idle connection.
-const BUFFER_KEEP: usize = 16 * 1024;
 
 /// How a connection to a backend is spoken on.
 #[derive(Debug)]
@@ -142,9 +140,7 @@ impl Pool {
         if keepalive.is_zero() || upstream.half_closed || !upstream.buf.is_empty() {
             return;
         }
-        if upstream.buf.capacity() > BUFFER_KEEP {
-            upstream.buf = Vec::new();
-        }
+        upstream.buf = Vec::new();
         if let Line::Plain(reader, _) = &mut upstream.line {
             reader.watch();
         }

@@ -103,10 +103,6 @@ pub(super) async fn relay(
             if answer.has_surplus() {
                 tally.blame(Cause::Surplus);
             }
-            if answer.upstream.buf.capacity() == 0 {
-                // The body lay in the connection's own buffer.
-                answer.upstream.buf = held;
-            }
             answer.done_with_upstream(shard);
             return Ok(after);
         }
