@@ -4,7 +4,9 @@
 //! that a model cannot change under its hands. Keys are not in here: there may be millions, and they are
 //! looked up one by one.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use foldhash::{HashMap, HashMapExt};
 
 use crate::{
     id::{EndpointId, ModelId, PoolIx, TenantId, TenantIx},

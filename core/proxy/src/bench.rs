@@ -2,11 +2,12 @@
 //!
 //! While an endpoint sits here it is tried last, so that a dead one does not cost every request the time of a
 //! connect. When its time is up, one request tries it again in its place; the others go on passing it by until it is
-//! known how that went. What the matter is goes into the log when it begins, changes and ends. Nothing is ever refused because of what is remembered here: a model whose endpoints all sit
-//! here is tried as if none did.
+//! known how that went. What the matter is goes into the log when it begins, changes and ends. Nothing is ever refused
+//! because of what is remembered here: a model whose endpoints all sit here is tried as if none did.
 
-use std::{cell::RefCell, collections::HashMap, io, time::Duration};
+use std::{cell::RefCell, io, time::Duration};
 
+use foldhash::HashMap;
 use obleth_policy::{
     id::EndpointId,
     snapshot::{Endpoint, MAX_ENDPOINTS},

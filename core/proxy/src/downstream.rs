@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use obleth_policy::unit::Instant;
+
 use crate::{
     shard::Shard,
     socket::{Handle, Reader, Writer},
@@ -99,23 +101,17 @@ impl Downstream {
 
     /// Reads the socket whenever somebody wants bytes. Ends with the client's side of the connection.
     async fn pump(&self, mut reader: Reader) {
-        let mut chunk = Vec::new();
         loop {
             poll_fn(|_| match self.wanted.get() > self.inlet.borrow().buf.len() {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             })
             .await;
-            if chunk.capacity() != self.chunk.get() {
-                chunk = Vec::with_capacity(self.chunk.get());
-            }
-            chunk.clear();
-            let (got, back) = reader.fill(chunk).await;
-            chunk = back;
+            let ready = reader.ready().await;
             let mut inlet = self.inlet.borrow_mut();
-            match got {
-                Ok(1..) => inlet.buf.extend_from_slice(&chunk),
-                Ok(0) | Err(_) => {
+            match ready.map(|()| reader.take(&mut inlet.buf, self.chunk.get())) {
+                Ok(None | Some(Ok(1..))) => {}
+                Ok(Some(Ok(0) | Err(_))) | Err(_) => {
                     inlet.ended = true;
                     return;
                 }
@@ -130,6 +126,7 @@ impl Downstream {
         let (mut pumping, mut serving) = (true, true);
         poll_fn(|cx| {
             self.turn.set(0);
+            self.shard.timers.clock().now();
             loop {
                 self.kicked.set(false);
                 if pumping && pump.as_mut().poll(cx).is_ready() {
@@ -229,7 +226,9 @@ impl Downstream {
         self.chunk.set(READ_CHUNK);
         self.edit_inlet(|buf| {
             buf.drain(..used.min(buf.len()));
-            if buf.capacity() > INLET_KEEP {
+            if buf.is_empty() {
+                *buf = Vec::new();
+            } else if buf.capacity() > INLET_KEEP {
                 buf.shrink_to(READ_CHUNK);
             }
         });
@@ -241,6 +240,12 @@ impl Downstream {
         let peer = self.peer.get().or_else(|| self.handle.peer());
         self.peer.set(peer);
         peer
+    }
+
+    /// The time at which the connection's task was last woken; what it does until it sleeps again takes
+    /// microseconds.
+    pub(crate) fn now(&self) -> Instant {
+        self.shard.timers.clock().recent()
     }
 
     /// Whether the client has left.

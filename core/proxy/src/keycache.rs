@@ -7,13 +7,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     rc::Rc,
     sync::Arc,
     task::Waker,
     time::Duration,
 };
 
+use foldhash::HashMap;
 use obleth_link::{Event, ShardEnd};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest, KeyRecord},

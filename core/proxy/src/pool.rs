@@ -1,18 +1,18 @@
 //! Idle connections to backends, per core and endpoint.
 //!
 //! The one that was used last goes out first, so that the others grow old and are closed. An idle connection
-//! is peeked at before it is used: a backend that closed it, or sent something unasked, is found out without
+//! is looked at before it is used: a backend that closed it, or sent something unasked, is found out without
 //! spending a request on it. Only a connection whose last answer was received to its end ever comes in here;
 //! after a timeout or a fault it is closed by being dropped.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     io,
     rc::Rc,
     time::Duration,
 };
 
+use foldhash::HashMap;
 use obleth_policy::{
     id::EndpointId,
     snapshot::{Endpoint, Secret},
@@ -28,8 +28,6 @@ use crate::{
 
 /// Idle connections kept per endpoint and core. Above it, the oldest is closed.
 const MAX_IDLE: usize = 1024;
-/// A buffer that grew past this is not kept with an idle connection.
-const BUFFER_KEEP: usize = 16 * 1024;
 
 /// How a connection to a backend is spoken on.
 #[derive(Debug)]
@@ -88,11 +86,10 @@ impl Upstream {
 
     /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.
     fn is_quiet(&mut self) -> bool {
-        self.handle.is_quiet()
-            && match &mut self.line {
-                Line::Plain(..) => true,
-                Line::Tls(secured) => secured.is_quiet(),
-            }
+        match &mut self.line {
+            Line::Plain(reader, _) => reader.is_quiet(),
+            Line::Tls(secured) => self.handle.is_quiet() && secured.is_quiet(),
+        }
     }
 }
 
@@ -127,7 +124,7 @@ impl Pool {
     pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let stack = idle.get_mut(&endpoint.id)?;
-        let now = self.timers.clock().now();
+        let now = self.timers.clock().recent();
         while let Some(Idle { mut upstream, until }) = stack.pop() {
             if upstream.revision == endpoint.revision && now < until && upstream.is_quiet() {
                 upstream.reused = true;
@@ -143,10 +140,11 @@ impl Pool {
         if keepalive.is_zero() || upstream.half_closed || !upstream.buf.is_empty() {
             return;
         }
-        if upstream.buf.capacity() > BUFFER_KEEP {
-            upstream.buf = Vec::new();
+        upstream.buf = Vec::new();
+        if let Line::Plain(reader, _) = &mut upstream.line {
+            reader.watch();
         }
-        let until = self.timers.clock().now().plus(keepalive);
+        let until = self.timers.clock().recent().plus(keepalive);
         let mut idle = self.idle.borrow_mut();
         let stack = idle.entry(upstream.endpoint).or_default();
         if stack.len() >= MAX_IDLE {

@@ -5,7 +5,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     future::poll_fn,
     io,
     net::TcpListener,
@@ -15,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::HashMap;
 use monoio::net::TcpStream;
 use obleth_link::{Command, Driver, Event, ShardEnd};
 use obleth_policy::{admission::Admission, snapshot::Snapshot};

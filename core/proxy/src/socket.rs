@@ -1,17 +1,23 @@
 //! A connected TCP socket with its two directions apart, and a way to end what waits on it.
 //!
-//! On io_uring a read or write that has begun must be awaited to its end: dropping it loses bytes. So nothing
-//! here is cancelled. To end a wait, the socket is shut down; the kernel then completes the operation, and
-//! whoever awaits it gets it back. This works the same on both drivers.
+//! The driver waits, be it io_uring or epoll, and plain calls that never block move the bytes: who waits holds no
+//! buffer, and what the kernel takes at once needs no wait. That is cheaper than reading and writing through the
+//! ring, by a twentieth of all processor time (`perf/README.md`). Only TLS reads and writes through the driver; there,
+//! an operation that has begun must be awaited to its end, or bytes are lost. So nothing here is ever cancelled: to
+//! end a wait, the socket is shut down, which works the same everywhere.
 
-#![allow(unsafe_code)] // one borrow of a descriptor, below
+#![allow(unsafe_code)] // two borrows, below
 
 use std::{
     cell::{Cell, UnsafeCell},
+    fmt,
+    future::Future,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    pin::Pin,
     rc::Rc,
+    task::{Context, Waker},
 };
 
 use monoio::{
@@ -20,15 +26,70 @@ use monoio::{
     io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
     net::TcpStream,
 };
-use rustix::net::{RecvFlags, Shutdown};
+use rustix::{
+    buffer::spare_capacity,
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown},
+};
 
 /// The reading direction. One read at a time.
 #[derive(Debug)]
-pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
+pub(crate) struct Reader {
+    handle: Handle,
+    /// The last read left nothing behind, so the next one waits before it asks.
+    drained: bool,
+    watch: Option<Watch>,
+}
+
+/// A wait for the socket to become readable that goes on while nobody looks.
+struct Watch {
+    readable: Pin<Box<dyn Future<Output = io::Result<()>>>>,
+    handle: Handle,
+    over: bool,
+}
+
+impl Watch {
+    fn new(handle: &Handle) -> Self {
+        let watched = handle.clone();
+        let readable = Box::pin(async move { watched.stream().readable(false).await });
+        Self { readable, handle: handle.clone(), over: false }
+    }
+
+    /// Whether the wait still goes on.
+    fn goes_on(&mut self) -> bool {
+        self.over =
+            self.over || self.readable.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        !self.over
+    }
+
+    async fn end(&mut self) -> io::Result<()> {
+        if self.over {
+            return Ok(());
+        }
+        let ended = self.readable.as_mut().await;
+        self.over = true;
+        ended
+    }
+}
+
+impl Drop for Watch {
+    /// On io_uring the kernel keeps the socket for a wait that nobody ended.
+    fn drop(&mut self) {
+        if !self.over {
+            self.handle.shut_both();
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("over", &self.over).finish_non_exhaustive()
+    }
+}
 
 /// The writing direction. One write at a time.
 #[derive(Debug)]
-pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
+pub(crate) struct Writer(Handle);
 
 /// Acts on the socket while others wait on it. Keeps the descriptor open.
 #[derive(Clone, Debug)]
@@ -70,28 +131,92 @@ impl Drop for Connecting {
 
 /// Takes a stream apart.
 pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
-    let fd = stream.as_raw_fd();
-    let open = Rc::new(UnsafeCell::new(stream));
-    let handle = Handle { fd, open: Rc::clone(&open) };
-    (Reader(OwnedReadHalf(Rc::clone(&open))), Writer(OwnedWriteHalf(open)), handle)
+    let handle = Handle { fd: stream.as_raw_fd(), open: Rc::new(UnsafeCell::new(stream)) };
+    (Reader { handle: handle.clone(), drained: true, watch: None }, Writer(handle.clone()), handle)
 }
 
 impl Reader {
-    /// Appends up to `room` bytes to `buf`. `Ok(0)` is the end. Must be awaited to its end.
-    pub(crate) async fn append(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
-        append(&mut self.0, buf, room).await
+    /// Waits until there may be something to read.
+    pub(crate) async fn ready(&mut self) -> io::Result<()> {
+        match self.watch.as_mut().filter(|_| self.drained) {
+            Some(watch) => {
+                watch.end().await?;
+                self.watch = None;
+                Ok(())
+            }
+            None if self.drained => self.handle.stream().readable(false).await,
+            None => Ok(()),
+        }
     }
 
-    /// Fills an empty buffer up to its capacity. `Ok(0)` is the end. Must be awaited to its end.
-    pub(crate) async fn fill<B: IoBufMut>(&mut self, buf: B) -> BufResult<usize, B> {
-        self.0.read(buf).await
+    /// Appends what has come to `buf`, for which it makes room for `room` bytes. `Some(Ok(0))` is the end, `None`
+    /// that nothing has come.
+    pub(crate) fn take(&mut self, buf: &mut Vec<u8>, room: usize) -> Option<io::Result<usize>> {
+        buf.reserve(room);
+        let room = buf.capacity().saturating_sub(buf.len());
+        loop {
+            match rustix::net::recv(self.handle.fd(), spare_capacity(buf), RecvFlags::DONTWAIT) {
+                Ok((got, _)) => {
+                    self.drained = got < room;
+                    return Some(Ok(got));
+                }
+                Err(Errno::AGAIN) => {
+                    self.drained = true;
+                    return None;
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Some(Err(error.into())),
+            }
+        }
+    }
+
+    /// Waits for bytes and appends them to `buf`, as [`Self::take`]. Who waits with an empty buffer holds none.
+    pub(crate) async fn append(&mut self, mut buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
+        if buf.is_empty() && self.drained {
+            buf = Vec::new();
+        }
+        loop {
+            if let Err(error) = self.ready().await {
+                return (Err(error), buf);
+            }
+            if let Some(got) = self.take(&mut buf, room) {
+                return (got, buf);
+            }
+        }
+    }
+
+    /// Begins to wait for the next bytes before anybody wants them.
+    pub(crate) fn watch(&mut self) {
+        let mut watch = Watch::new(&self.handle);
+        watch.goes_on();
+        self.watch = Some(watch);
+        self.drained = true;
+    }
+
+    /// Whether neither bytes nor a close have come since [`Self::watch`]. Costs no system call, and the next read
+    /// finds its wait begun.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.watch.as_mut().is_some_and(Watch::goes_on)
     }
 }
 
 impl Writer {
-    /// Writes all of `bytes`. Must be awaited to its end.
+    /// Writes all of `bytes`.
     pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        write_all(&mut self.0, bytes).await
+        let written = self.send(&bytes).await;
+        (written, bytes)
+    }
+
+    async fn send(&mut self, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            match rustix::net::send(self.0.fd(), rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+                Err(Errno::AGAIN) => self.0.stream().writable(false).await?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -132,15 +257,15 @@ pub(crate) async fn write_all(writer: &mut impl AsyncWriteRent, bytes: Vec<u8>) 
 /// Both directions together again, for TLS, which reads and writes in turns.
 #[derive(Debug)]
 pub(crate) struct Duplex {
-    reader: Reader,
-    writer: Writer,
+    reader: OwnedReadHalf<TcpStream>,
+    writer: OwnedWriteHalf<TcpStream>,
     dry: Rc<Cell<bool>>,
 }
 
 impl Duplex {
     /// While `dry` holds, reading says "would block" instead of waiting for the socket.
-    pub(crate) fn new(reader: Reader, writer: Writer, dry: Rc<Cell<bool>>) -> Self {
-        Self { reader, writer, dry }
+    pub(crate) fn new(reader: Reader, Writer(writer): Writer, dry: Rc<Cell<bool>>) -> Self {
+        Self { reader: OwnedReadHalf(reader.handle.open), writer: OwnedWriteHalf(writer.open), dry }
     }
 }
 
@@ -148,30 +273,30 @@ impl AsyncReadRent for Duplex {
     async fn read<T: IoBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
         match self.dry.get() {
             true => (Err(io::ErrorKind::WouldBlock.into()), buf),
-            false => self.reader.0.read(buf).await,
+            false => self.reader.read(buf).await,
         }
     }
 
     async fn readv<T: IoVecBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.reader.0.readv(buf).await
+        self.reader.readv(buf).await
     }
 }
 
 impl AsyncWriteRent for Duplex {
     async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.writer.0.write(buf).await
+        self.writer.write(buf).await
     }
 
     async fn writev<T: IoVecBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.writer.0.writev(buf).await
+        self.writer.writev(buf).await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        self.writer.0.flush().await
+        self.writer.flush().await
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {
-        self.writer.0.shutdown().await
+        self.writer.shutdown().await
     }
 }
 
@@ -181,6 +306,12 @@ impl Handle {
         // SAFETY: `self.open` holds the stream that owns this descriptor, so it stays open, and the number
         // stays its own, for as long as the borrow of `self` lasts.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    fn stream(&self) -> &TcpStream {
+        // SAFETY: the stream is only ever borrowed exclusively by the halves that a `Duplex` makes of a reader and
+        // a writer. It takes both in, and nobody else calls this.
+        unsafe { &*self.open.get() }
     }
 
     /// Ends both directions: whoever waits is released, the peer sees the end.

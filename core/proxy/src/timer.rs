@@ -25,27 +25,54 @@ const SWEEP_SLACK: usize = 256;
 /// A deadline that is not set.
 const NEVER: u64 = u64::MAX;
 
-/// The clocks of one shard.
+/// The wall clock is read again once the last reading is this old; in between it goes with the monotonic one.
+const WALL_EVERY: Duration = Duration::from_millis(100);
+
+/// The clocks of one shard. Reading one costs as much as parsing a header line, and a request asks for the time
+/// a dozen times: so a task that is polled reads it once, and asks for the reading from then on.
 #[derive(Debug)]
 pub(crate) struct Clock {
     epoch: std::time::Instant,
+    recent: Cell<Instant>,
+    /// A reading of the wall clock, and when it was taken.
+    wall: Cell<(Instant, UnixMs)>,
 }
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self { epoch: std::time::Instant::now() }
+        let epoch = std::time::Instant::now();
+        Self { epoch, recent: Cell::default(), wall: Cell::new((Instant::default(), read_wall())) }
     }
 
-    /// Monotonic time.
+    /// Monotonic time, read now.
     pub(crate) fn now(&self) -> Instant {
-        Instant(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        let now = Instant(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.recent.set(now);
+        now
     }
 
-    /// Wall-clock time.
-    pub(crate) fn unix_ms(&self) -> UnixMs {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        UnixMs(since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
+    /// Monotonic time at its last reading: good for whoever knows that this was in the same poll.
+    pub(crate) fn recent(&self) -> Instant {
+        self.recent.get()
     }
+
+    /// Wall-clock time at the last reading of the monotonic one.
+    pub(crate) fn recent_unix_ms(&self) -> UnixMs {
+        let recent = self.recent.get();
+        let (taken, mut wall) = self.wall.get();
+        let since = recent.since(taken);
+        if since >= WALL_EVERY {
+            wall = read_wall();
+            self.wall.set((recent, wall));
+            return wall;
+        }
+        UnixMs(wall.0.saturating_add(i64::try_from(since.as_millis()).unwrap_or(0)))
+    }
+}
+
+fn read_wall() -> UnixMs {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixMs(since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
 }
 
 /// All alarms of a shard. Owned by the shard, used on its thread only.

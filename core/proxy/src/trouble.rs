@@ -5,8 +5,9 @@
 //! has failed: while all goes well, an answer costs one look at an empty map. Nothing is decided by what is kept here.
 //! That a backend takes no connection is said where that is remembered, on the `bench`.
 
-use std::{cell::RefCell, collections::HashMap, fmt, mem, time::Duration};
+use std::{cell::RefCell, fmt, mem, time::Duration};
 
+use foldhash::HashMap;
 use obleth_policy::{
     id::EndpointId,
     snapshot::{Endpoint, Model, Snapshot},

@@ -2,7 +2,8 @@
 //!
 //! Everything here is a function of its arguments: no socket, no clock, no randomness, no thread. It exists as a crate
 //! of its own so that the code that meets hostile input first can be tested and fuzzed without a runtime. It must never
-//! panic on any input, and never allocate on the path that every request takes.
+//! panic on any input, and never allocate on the path that every request takes, but
+//! for the table of a head's lines.
 
 // Tests may; the code that meets the network may not.
 #![cfg_attr(

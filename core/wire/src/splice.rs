@@ -2,18 +2,11 @@
 //!
 //! It exists so that a body of megabytes is neither copied nor re-serialised for the sake of one field: the edits are
 //! kept beside it and the pieces are written in order. It must never touch a byte outside the ranges it was given, and
-//! it allocates nothing for the few short edits of a usual request.
+//! it allocates nothing for a text that has no edits.
 
 use std::{iter, ops::Range};
 
-use smallvec::SmallVec;
-
 use crate::json;
-
-/// Edits kept in place before the list moves to the heap: as many as a request of today can need, and one to spare.
-const INLINE_EDITS: usize = 4;
-/// Bytes of replacement text kept in place: a model's name and the longest inserted member.
-const INLINE_TEXT: usize = 128;
 
 /// Replaces a range of the original by a range of the replacement text.
 #[derive(Clone, Debug)]
@@ -25,8 +18,8 @@ struct Edit {
 /// Ordered, non-overlapping edits of one text. Owns its replacements; dropping it touches nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Splice {
-    edits: SmallVec<[Edit; INLINE_EDITS]>,
-    text: SmallVec<[u8; INLINE_TEXT]>,
+    edits: Vec<Edit>,
+    text: Vec<u8>,
 }
 
 impl Splice {

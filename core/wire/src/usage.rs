@@ -12,6 +12,8 @@ use crate::json::{self, Kind, Member};
 pub const MAX_USAGE: usize = 4096;
 /// Bytes of a `usage` value kept without an allocation.
 const INLINE_USAGE: usize = 384;
+/// Bytes that are looked at one by one before a vector search begins.
+const NEAR: usize = 16;
 /// Longest spelling of the name `usage`: every letter as a `\u` escape.
 const MAX_KEY: usize = 30;
 
@@ -162,6 +164,11 @@ impl JsonUsage {
 
     /// Looks at the next bytes of the answer.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.push_until_over(bytes);
+    }
+
+    /// Looks at bytes until the object has ended, and says how many that were.
+    fn push_until_over(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() && self.expect != Expect::Over {
             let capturing = self.capturing;
@@ -172,6 +179,34 @@ impl JsonUsage {
             }
             rest = after;
         }
+        bytes.len().saturating_sub(rest.len())
+    }
+
+    /// Looks at an answer that is there as a whole: as [`Self::push`], but an answer of the usual kind, whose usage
+    /// stands near its end, is looked at from there on. Of what is not JSON it may find something else than `push`.
+    pub fn push_whole(&mut self, answer: &[u8]) {
+        match Self::of_tail(answer) {
+            Some(found) => *self = found,
+            None => self.push(answer),
+        }
+    }
+
+    /// Reads from the last name `usage` to the end of the answer. A quote within a string is escaped, so these bytes
+    /// are a string of their own; if what follows closes exactly one object, it was a member of the outermost.
+    fn of_tail(answer: &[u8]) -> Option<Self> {
+        const NAME: &[u8] = b"\"usage\"";
+        let blank = |bytes: &[u8]| bytes.trim_ascii_start().is_empty();
+        let at = memchr::memmem::rfind(answer, NAME)?;
+        let (before, tail) = answer.split_at_checked(at)?;
+        let is_name = tail.get(NAME.len()..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b":"));
+        // A name written with escapes could be a later one.
+        if !is_name || !before.trim_ascii_start().starts_with(b"{") || memchr::memchr(b'\\', tail).is_some() {
+            return None;
+        }
+        let mut found = Self { expect: Expect::Key, ..Self::default() };
+        let end = found.push_until_over(tail);
+        let rest = tail.get(end..).unwrap_or_default();
+        (found.expect == Expect::Over && blank(rest)).then_some(found)
     }
 
     /// The usage found so far; of several `usage` members the last counts.
@@ -272,8 +307,11 @@ impl JsonUsage {
 
     fn begin_value(&mut self) {
         self.expect = Expect::Value;
-        let named =
-            !self.key_too_long && str::from_utf8(&self.key).is_ok_and(|key| json::key_is(key, "usage"));
+        let named = !self.key_too_long
+            && match self.key.contains(&b'\\') {
+                false => *self.key == *b"usage",
+                true => str::from_utf8(&self.key).is_ok_and(|key| json::key_is(key, "usage")),
+            };
         if named {
             self.capturing = true;
             self.captured.clear();
@@ -286,21 +324,37 @@ impl JsonUsage {
         self.capturing = false;
     }
 
-    /// Takes bytes of an array or object up to the next bracket of its kind or the start of a string.
-    fn nested_part(&mut self, rest: &[u8], bracket: Bracket, depth: u64) -> usize {
+    /// Takes bytes of an array or object up to its end, with the strings in it.
+    fn nested_part(&mut self, rest: &[u8], bracket: Bracket, mut depth: u64) -> usize {
         let (open, close) = bracket.pair();
-        let Some(hit) = memchr::memchr3(open, close, b'"', rest) else { return rest.len() };
-        let byte = rest.get(hit).copied().unwrap_or_default();
-        if byte == b'"' {
-            self.expect = Expect::InNestedString { bracket, depth, escape: false };
-        } else if byte == open {
-            self.expect = Expect::InNested { bracket, depth: depth.saturating_add(1) };
-        } else if depth > 1 {
-            self.expect = Expect::InNested { bracket, depth: depth.saturating_sub(1) };
-        } else {
-            self.end_value();
+        let mut at = 0_usize;
+        loop {
+            let tail = rest.get(at..).unwrap_or_default();
+            let Some((hit, byte)) = find(
+                tail,
+                |byte| [open, close, b'"'].contains(&byte),
+                |far| memchr::memchr3(open, close, b'"', far),
+            ) else {
+                self.expect = Expect::InNested { bracket, depth };
+                return rest.len();
+            };
+            at = at.saturating_add(hit).saturating_add(1);
+            if byte == b'"' {
+                let (taken, cut) = string_part(rest.get(at..).unwrap_or_default(), false);
+                at = at.saturating_add(taken);
+                if let Some(escape) = cut {
+                    self.expect = Expect::InNestedString { bracket, depth, escape };
+                    return at;
+                }
+            } else if byte == open {
+                depth = depth.saturating_add(1);
+            } else if depth > 1 {
+                depth = depth.saturating_sub(1);
+            } else {
+                self.end_value();
+                return at;
+            }
         }
-        hit.saturating_add(1)
     }
 
     fn capture(&mut self, seen: &[u8]) {
@@ -312,17 +366,36 @@ impl JsonUsage {
     }
 }
 
+/// The first byte that is wanted, and where it is: the first few bytes are looked at one by one, because most names
+/// and values are shorter than it takes to set a vector search up; `search` looks for it in the rest.
+#[inline]
+fn find(
+    bytes: &[u8],
+    wanted: impl Fn(u8) -> bool,
+    search: impl Fn(&[u8]) -> Option<usize>,
+) -> Option<(usize, u8)> {
+    let (near, far) = bytes.split_at_checked(NEAR).unwrap_or((bytes, &[]));
+    let at = match near.iter().position(|byte| wanted(*byte)) {
+        Some(at) => at,
+        None => search(far)?.saturating_add(NEAR),
+    };
+    bytes.get(at).map(|byte| (at, *byte))
+}
+
 /// Takes bytes of a string up to and with its closing quote. Says how many, and `None` if it ended, else whether the
 /// last byte was a backslash that escapes the next. `escape`: the byte before `rest` was such a backslash.
 fn string_part(rest: &[u8], escape: bool) -> (usize, Option<bool>) {
     let mut at = usize::from(escape);
     loop {
-        let Some(hit) = memchr::memchr2(b'"', b'\\', rest.get(at..).unwrap_or_default()) else {
+        let tail = rest.get(at..).unwrap_or_default();
+        let Some((hit, byte)) =
+            find(tail, |byte| matches!(byte, b'"' | b'\\'), |far| memchr::memchr2(b'"', b'\\', far))
+        else {
             return (rest.len(), Some(false));
         };
         let hit = at.saturating_add(hit);
         let after = hit.saturating_add(1);
-        if rest.get(hit) == Some(&b'"') {
+        if byte == b'"' {
             return (after, None);
         }
         if after == rest.len() {

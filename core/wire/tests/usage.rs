@@ -14,6 +14,13 @@ fn whole(answer: &[u8]) -> Option<Usage> {
     scan.finish()
 }
 
+/// As an answer that is there as a whole. Of what is not JSON it may find something else.
+fn at_once(answer: &[u8]) -> (Option<Usage>, bool) {
+    let mut scan = JsonUsage::new();
+    scan.push_whole(answer);
+    (scan.finish(), scan.is_unfinished())
+}
+
 fn byte_by_byte(answer: &[u8]) -> Option<Usage> {
     let mut scan = JsonUsage::new();
     answer.iter().for_each(|byte| scan.push(&[*byte]));
@@ -87,6 +94,18 @@ fn only_the_top_level_usage_of_an_answer_counts() {
     ] {
         assert_eq!(whole(answer.as_bytes()), expected, "{answer}");
         assert_eq!(byte_by_byte(answer.as_bytes()), expected, "{answer}");
+        if serde_json::from_str::<Value>(&answer).is_ok() {
+            assert_eq!(at_once(answer.as_bytes()), (expected, false), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_stops_in_its_middle_is_unfinished_however_it_is_looked_at() {
+    let answer = br#"{"id":"x","choices":[{"text":"a \"usage\": b"}],"usage":{"prompt_tokens":12},"z":[1]}"#;
+    assert_eq!(at_once(answer), (Some(usage(12, 0, 0)), false));
+    for cut in 1..answer.len() {
+        assert!(at_once(&answer[..cut]).1, "{cut}");
     }
 }
 
@@ -188,6 +207,7 @@ proptest! {
         let answer = if pretty { format!("{object:#}") } else { object.to_string() };
         let answer = answer.as_bytes();
         prop_assert_eq!(whole(answer), expected);
+        prop_assert_eq!(at_once(answer), (expected, false));
         prop_assert_eq!(byte_by_byte(answer), expected);
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(answer.len() + 1)).collect();
         cuts.sort_unstable();

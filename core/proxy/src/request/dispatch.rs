@@ -127,7 +127,7 @@ impl Search<'_> {
     /// Tries until there is an answer, or a reason not to try again.
     async fn run(&self) -> Result<Answer, Stop> {
         let endpoints = &self.asked.model.endpoints;
-        let benched = self.shard.bench.look(endpoints, self.shard.timers.clock().now());
+        let benched = self.shard.bench.look(endpoints, self.down.now());
         let mut order = benched.order(endpoints).peekable();
         let mut told = Reject::from(match endpoints.is_empty() {
             true => Code::NoHealthyUpstream,
@@ -153,7 +153,7 @@ impl Search<'_> {
     /// The endpoint's answer, or `None` if it took no connection.
     async fn ask(&self, endpoint: &Endpoint) -> Result<Option<Answer>, Stop> {
         let &Self { shard, down, call, asked, deadlines, .. } = self;
-        let errand = Errand { shard, down, call, asked, endpoint, deadlines };
+        let errand = Errand { down, call, asked, endpoint, deadlines };
         let mut pooled = shard.pool.take(endpoint);
         loop {
             let reused = pooled.is_some();

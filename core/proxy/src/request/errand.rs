@@ -7,7 +7,6 @@ use std::{
     future::{Future, poll_fn},
     io, mem,
     pin::pin,
-    rc::Rc,
     task::Poll,
     time::Duration,
 };
@@ -26,7 +25,6 @@ use super::{
 use crate::{
     downstream::Downstream,
     pool::{Line, Upstream},
-    shard::Shard,
     socket::{Handle, Writer},
     tls::Secured,
     trouble::Cause,
@@ -77,7 +75,6 @@ fn bad_head(error: HeadError) -> Failed {
 /// One request on its way to one endpoint.
 #[derive(Clone, Copy)]
 pub(super) struct Errand<'a> {
-    pub(super) shard: &'a Rc<Shard>,
     pub(super) down: &'a Downstream,
     pub(super) call: &'a Call,
     pub(super) asked: &'a Asked,
@@ -87,7 +84,7 @@ pub(super) struct Errand<'a> {
 
 impl Errand<'_> {
     pub(super) fn arm(&self, limit: LimitMs) -> Result<(), Interrupt> {
-        self.deadlines.arm(self.shard, self.down, limit)
+        self.deadlines.arm(self.down, limit)
     }
 
     /// Sends the request and receives the head of its answer.
@@ -114,8 +111,8 @@ impl Errand<'_> {
                 }
             };
             let head = parse_response(&upstream.buf, len, Method::Post, &limits).map_err(bad_head)?;
-            let rest = upstream.buf.split_off(len);
-            let head_bytes = mem::replace(&mut upstream.buf, rest);
+            let head_bytes = upstream.buf.get(..len).unwrap_or_default().to_vec();
+            upstream.buf.drain(..len);
             if head.status >= 200 {
                 return Ok((head, head_bytes));
             }
@@ -152,14 +149,14 @@ impl Errand<'_> {
         };
         upstream.half_closed = !whole;
         let (filled, got) = received.map_or((Filled::Closed, 0), |output| upstream.filled(output));
-        Ok((filled, got, self.shard.timers.clock().now().since(written_at)))
+        Ok((filled, got, self.down.now().since(written_at)))
     }
 
     /// The request is out: the wait for the answer begins.
     fn written(&self) -> Instant {
         // The total limit alone goes on if this fails, and the next look at it finds it passed.
         let _ = self.arm(self.deadlines.timers.first_byte);
-        self.shard.timers.clock().now()
+        self.down.now()
     }
 
     /// Write and read go to the kernel together, and a backend that answers before it has taken the whole body in is

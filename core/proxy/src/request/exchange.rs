@@ -83,8 +83,8 @@ impl Deadlines {
 
     /// Sets the connection's alarm for a phase that begins now. An operation that never has to wait never hears
     /// the alarm, so the total limit is looked at here as well.
-    pub(super) fn arm(&self, shard: &Shard, down: &Downstream, limit: LimitMs) -> Result<(), Interrupt> {
-        let now = shard.timers.clock().now();
+    pub(super) fn arm(&self, down: &Downstream, limit: LimitMs) -> Result<(), Interrupt> {
+        let now = down.now();
         if self.total.is_some_and(|total| total <= now) {
             return Err(Interrupt::Timeout);
         }
@@ -187,6 +187,16 @@ impl Answer {
             self.upstream.buf.drain(..used);
         }
         Ok(ended)
+    }
+
+    /// Takes the body out as it lies, if it is of a known length and came whole together with the head.
+    pub(super) fn take_whole(&mut self) -> Option<Vec<u8>> {
+        let length = Some(u64::try_from(self.upstream.buf.len()).unwrap_or(u64::MAX));
+        if self.head.framing != Framing::Length(length?) || self.decoder.remaining() != length {
+            return None;
+        }
+        self.decoder = BodyDecoder::new(Framing::None, &Limits::default());
+        Some(mem::take(&mut self.upstream.buf))
     }
 
     /// The backend closed. An error unless that is where this body ends; a connection that broke ends nothing.

@@ -41,8 +41,7 @@ pub(super) async fn lookup(
     call: &Call,
     claimed: Claimed,
 ) -> Result<Known, Stop> {
-    let clock = shard.timers.clock();
-    let found = shard.keys.find(claimed.digest, clock.now(), &shard.end);
+    let found = shard.keys.find(claimed.digest, down.now(), &shard.end);
     let answer = match found {
         Found::Key(key) => KeyAnswer::Found(key),
         Found::NoSuchKey => KeyAnswer::Unknown,
@@ -51,12 +50,12 @@ pub(super) async fn lookup(
             tracing::debug!(digest = ?claimed.digest, "key looked up");
             // The body may be on its way meanwhile, and the client may leave.
             down.watch();
-            let known = shard.keys.stale(&claimed.digest, clock.now()).is_some();
+            let known = shard.keys.stale(&claimed.digest, down.now()).is_some();
             match wait(down, &flight, if known { CONFIRM_TIME } else { LOOKUP_TIME }).await? {
                 Some(answer) => answer,
                 None => {
                     // Whoever comes after this one asks again, instead of waiting for an answer that is lost.
-                    shard.keys.answered(claimed.digest, KeyAnswer::StoreDown, clock.now());
+                    shard.keys.answered(claimed.digest, KeyAnswer::StoreDown, down.now());
                     KeyAnswer::StoreDown
                 }
             }
@@ -66,10 +65,10 @@ pub(super) async fn lookup(
         KeyAnswer::Found(key) => key,
         KeyAnswer::Unknown => return Err(Code::InvalidApiKey.into()),
         KeyAnswer::Unconfirmed(..) | KeyAnswer::StoreDown => {
-            shard.keys.stale(&claimed.digest, clock.now()).ok_or(Code::AuthStoreUnavailable)?
+            shard.keys.stale(&claimed.digest, down.now()).ok_or(Code::AuthStoreUnavailable)?
         }
     };
-    let now = clock.unix_ms();
+    let now = shard.timers.clock().recent_unix_ms();
     // A store has said until when it knows this secret; that needs no asking again.
     if key.secret_has_ended(now) {
         return Err(Code::InvalidApiKey.into());

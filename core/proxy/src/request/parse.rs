@@ -57,7 +57,7 @@ pub(super) async fn begins(shard: &Rc<Shard>, down: &Downstream, new: bool) -> b
         if !new && shard.draining.get() {
             return false;
         }
-        down.alarm.set_in(Some(shard.settings.client.idle));
+        down.alarm.set(down.now().plus(shard.settings.client.idle));
         if !matches!(down.more_than(0).await, Woke::Done(())) {
             return false;
         }
@@ -71,7 +71,7 @@ pub(super) async fn parse(shard: &Rc<Shard>, down: &Downstream) -> Result<Call, 
     let limits = Limits::default();
     let mut scan = HeadScan::default();
     let mut have = down.inlet().len();
-    down.alarm.set_in(Some(shard.settings.client.head));
+    down.alarm.set(down.now().plus(shard.settings.client.head));
     let len = loop {
         match scan.find_end(&down.inlet(), &limits) {
             Ok(Some(len)) => break len,
@@ -94,8 +94,8 @@ pub(super) async fn parse(shard: &Rc<Shard>, down: &Downstream) -> Result<Call, 
     Ok(Call {
         route,
         model_id,
-        request_id: shard.request_ids.of(theirs, clock.unix_ms()),
         parsed_at: clock.now(),
+        request_id: shard.request_ids.of(theirs, clock.recent_unix_ms()),
         decoder: BodyDecoder::new(head.framing, &limits),
         used: head.len,
         body_withheld: head.expect_continue && head.framing != Framing::None,

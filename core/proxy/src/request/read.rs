@@ -89,7 +89,7 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
     }
     let start = call.used;
     let pause = shard.settings.client.body_pause;
-    let begun = shard.timers.clock().now();
+    let begun = down.now();
     loop {
         let step = down.edit_inlet(|buf| take_in(buf, call))?;
         let length = u64::try_from(call.used.saturating_sub(start)).unwrap_or(u64::MAX);
@@ -100,7 +100,7 @@ pub(super) async fn read(shard: &Rc<Shard>, down: &Downstream, call: &mut Call) 
         if step == Step::Whole {
             return Ok(Body { at: start..call.used, _room: room });
         }
-        let now = shard.timers.clock().now();
+        let now = down.now();
         let earned = Duration::from_secs(length.checked_div(SLOWEST).unwrap_or(0));
         down.alarm.set(now.plus(pause).min(begun.plus(pause.saturating_add(earned))));
         let have = down.inlet().len();

@@ -35,7 +35,7 @@ pub(super) async fn answer_unparsed(shard: &Rc<Shard>, down: &Downstream, reject
     if let Some(counter) = shard.end.gauges().requests(Route::Unknown, Ending::refused(reject)) {
         counter.add(1);
     }
-    let id = shard.request_ids.of(None, shard.timers.clock().unix_ms());
+    let id = shard.request_ids.of(None, shard.timers.clock().recent_unix_ms());
     send(down, head(reject, &id), After::Close, &body(reject, &id)).await;
 }
 

@@ -22,6 +22,8 @@ use super::{
 };
 use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
+/// Room for a head of ours, so that it does not grow line by line.
+const ANSWER_HEAD: usize = 512;
 /// An answer up to this size leaves in one piece; a larger one is passed on as it comes.
 const HOLD: usize = 64 * 1024;
 
@@ -45,6 +47,10 @@ pub(super) async fn relay(
         Framing::Chunked | Framing::UntilClose => None,
     };
     let hold = if asked.streamed && known_length.is_none() { 0 } else { HOLD };
+    if let Some(whole) = answer.take_whole() {
+        usage.push_whole(&whole);
+        held = whole;
+    }
     loop {
         let ended = answer.decode(|data| {
             usage.push(data);
@@ -64,6 +70,7 @@ pub(super) async fn relay(
         }
         if ended || held.len() > hold || (head_sent && !held.is_empty()) {
             if !head_sent {
+                out.reserve(held.len().saturating_add(ANSWER_HEAD));
                 answer::relayed(&mut out, call, tally, &answer.head, &answer.head_bytes);
                 let length = known_length.or(ended.then(|| u64::try_from(held.len()).unwrap_or(u64::MAX)));
                 match length {
@@ -84,7 +91,7 @@ pub(super) async fn relay(
             }
             held.clear();
             head_sent = true;
-            tally.first_byte(shard.timers.clock().now());
+            tally.first_byte(down.now());
             tally.used(usage.finish(), 0);
             out = match down.send(out).await {
                 Ok(emptied) => emptied,
@@ -99,7 +106,7 @@ pub(super) async fn relay(
             answer.done_with_upstream(shard);
             return Ok(after);
         }
-        if let Err(late) = deadlines.arm(shard, down, deadlines.timers.idle) {
+        if let Err(late) = deadlines.arm(down, deadlines.timers.idle) {
             late.blame(tally);
             return Err(broken(head_sent, late.code()));
         }

@@ -111,7 +111,7 @@ pub(super) fn settle(shard: &Shard, tally: &Tally, ending: Ending) {
     let Some(overhead) = tally.overhead() else { return };
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     gauges.overhead.record(micros(overhead), u64::try_from(overhead.as_nanos()).unwrap_or(u64::MAX));
-    let total = micros(shard.timers.clock().now().since(tally.parsed_at));
+    let total = micros(shard.timers.clock().recent().since(tally.parsed_at));
     gauges.duration.record(total.div_ceil(1000), total);
     if let Some(at) = tally.first_byte_at {
         let ttft = micros(at.since(tally.parsed_at));

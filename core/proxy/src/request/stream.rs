@@ -44,7 +44,6 @@ type Head<'a> = (&'a ResponseHead, &'a [u8]);
 
 /// The client's side of a stream.
 struct Events<'a> {
-    shard: &'a Rc<Shard>,
     down: &'a Downstream,
     call: &'a Call,
     /// What is to be written next; its capacity is kept from write to write.
@@ -65,13 +64,12 @@ pub(super) async fn stream(
     let Answering { mut answer, deadlines, strip_usage, _permit: permit, _asked: asked } = answering;
     let after = answer::after(shard, call);
     let mut events = Events {
-        shard,
         down,
         call,
         out: Vec::with_capacity(1024),
         head_sent: false,
         between_events: true,
-        last_sent: shard.timers.clock().now(),
+        last_sent: down.now(),
     };
     let mut filter = StreamFilter::new(strip_usage);
     let mut payload = Vec::new();
@@ -102,7 +100,7 @@ pub(super) async fn stream(
         let due = !payload.is_empty() && (filter.has_event() || events.head_sent);
         if complete || due {
             if filter.has_event() {
-                tally.first_byte(shard.timers.clock().now());
+                tally.first_byte(down.now());
             }
             events.put(tally, (&answer.head, &answer.head_bytes), after, &payload);
             if complete {
@@ -132,11 +130,11 @@ pub(super) async fn stream(
             true => deadlines.timers.idle,
             false => deadlines.timers.first_byte,
         };
-        if let Err(late) = deadlines.arm(shard, down, limit) {
+        if let Err(late) = deadlines.arm(down, limit) {
             late.blame(tally);
             return Err(events.break_off(late.code()).await);
         }
-        let deadline = deadlines.end(shard.timers.clock().now(), limit);
+        let deadline = deadlines.end(down.now(), limit);
         match events.more(tally, &mut answer, deadline, after).await? {
             Ok(Filled::Bytes) => {}
             Ok(Filled::Closed) => {
@@ -168,7 +166,7 @@ impl Events<'_> {
     async fn flush(&mut self) -> Result<(), Stop> {
         let out = std::mem::take(&mut self.out);
         self.out = self.down.send(out).await.map_err(|_| Stop::ClientGone(Phase::Answer))?;
-        self.last_sent = self.shard.timers.clock().now();
+        self.last_sent = self.down.now();
         Ok(())
     }
 
@@ -181,7 +179,7 @@ impl Events<'_> {
         deadline: Option<Instant>,
         after: After,
     ) -> Result<Result<Filled, Interrupt>, Stop> {
-        let now = || self.shard.timers.clock().now();
+        let down = self.down;
         let handle = answer.upstream.handle.clone();
         let room = answer.upstream.room(0);
         let received = std::mem::take(&mut answer.upstream.buf);
@@ -200,7 +198,7 @@ impl Events<'_> {
                 }
                 Woke::Gone => break Interrupt::ClientGone,
                 Woke::Expired => break Interrupt::Expired,
-                Woke::Alarm if deadline.is_some_and(|deadline| deadline <= now()) => {
+                Woke::Alarm if deadline.is_some_and(|deadline| deadline <= down.now()) => {
                     break Interrupt::Timeout;
                 }
                 Woke::Alarm => {

@@ -37,7 +37,7 @@ impl Fields {
         if lines.len() > limits.headers {
             return Err(HeadError::TooLarge);
         }
-        let mut fields = Self::default();
+        let mut fields = Self { headers: Headers::with_capacity(lines.len()), ..Self::default() };
         let mut options = 0_usize;
         for line in lines {
             let name = line.name.as_bytes();

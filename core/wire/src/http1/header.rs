@@ -4,12 +4,10 @@
 //! of the rest, the response's own headers) asks for its [`HeaderKind`]. What is forwarded is decided here and
 //! nowhere else, so that no stage can leak a credential by listing headers of its own.
 
-use smallvec::SmallVec;
-
 use super::head::Span;
 
-/// The header lines of a head, in their order. More than fit inline go to the heap: SDKs send 12 to 18.
-pub type Headers = SmallVec<[Header; 24]>;
+/// The header lines of a head, in their order. On the heap, because a head is moved from stage to stage.
+pub type Headers = Vec<Header>;
 
 /// One header line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,11 +100,13 @@ impl HeaderKind {
             15 if is(b"x-forwarded-for") => Self::ForwardedFor,
             16 if is(b"content-encoding") => Self::ContentEncoding,
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
-            _ if starts(b"x-obleth-") => Self::Obleth,
-            _ if starts(b"x-ratelimit-") => Self::RateLimit,
-            _ if starts(b"openai-") => Self::OpenAi,
-            _ if starts(b"proxy-") => Self::HopByHop,
-            _ => Self::Other,
+            _ => match name.first() {
+                Some(b'x' | b'X') if starts(b"x-obleth-") => Self::Obleth,
+                Some(b'x' | b'X') if starts(b"x-ratelimit-") => Self::RateLimit,
+                Some(b'o' | b'O') if starts(b"openai-") => Self::OpenAi,
+                Some(b'p' | b'P') if starts(b"proxy-") => Self::HopByHop,
+                _ => Self::Other,
+            },
         }
     }
 

@@ -38,6 +38,7 @@ pub fn header_bytes(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
     if !is_token(name) || memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
         return false;
     }
+    out.reserve(name.len().saturating_add(value.len()).saturating_add(4));
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -87,9 +88,26 @@ fn decimal(out: &mut Vec<u8>, number: u64) {
 
 /// A token (RFC 9110 §5.6.2): what a method or a header name is made of.
 fn is_token(name: &[u8]) -> bool {
-    let tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !name.is_empty() && name.iter().all(tchar)
+    !name.is_empty() && name.iter().all(|byte| TOKEN.unbounded_shr(u32::from(*byte)) & 1 == 1)
 }
+
+/// Bit N is set if byte N may be part of a token. A set, because every byte of every name that is written is asked
+/// about.
+const TOKEN: u128 = {
+    let mut set = 0_u128;
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let listed = matches!(
+            byte,
+            b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        );
+        if listed || byte.is_ascii_alphanumeric() {
+            set |= 1 << byte;
+        }
+        byte = byte.saturating_add(1);
+    }
+    set
+};
 
 /// The standard reason phrase (RFC 9110 §15, RFC 6585); empty for a status without one.
 #[must_use]

@@ -245,9 +245,18 @@ fn is_special(byte: u8) -> bool {
 }
 
 /// Length of the run of ordinary string characters at the start of `bytes`. One pass finds quotes, escapes and
-/// forbidden control characters together; whole blocks are tested without a branch per byte.
+/// forbidden control characters together; behind the first few bytes, where names and short values end, whole blocks
+/// are tested without a branch per byte.
 #[inline]
 fn plain_run(bytes: &[u8]) -> usize {
+    let (near, far) = bytes.split_at_checked(BLOCK / 2).unwrap_or((bytes, &[]));
+    match near.iter().position(|&byte| is_special(byte)) {
+        Some(at) => at,
+        None => near.len().saturating_add(plain_blocks(far)),
+    }
+}
+
+fn plain_blocks(bytes: &[u8]) -> usize {
     let clean = bytes
         .chunks_exact(BLOCK)
         .take_while(|block| !block.iter().fold(false, |hit, &byte| hit | is_special(byte)))
