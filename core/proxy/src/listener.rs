@@ -80,7 +80,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Rc<Listener>) {
             match listener.next() {
                 Ok(Some(stream)) => {
                     failing = false;
-                    monoio::spawn(connection(Rc::clone(&shard), stream));
+                    begin(&shard, stream);
                     accepted = u32::saturating_add(accepted, 1);
                     if accepted >= TURN {
                         break None;
@@ -104,14 +104,19 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Rc<Listener>) {
     }
 }
 
-async fn connection(shard: Rc<Shard>, stream: TcpStream) {
+/// Gives a connection its task. The shard knows of it from now on, and not from the task's first turn, so that one
+/// accepted in a drain's last moment is waited for, too.
+fn begin(shard: &Rc<Shard>, stream: TcpStream) {
     let (reader, writer, handle) = socket::split(stream);
-    let down = Rc::new(Downstream::new(&shard, writer, handle));
+    let down = Rc::new(Downstream::new(shard, writer, handle));
     let number = shard.register(&down);
-    if !contain(down.run(reader, request::serve(&shard, &down))).await {
-        down.close();
-    }
-    shard.unregister(number);
+    let shard = Rc::clone(shard);
+    monoio::spawn(async move {
+        if !contain(down.run(reader, request::serve(&shard, &down))).await {
+            down.close();
+        }
+        shard.unregister(number);
+    });
 }
 
 /// Runs a connection's task to its end; false if a panic ended it.

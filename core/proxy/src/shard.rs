@@ -35,6 +35,8 @@ use crate::{
 
 /// After a drain's last request: how long connections may take to send their last bytes and close.
 const LINGER: Duration = Duration::from_millis(2500);
+/// The shard's last sleep.
+const LAST_SUBMISSION: Duration = Duration::from_millis(2);
 
 /// State of one core. One per shard thread, behind an `Rc`; lives as long as the thread.
 #[derive(Debug)]
@@ -140,6 +142,9 @@ impl Shard {
         }
         listener.close();
         gauges.stop_serving();
+        // On io_uring a dropped socket is closed by an entry in the ring, and the ring is handed in when the shard
+        // sleeps: without this, connections that ended last would stay open until the process ends.
+        monoio::time::sleep(LAST_SUBMISSION).await;
         Ok(())
     }
 
@@ -245,6 +250,7 @@ impl Shard {
         }
         deadline.set_in(Some(LINGER));
         self.until_or(&deadline, |shard| shard.connections.borrow().is_empty()).await;
+        self.each_connection(Downstream::close);
     }
 
     /// Whether no connection has a request, from its first byte to its answer's last.

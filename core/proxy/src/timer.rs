@@ -34,8 +34,8 @@ const WALL_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct Clock {
     epoch: std::time::Instant,
     recent: Cell<Instant>,
-    /// A reading of the wall clock, and when it was taken.
-    wall: Cell<(Instant, UnixMs)>,
+    /// A reading of the wall clock, in nanoseconds since 1970, and when it was taken.
+    wall: Cell<(Instant, u128)>,
 }
 
 impl Clock {
@@ -59,20 +59,18 @@ impl Clock {
     /// Wall-clock time at the last reading of the monotonic one.
     pub(crate) fn recent_unix_ms(&self) -> UnixMs {
         let recent = self.recent.get();
-        let (taken, mut wall) = self.wall.get();
-        let since = recent.since(taken);
-        if since >= WALL_EVERY {
-            wall = read_wall();
-            self.wall.set((recent, wall));
-            return wall;
+        if recent.since(self.wall.get().0) >= WALL_EVERY {
+            self.wall.set((self.now(), read_wall()));
         }
-        UnixMs(wall.0.saturating_add(i64::try_from(since.as_millis()).unwrap_or(0)))
+        let (taken, wall) = self.wall.get();
+        let nanos = wall.saturating_add(recent.since(taken).as_nanos());
+        UnixMs(i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX))
     }
 }
 
-fn read_wall() -> UnixMs {
+fn read_wall() -> u128 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    UnixMs(since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
+    since.map_or(0, |since| since.as_nanos())
 }
 
 /// All alarms of a shard. Owned by the shard, used on its thread only.
