@@ -118,7 +118,7 @@ settings! {
     open CLIENT_IDLE_TIMEOUT_MS client_idle_timeout: Duration = "75000", millis(100..=DAY_MS as u64),
         "how long a client's connection may stay without a request";
     open CLIENT_WRITE_TIMEOUT_MS client_write_timeout: Duration = "60000", millis(100..=DAY_MS as u64),
-        "how long a client may take in nothing of its answer, then it is cut";
+        "how long a client may take over one piece of its answer (64 KiB as a rule), then it is cut";
     open CLIENT_SILENT_TIMEOUT_MS client_silent_timeout: Duration = "30000", millis(2000..=3_600_000),
         "after this long without a sign of life from its machine, or with nothing taken in, a client has left";
     open UPSTREAM_CONNECT_TIMEOUT_MS upstream_connect_timeout: LimitMs = "2000", limit(DAY_MS),

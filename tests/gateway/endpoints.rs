@@ -1,7 +1,10 @@
 //! Several endpoints per model: which is asked first, when another one is asked, and that nothing runs twice.
 
 use std::{
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    sync::mpsc::{Receiver, channel},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -150,6 +153,47 @@ fn endpoints_that_cannot_be_reached_are_a_502_once_all_were_tried() {
     }
     let tried = world.gateway.labelled("obleth_upstream_attempts_total", &["outcome=\"unreachable\""]);
     assert_eq!(tried, 4.0, "also when they failed a moment ago");
+}
+
+/// A backend that takes one connection and no other. A request with `x-hold` is answered when `go` says so.
+fn hermit(go: Receiver<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut got = Vec::new();
+        let mut chunk = [0; 4096];
+        while let Ok(n @ 1..) = stream.read(&mut chunk) {
+            got.extend_from_slice(&chunk[..n]);
+            if !got.ends_with(b"}") {
+                continue;
+            }
+            if String::from_utf8_lossy(&got).contains("x-hold") {
+                go.recv().unwrap();
+            }
+            got.clear();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{\"by\":\"hermit\"}";
+            stream.write_all(answer).unwrap();
+        }
+    });
+    addr
+}
+
+#[test]
+fn an_endpoint_that_answers_is_asked_first_again_though_it_took_no_connection_a_moment_ago() {
+    let (go, gone) = channel();
+    let other = sim(None);
+    let (world, _) = world(Setup::new().cores(1), &[hermit(gone), other.addr]);
+    let by_hermit = |answer: Response| answer.text().contains("hermit");
+    assert!(by_hermit(world.ask(&request(&world, ""))));
+    let mut held = world.connect();
+    held.send(request(&world, "").header("x-hold", 1).bytes());
+    until("the only connection is busy", || world.gateway.metric("obleth_in_flight") == 1.0);
+    assert!(!by_hermit(world.ask(&request(&world, ""))), "a second connection is refused");
+    go.send(()).unwrap();
+    assert!(by_hermit(held.response()));
+    assert!(by_hermit(world.ask(&request(&world, ""))));
 }
 
 #[test]

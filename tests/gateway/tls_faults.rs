@@ -28,7 +28,7 @@ fn a_backend_that_cannot_be_trusted_is_passed_by_and_the_cause_is_logged_once() 
     let cases = [
         ("unknown", under(&other.issue(&["127.0.0.1"], false)), "UnknownIssuer"),
         ("misnamed", under(&authority.issue(&["10.0.0.1", "other.example"], false)), "not valid for name"),
-        ("expired", under(&authority.issue(&["127.0.0.1"], true)), "expired"),
+        ("expired", under(&authority.issue(&["127.0.0.1"], true)), "certificate expired"),
         ("plain", plain, "corrupt message"),
     ];
     let world = World::with(authority.setup().cores(1), Options::default());

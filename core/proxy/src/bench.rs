@@ -2,10 +2,10 @@
 //!
 //! While an endpoint sits here it is tried last, so that a dead one does not cost every request the time of a
 //! connect. When its time is up, one request tries it again in its place; the others go on passing it by until it is
-//! known how that went. What the matter is goes into the log when it begins, changes and ends. Nothing is ever refused
-//! because of what is remembered here: a model whose endpoints all sit here is tried as if none did.
+//! known how that went. Nothing is ever refused because of what is remembered here: a model whose endpoints all sit
+//! here is tried as if none did.
 
-use std::{cell::RefCell, io, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 use foldhash::HashMap;
 use obleth_policy::{
@@ -32,8 +32,6 @@ struct Seat {
     /// An edited endpoint is another one.
     revision: u64,
     until: Instant,
-    /// What was said of it.
-    cause: String,
 }
 
 /// The endpoints of one model to pass by at first, a bit for each.
@@ -84,35 +82,20 @@ impl Bench {
     }
 
     /// It took no connection.
-    pub(crate) fn sit(&self, endpoint: &Endpoint, cause: &io::Error, now: Instant) {
+    pub(crate) fn sit(&self, endpoint: &Endpoint, now: Instant) {
         let mut seats = self.seats.borrow_mut();
         if seats.len() >= MAX_SEATS {
             seats.retain(|_, seat| seat.until > now);
         }
-        let until = now.plus(BENCH_TIME);
-        let cause = cause.to_string();
-        let known = seats.get(&endpoint.id).is_some_and(|seat| is_same(&seat.cause, &cause));
-        if !known {
-            tracing::warn!(backend = %endpoint.authority, %cause, "a backend cannot be reached");
-        }
-        seats.insert(endpoint.id, Seat { revision: endpoint.revision, until, cause });
+        seats.insert(endpoint.id, Seat { revision: endpoint.revision, until: now.plus(BENCH_TIME) });
     }
 
-    /// It took one.
+    /// It took one, or answered.
     pub(crate) fn rise(&self, endpoint: &Endpoint) {
-        if self.seats.borrow().is_empty() {
-            return;
-        }
-        if self.seats.borrow_mut().remove(&endpoint.id).is_some() {
-            tracing::info!(backend = %endpoint.authority, "a backend is reached again");
+        if !self.seats.borrow().is_empty() {
+            self.seats.borrow_mut().remove(&endpoint.id);
         }
     }
-}
-
-/// Whether two texts tell the same cause: some name the time of day.
-fn is_same(one: &str, other: &str) -> bool {
-    let words = |text| str::chars(text).filter(|c| !c.is_ascii_digit());
-    words(one).eq(words(other))
 }
 
 #[cfg(test)]
@@ -135,10 +118,6 @@ mod tests {
         }
     }
 
-    fn refused() -> io::Error {
-        io::ErrorKind::ConnectionRefused.into()
-    }
-
     fn order(bench: &Bench, endpoints: &[Endpoint], now: Instant) -> Vec<u128> {
         bench.look(endpoints, now).order(endpoints).map(|endpoint| endpoint.id.0.as_u128()).collect()
     }
@@ -149,7 +128,7 @@ mod tests {
         let endpoints = [endpoint(1), endpoint(2), endpoint(3)];
         let start = Instant(0);
         assert_eq!(order(&bench, &endpoints, start), [1, 2, 3]);
-        bench.sit(&endpoints[0], &refused(), start);
+        bench.sit(&endpoints[0], start);
         assert_eq!(order(&bench, &endpoints, start), [2, 3, 1]);
         let later = start.plus(BENCH_TIME);
         assert_eq!(order(&bench, &endpoints, later), [1, 2, 3], "one tries");
@@ -159,16 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_that_names_the_time_stays_the_same_cause() {
-        assert!(is_same("expired: it is 1763678647", "expired: it is 1763678650"));
-        assert!(!is_same("connection refused", "timed out"));
-    }
-
-    #[test]
     fn when_all_sit_or_there_is_only_one_the_order_is_the_listed_one() {
         let bench = Bench::default();
         let endpoints = [endpoint(1), endpoint(2)];
-        endpoints.iter().for_each(|endpoint| bench.sit(endpoint, &refused(), Instant(0)));
+        endpoints.iter().for_each(|endpoint| bench.sit(endpoint, Instant(0)));
         assert_eq!(order(&bench, &endpoints, Instant(0)), [1, 2]);
         assert_eq!(order(&bench, &endpoints[1..], Instant(0)), [2]);
     }
@@ -177,13 +150,13 @@ mod tests {
     fn an_edited_endpoint_has_no_past_and_a_deleted_one_is_forgotten() {
         let bench = Bench::default();
         let [first, second] = [endpoint(1), endpoint(2)];
-        bench.sit(&first, &refused(), Instant(0));
+        bench.sit(&first, Instant(0));
         let edited = Endpoint { revision: 2, ..first };
         assert_eq!(order(&bench, &[edited, second.clone()], Instant(0)), [1, 2]);
         for id in 10..10 + MAX_SEATS as u128 {
-            bench.sit(&endpoint(id), &refused(), Instant(0));
+            bench.sit(&endpoint(id), Instant(0));
         }
-        bench.sit(&second, &refused(), Instant(0).plus(BENCH_TIME));
+        bench.sit(&second, Instant(0).plus(BENCH_TIME));
         assert_eq!(bench.seats.borrow().len(), 1);
     }
 }

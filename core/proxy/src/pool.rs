@@ -1,7 +1,7 @@
 //! Idle connections to backends, per core and endpoint.
 //!
 //! The one that was used last goes out first, so that the others grow old and are closed. An idle connection
-//! is looked at before it is used: a backend that closed it, or sent something unasked, is found out without
+//! is peeked at before it is used: a backend that closed it, or sent something unasked, is found out without
 //! spending a request on it. Only a connection whose last answer was received to its end ever comes in here;
 //! after a timeout or a fault it is closed by being dropped.
 
@@ -86,10 +86,11 @@ impl Upstream {
 
     /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.
     fn is_quiet(&mut self) -> bool {
-        match &mut self.line {
-            Line::Plain(reader, _) => reader.is_quiet(),
-            Line::Tls(secured) => self.handle.is_quiet() && secured.is_quiet(),
-        }
+        self.handle.is_quiet()
+            && match &mut self.line {
+                Line::Plain(..) => true,
+                Line::Tls(secured) => secured.is_quiet(),
+            }
     }
 }
 
@@ -141,9 +142,6 @@ impl Pool {
             return;
         }
         upstream.buf = Vec::new();
-        if let Line::Plain(reader, _) = &mut upstream.line {
-            reader.watch();
-        }
         let until = self.timers.clock().recent().plus(keepalive);
         let mut idle = self.idle.borrow_mut();
         let stack = idle.entry(upstream.endpoint).or_default();

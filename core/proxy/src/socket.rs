@@ -10,14 +10,10 @@
 
 use std::{
     cell::{Cell, UnsafeCell},
-    fmt,
-    future::Future,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    pin::Pin,
     rc::Rc,
-    task::{Context, Waker},
 };
 
 use monoio::{
@@ -38,53 +34,6 @@ pub(crate) struct Reader {
     handle: Handle,
     /// The last read left nothing behind, so the next one waits before it asks.
     drained: bool,
-    watch: Option<Watch>,
-}
-
-/// A wait for the socket to become readable that goes on while nobody looks.
-struct Watch {
-    readable: Pin<Box<dyn Future<Output = io::Result<()>>>>,
-    handle: Handle,
-    over: bool,
-}
-
-impl Watch {
-    fn new(handle: &Handle) -> Self {
-        let watched = handle.clone();
-        let readable = Box::pin(async move { watched.stream().readable(false).await });
-        Self { readable, handle: handle.clone(), over: false }
-    }
-
-    /// Whether the wait still goes on.
-    fn goes_on(&mut self) -> bool {
-        self.over =
-            self.over || self.readable.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        !self.over
-    }
-
-    async fn end(&mut self) -> io::Result<()> {
-        if self.over {
-            return Ok(());
-        }
-        let ended = self.readable.as_mut().await;
-        self.over = true;
-        ended
-    }
-}
-
-impl Drop for Watch {
-    /// On io_uring the kernel keeps the socket for a wait that nobody ended.
-    fn drop(&mut self) {
-        if !self.over {
-            self.handle.shut_both();
-        }
-    }
-}
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("over", &self.over).finish_non_exhaustive()
-    }
 }
 
 /// The writing direction. One write at a time.
@@ -132,21 +81,13 @@ impl Drop for Connecting {
 /// Takes a stream apart.
 pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
     let handle = Handle { fd: stream.as_raw_fd(), open: Rc::new(UnsafeCell::new(stream)) };
-    (Reader { handle: handle.clone(), drained: true, watch: None }, Writer(handle.clone()), handle)
+    (Reader { handle: handle.clone(), drained: true }, Writer(handle.clone()), handle)
 }
 
 impl Reader {
     /// Waits until there may be something to read.
     pub(crate) async fn ready(&mut self) -> io::Result<()> {
-        match self.watch.as_mut().filter(|_| self.drained) {
-            Some(watch) => {
-                watch.end().await?;
-                self.watch = None;
-                Ok(())
-            }
-            None if self.drained => self.handle.stream().readable(false).await,
-            None => Ok(()),
-        }
+        if self.drained { self.handle.stream().readable(false).await } else { Ok(()) }
     }
 
     /// Appends what has come to `buf`, for which it makes room for `room` bytes. `Some(Ok(0))` is the end, `None`
@@ -183,20 +124,6 @@ impl Reader {
                 return (got, buf);
             }
         }
-    }
-
-    /// Begins to wait for the next bytes before anybody wants them.
-    pub(crate) fn watch(&mut self) {
-        let mut watch = Watch::new(&self.handle);
-        watch.goes_on();
-        self.watch = Some(watch);
-        self.drained = true;
-    }
-
-    /// Whether neither bytes nor a close have come since [`Self::watch`]. Costs no system call, and the next read
-    /// finds its wait begun.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.watch.as_mut().is_some_and(Watch::goes_on)
     }
 }
 

@@ -3,14 +3,13 @@
 //! A backend in trouble fails as many requests as come, and a line for each would bury the one that matters. So each
 //! core says a thing once a minute at most. It is only touched by failures, and by the successes of an endpoint that
 //! has failed: while all goes well, an answer costs one look at an empty map. Nothing is decided by what is kept here.
-//! That a backend takes no connection is said where that is remembered, on the `bench`.
 
-use std::{cell::RefCell, fmt, mem, time::Duration};
+use std::{cell::RefCell, fmt, io, mem, time::Duration};
 
 use foldhash::HashMap;
 use obleth_policy::{
     id::EndpointId,
-    snapshot::{Endpoint, Model, Snapshot},
+    snapshot::{Endpoint, Model},
     unit::Instant,
 };
 
@@ -22,6 +21,10 @@ const MAX_KINDS: usize = 24;
 /// What a backend did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// No connection came about.
+    Unreachable,
+    /// This process had no descriptor or port left for a connection: not the backend's fault.
+    NoSocket,
     /// Not a byte came within the limit for the first byte, or the whole limit.
     Unanswered,
     /// The connection ended before there was an answer.
@@ -51,6 +54,8 @@ pub(crate) enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Unreachable => "took no connection",
+            Self::NoSocket => "was not asked: this process has no descriptor or port left",
             Self::Unanswered => "did not begin to answer in time",
             Self::ClosedUnanswered => "closed the connection without an answer",
             Self::BadHead(what) => return write!(f, "sent a head that is not valid HTTP: {what}"),
@@ -92,18 +97,28 @@ struct Told {
 
 impl Trouble {
     /// An endpoint did what it should not have.
-    pub(crate) fn failed(&self, endpoint: &Endpoint, model: &str, cause: Cause, now: Instant) {
-        let Some(times) = self.note(endpoint.id, cause, now) else {
-            tracing::debug!(model, endpoint = &*endpoint.authority, "backend {cause}");
-            return;
-        };
-        tracing::warn!(model, endpoint = &*endpoint.authority, times, "backend {cause}");
+    pub(crate) fn failed(&self, endpoint: &Endpoint, model: &Model, cause: Cause, now: Instant) {
+        let (model, authority) = (&*model.name, &*endpoint.authority);
+        match self.note(endpoint.id, cause, now) {
+            Some(times) => tracing::warn!(model, endpoint = authority, times, "backend {cause}"),
+            None => tracing::debug!(model, endpoint = authority, "backend {cause}"),
+        }
     }
 
-    /// The same, for one of a snapshot's endpoints.
-    pub(crate) fn failed_in(&self, snapshot: &Snapshot, id: EndpointId, cause: Cause, now: Instant) {
-        if let Some((model, endpoint)) = find(snapshot, id) {
-            self.failed(endpoint, &model.name, cause, now);
+    /// No connection to an endpoint came about, because of `error`.
+    pub(crate) fn unreachable(&self, endpoint: &Endpoint, model: &Model, error: &io::Error, now: Instant) {
+        let cause = if is_ours(error) { Cause::NoSocket } else { Cause::Unreachable };
+        let (model, authority) = (&*model.name, &*endpoint.authority);
+        match self.note(endpoint.id, cause, now) {
+            Some(times) => tracing::warn!(model, endpoint = authority, times, %error, "backend {cause}"),
+            None => tracing::debug!(model, endpoint = authority, %error, "backend {cause}"),
+        }
+    }
+
+    /// The same as [`Self::failed`], for a model's endpoint by its id.
+    pub(crate) fn failed_in(&self, model: &Model, id: EndpointId, cause: Cause, now: Instant) {
+        if let Some(endpoint) = find(model, id) {
+            self.failed(endpoint, model, cause, now);
         }
     }
 
@@ -113,11 +128,11 @@ impl Trouble {
     }
 
     /// An endpoint answered as it should.
-    pub(crate) fn succeeded(&self, snapshot: &Snapshot, id: EndpointId, now: Instant) {
+    pub(crate) fn succeeded(&self, model: &Model, id: EndpointId, now: Instant) {
         if !self.recovered(id, now) {
             return;
         }
-        if let Some((model, endpoint)) = find(snapshot, id) {
+        if let Some(endpoint) = find(model, id) {
             tracing::info!(model = &*model.name, endpoint = &*endpoint.authority, "backend is well again");
         }
     }
@@ -169,10 +184,15 @@ impl Trouble {
     }
 }
 
-fn find(snapshot: &Snapshot, id: EndpointId) -> Option<(&Model, &Endpoint)> {
-    let models = snapshot.models().iter();
-    let mut all = models.flat_map(|model| model.endpoints.iter().map(move |endpoint| (&**model, endpoint)));
-    all.find(|(_, endpoint)| endpoint.id == id)
+fn find(model: &Model, id: EndpointId) -> Option<&Endpoint> {
+    model.endpoints.iter().find(|endpoint| endpoint.id == id)
+}
+
+/// Whether a connection did not come about for want of something of our own.
+pub(crate) fn is_ours(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
 }
 
 #[cfg(test)]

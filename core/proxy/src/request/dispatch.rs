@@ -31,7 +31,7 @@ use crate::{
     downstream::{Downstream, Woke},
     pool::{Line, Upstream},
     shard::Shard,
-    trouble::Cause,
+    trouble::{Cause, is_ours},
 };
 
 /// Connections that one request may try to make, over all endpoints and the addresses of their names. Past it the
@@ -167,6 +167,7 @@ impl Search<'_> {
             match errand.exchange(&mut upstream).await {
                 Ok((head, head_bytes)) => {
                     count(shard, Attempt::Answered);
+                    shard.bench.rise(endpoint);
                     let decoder = BodyDecoder::new(head.framing, &Limits::default());
                     return Ok(Some(Answer { upstream, head, head_bytes, decoder }));
                 }
@@ -185,7 +186,7 @@ impl Search<'_> {
     }
 
     fn trouble(&self, endpoint: &Endpoint, cause: Cause) {
-        self.shard.trouble.failed(endpoint, &self.asked.model.name, cause, self.shard.timers.clock().now());
+        self.shard.trouble.failed(endpoint, &self.asked.model, cause, self.down.now());
     }
 
     fn cut(&self, endpoint: &Endpoint, cause: Cause) -> Stop {
@@ -214,13 +215,15 @@ impl Search<'_> {
                 Err(Interrupt::Timeout) => cause = io::ErrorKind::TimedOut.into(),
                 Err(interrupt) => return gone(interrupt),
             }
-            tracing::debug!(%cause, "backend not reached");
             count(shard, Attempt::Unreachable);
         }
         if endpoint.addresses.is_empty() {
             count(shard, Attempt::Unreachable);
         }
-        shard.bench.sit(endpoint, &cause, shard.timers.clock().now());
+        shard.trouble.unreachable(endpoint, &self.asked.model, &cause, self.down.now());
+        if !is_ours(&cause) {
+            shard.bench.sit(endpoint, self.down.now());
+        }
         errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
         Ok(None)
     }
