@@ -25,7 +25,7 @@ use monoio::{
 use rustix::{
     buffer::spare_capacity,
     io::Errno,
-    net::{RecvFlags, SendFlags, Shutdown},
+    net::{RecvFlags, Shutdown},
 };
 
 /// The reading direction. One read at a time.
@@ -38,7 +38,7 @@ pub(crate) struct Reader {
 
 /// The writing direction. One write at a time.
 #[derive(Debug)]
-pub(crate) struct Writer(Handle);
+pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
 
 /// Acts on the socket while others wait on it. Keeps the descriptor open.
 #[derive(Clone, Debug)]
@@ -81,7 +81,11 @@ impl Drop for Connecting {
 /// Takes a stream apart.
 pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
     let handle = Handle { fd: stream.as_raw_fd(), open: Rc::new(UnsafeCell::new(stream)) };
-    (Reader { handle: handle.clone(), drained: true }, Writer(handle.clone()), handle)
+    (
+        Reader { handle: handle.clone(), drained: true },
+        Writer(OwnedWriteHalf(Rc::clone(&handle.open))),
+        handle,
+    )
 }
 
 impl Reader {
@@ -128,22 +132,9 @@ impl Reader {
 }
 
 impl Writer {
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`. Must be awaited to its end.
     pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let written = self.send(&bytes).await;
-        (written, bytes)
-    }
-
-    async fn send(&mut self, mut rest: &[u8]) -> io::Result<()> {
-        while !rest.is_empty() {
-            match rustix::net::send(self.0.fd(), rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
-                Err(Errno::AGAIN) => self.0.stream().writable(false).await?,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        write_all(&mut self.0, bytes).await
     }
 }
 
@@ -192,7 +183,7 @@ pub(crate) struct Duplex {
 impl Duplex {
     /// While `dry` holds, reading says "would block" instead of waiting for the socket.
     pub(crate) fn new(reader: Reader, Writer(writer): Writer, dry: Rc<Cell<bool>>) -> Self {
-        Self { reader: OwnedReadHalf(reader.handle.open), writer: OwnedWriteHalf(writer.open), dry }
+        Self { reader: OwnedReadHalf(reader.handle.open), writer, dry }
     }
 }
 
@@ -236,8 +227,8 @@ impl Handle {
     }
 
     fn stream(&self) -> &TcpStream {
-        // SAFETY: the stream is only ever borrowed exclusively by the halves that a `Duplex` makes of a reader and
-        // a writer. It takes both in, and nobody else calls this.
+        // SAFETY: as in monoio's own halves, which share the stream in the same way: what is borrowed is the number
+        // of the descriptor and the driver's place for it, and neither a read nor a write changes them.
         unsafe { &*self.open.get() }
     }
 
