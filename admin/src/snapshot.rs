@@ -243,6 +243,7 @@ fn timers(default: Timers, own: Timeouts) -> Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{networks::Networks, resolve::KnownNames};
 
     #[test]
     fn an_index_stays_with_its_row() {
@@ -268,7 +269,7 @@ mod tests {
         let (end, _shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
         let ask: crate::resolve::Ask =
             |_, port| Box::pin(async move { Ok(vec![SocketAddr::from(([10, 0, 0, 1], port))]) });
-        let names = Arc::new(Names::new(ask, crate::networks::Networks::default()));
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
         let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
         let publisher = Publisher::new(defaults, Arc::clone(&names), Arc::new(Pump::new(end, 1)));
         let registry = |enabled| {
@@ -289,7 +290,8 @@ mod tests {
     fn a_deleted_models_index_is_used_again_lowest_first_once_nothing_of_it_runs() {
         let (end, shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
         let pump = Arc::new(Pump::new(end, 1));
-        let names = Arc::new(Names::new(crate::resolve::ask_system, crate::networks::Networks::default()));
+        let names =
+            Arc::new(Names::new(crate::resolve::ask_system, Networks::default(), KnownNames::default()));
         let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
         let publisher = Publisher::new(defaults, names, Arc::clone(&pump));
         let sequence = std::cell::Cell::new(0);
