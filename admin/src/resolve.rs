@@ -1,9 +1,10 @@
 //! Names of backends to addresses, off the shards.
 //!
 //! A name is resolved when it is written, when the sidecar starts, and every 30 s while it is in use; without
-//! names there is no timer. A refresh that fails keeps the last good addresses, and so does a new sidecar. Addresses that backends may not
-//! have are dropped from every answer, so a name cannot smuggle one in; one that has no others has none. A write holds its name until it
-//! has ended, so that what is published meanwhile does not drop it.
+//! names there is no timer. A refresh that fails keeps the last good addresses, and so does a new sidecar.
+//! Addresses that backends may not have are dropped from every answer, so a name cannot smuggle one in; one
+//! that has no others has none. A write holds its name until it has ended, so that what is published
+//! meanwhile does not drop it.
 
 use std::{
     collections::{HashMap, HashSet},
