@@ -225,6 +225,7 @@ fn sidecar_settings(
         admin_token: secrets.admin_token.clone(),
         pepper: pepper(config),
         networks: config.networks(),
+        known_names: obleth_admin::KnownNames::default(),
         default_upstream: config.upstream_base_url.clone().map(|base_url| obleth_admin::DefaultUpstream {
             base_url,
             api_key: config.upstream_api_key.clone(),

@@ -169,6 +169,7 @@ impl Shards {
         };
         let report = move |ending| News::ShardEnded(at, ending);
         shard.thread = Some(spawn(format!("obleth-shard-{at}"), self.news.clone(), report, work)?);
+        shard.end.gauges().set_missing(false);
         Ok(())
     }
 
@@ -183,6 +184,7 @@ impl Shards {
         // Request bodies that it held are not held any more, though nothing of a dead shard was dropped.
         shard.end.buffered.release(shard.end.gauges().buffered_bytes.get());
         shard.end.gauges().stop_serving();
+        shard.end.gauges().set_missing(true);
         if let Some(listener) = &shard.listener {
             let due = shard.pace.next(now);
             shard.due = Some(due);
@@ -363,7 +365,9 @@ mod tests {
         let now = Instant::now();
         shards.ended(0, &ending, now);
         assert!(shards.running().is_empty() && shards.next_restart() == Some(now));
+        assert!(link.gauges().shard(0).is_missing());
         shards.restart_due(now);
+        assert!(!link.gauges().shard(0).is_missing());
         let mut answer = [0];
         queued.read_exact(&mut answer).unwrap();
         assert_eq!((&answer, link.gauges().shard(0).restarts.get()), (b".", 1));

@@ -51,6 +51,7 @@ use tokio::{
 pub use address::{AddressFault, check_api_base};
 pub use networks::Networks;
 pub use random::{generate_key_secret, generate_token};
+pub use resolve::KnownNames;
 pub use stop::StopSignal;
 pub use store::OpenError;
 pub use vault::{BadMasterKey, MasterKey};
@@ -88,6 +89,8 @@ pub struct Settings {
     pub pepper: Option<Pepper>,
     /// Where backends may be.
     pub networks: Networks,
+    /// What outlives the sidecar: the settings of its next life hold the same.
+    pub known_names: KnownNames,
     /// For models that name no endpoint.
     pub default_upstream: Option<DefaultUpstream>,
     /// For models that state no time limits.
@@ -252,7 +255,7 @@ fn assemble(
     link: SidecarEnd,
 ) -> App {
     let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
-    let names = Arc::new(Names::new(resolve::ask_system, settings.networks));
+    let names = Arc::new(Names::new(resolve::ask_system, settings.networks, settings.known_names.clone()));
     let has_default_upstream = default_upstream.is_some();
     let defaults = Defaults {
         upstream: default_upstream,

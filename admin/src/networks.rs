@@ -16,24 +16,29 @@ pub struct Networks {
 }
 
 /// Where an IPv6 address carries an IPv4 address: the prefix, its length, and the first bit of the IPv4 address.
-const CARRIERS: [(Ipv6Addr, u32, u32); 7] = [
+const CARRIERS: [(Ipv6Addr, u32, u32); 6] = [
     // IPv4-compatible, RFC 4291 §2.5.5.1
     (Ipv6Addr::UNSPECIFIED, 96, 96),
     // IPv4-mapped, RFC 4291 §2.5.5.2
     (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, 96),
     // IPv4-translated, RFC 2765
     (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, 96),
-    // NAT64, RFC 6052 and RFC 8215
+    // NAT64, RFC 6052
     (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96, 96),
-    (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48, 96),
     // 6to4, RFC 3056
     (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, 16),
     // Teredo, RFC 4380: the relay's server
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, 32),
 ];
-/// Metadata services with an address that is not link-local: of Alibaba Cloud, AWS and Google Cloud.
-const METADATA: [IpAddr; 3] = [
+/// NAT64 for the network's own use, RFC 8215. Where in it an IPv4 address stands is that network's choice, so none
+/// of it can be judged by that.
+const LOCAL_NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
+/// Metadata services with an address that is not link-local: of Alibaba Cloud, Azure, Oracle Cloud, AWS and Google
+/// Cloud.
+const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
@@ -89,11 +94,11 @@ fn carried(ip: IpAddr) -> Option<Ipv4Addr> {
 }
 
 fn is_never_used(ip: IpAddr) -> bool {
-    let is_link_local = match ip {
+    let is_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || starts_with(v6, LOCAL_NAT64.0, LOCAL_NAT64.1),
     };
-    is_link_local || METADATA.contains(&ip)
+    is_local || METADATA.contains(&ip)
 }
 
 fn is_private(ip: IpAddr) -> bool {
@@ -124,6 +129,8 @@ mod tests {
             "169.254.169.254",
             "169.254.0.1",
             "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
             "fe80::1",
             "febf::1",
             "fd00:ec2::254",
@@ -134,6 +141,11 @@ mod tests {
             "64:ff9b::169.254.169.254",
             "64:ff9b:1::169.254.169.254",
             "64:ff9b:1:2:3:4:a9fe:a9fe",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1::8.8.8.8",
+            "64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
+            "::ffff:168.63.129.16",
+            "64:ff9b::192.0.0.192",
             "2002:a9fe:a9fe::1",
             "2001:0:a9fe:a9fe::1",
             "::ffff:100.100.100.200",
@@ -197,6 +209,8 @@ mod tests {
             "192.167.255.255",
             "2606:4700::1111",
             "64:ff9b::8.8.8.8",
+            "64:ff9b:2::1",
+            "168.63.129.17",
             "2002:808:808::1",
             "::ffff:8.8.8.8",
             "fbff::1",

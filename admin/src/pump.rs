@@ -131,8 +131,9 @@ impl Pump {
         self.send_all(state, &Command::KeyChanged(digest));
     }
 
-    /// Asks every shard for a sign of life, and waits until `within` has passed. Returns the shards that gave
-    /// none.
+    /// Asks every shard that runs for a sign of life, and waits until `within` has passed. Returns the shards
+    /// that gave none. One that is missing is left out: it is started again when its time has come, and to restart
+    /// the process for it would end what the others have in flight.
     pub(crate) async fn silent_shards(&self, within: Duration) -> Vec<usize> {
         let number = {
             let mut state = self.lock();
@@ -145,7 +146,9 @@ impl Pump {
         let silent = || -> Vec<usize> {
             let beats = self.gauges().shards().enumerate();
             // In a drain a shard that has nothing to finish ends; only the others have to be alive.
-            let ended = |shard: &ShardGauges| self.gauges().is_draining() && !shard.is_serving();
+            let ended = |shard: &ShardGauges| {
+                shard.is_missing() || self.gauges().is_draining() && !shard.is_serving()
+            };
             let silent = beats.filter(|(_, shard)| shard.heartbeat.get() < number && !ended(shard));
             silent.map(|(shard, _)| shard).collect()
         };

@@ -1,9 +1,10 @@
 //! Names of backends to addresses, off the shards.
 //!
 //! A name is resolved when it is written, when the sidecar starts, and every 30 s while it is in use; without
-//! names there is no timer. A refresh that fails keeps the last good addresses. Addresses that backends may not
-//! have are dropped from every answer, so a name cannot smuggle one in; one that has no others has none. A write holds its name until it
-//! has ended, so that what is published meanwhile does not drop it.
+//! names there is no timer. A refresh that fails keeps the last good addresses, and so does a new sidecar.
+//! Addresses that backends may not have are dropped from every answer, so a name cannot smuggle one in; one
+//! that has no others has none. A write holds its name until it has ended, so that what is published
+//! meanwhile does not drop it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,10 +46,29 @@ pub(crate) fn ask_system(
     Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
 }
 
+/// Last good addresses of the names in use. They outlive the sidecar, as the shards do: one that is started again
+/// publishes what its predecessor knew, also when nothing resolves then. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct KnownNames(Arc<Mutex<HashMap<Target, Arc<[SocketAddr]>>>>);
+
+impl KnownNames {
+    fn get(&self, target: &Target) -> Arc<[SocketAddr]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(target).cloned().unwrap_or_default()
+    }
+
+    /// Exactly what is in use, so that nothing gathers over time.
+    fn replace(&self, entries: &HashMap<Target, Entry>) {
+        let in_use = entries.iter().filter(|(_, entry)| entry.wanted);
+        let known = in_use.map(|(target, entry)| (target.clone(), Arc::clone(&entry.addresses))).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+}
+
 /// All names in use and what is known of them.
 pub(crate) struct Names {
     ask: Ask,
     networks: Networks,
+    known: KnownNames,
     entries: Mutex<HashMap<Target, Entry>>,
     woken: Notify,
 }
@@ -108,16 +128,9 @@ enum Answer {
 }
 
 impl Entry {
-    fn unknown(now: Instant) -> Self {
-        Self {
-            addresses: Arc::new([]),
-            failures: 0,
-            failure: None,
-            due: now,
-            wanted: false,
-            holds: 0,
-            untold: false,
-        }
+    /// Asked at once; until it is answered, it has the addresses that it had before.
+    fn new(addresses: Arc<[SocketAddr]>, now: Instant) -> Self {
+        Self { addresses, failures: 0, failure: None, due: now, wanted: false, holds: 0, untold: false }
     }
 
     /// Takes an answer in. Returns whether the addresses are other ones now.
@@ -147,8 +160,9 @@ impl Entry {
 }
 
 impl Names {
-    pub(crate) fn new(ask: Ask, networks: Networks) -> Self {
-        Self { ask, networks, entries: Mutex::default(), woken: Notify::new() }
+    /// `known` is what an earlier life of the sidecar learned, and takes in what this one learns.
+    pub(crate) fn new(ask: Ask, networks: Networks, known: KnownNames) -> Self {
+        Self { ask, networks, known, entries: Mutex::default(), woken: Notify::new() }
     }
 
     /// Where a backend is: what its name resolved to last, which is nothing if it never did.
@@ -175,9 +189,11 @@ impl Names {
         });
         let now = Instant::now();
         for target in targets {
-            let entry = entries.entry(target).or_insert_with(|| Entry::unknown(now));
+            let known = || self.known.get(&target);
+            let entry = entries.entry(target.clone()).or_insert_with(|| Entry::new(known(), now));
             (entry.wanted, entry.untold) = (true, false);
         }
+        self.known.replace(&entries);
         drop(entries);
         self.woken.notify_one();
     }
@@ -199,7 +215,7 @@ impl Names {
         }
         let now = Instant::now();
         let mut entries = self.lock();
-        let entry = entries.entry(target.clone()).or_insert_with(|| Entry::unknown(now));
+        let entry = entries.entry(target.clone()).or_insert_with(|| Entry::new(self.known.get(target), now));
         entry.holds += 1;
         if entry.addresses.is_empty() && entry.learn(answer, now) {
             entry.untold = entry.wanted;
@@ -268,6 +284,9 @@ impl Names {
         let before = std::mem::replace(&mut entry.failure, failure);
         let learned = entry.learn(answer, Instant::now());
         let changed = std::mem::take(&mut entry.untold) || learned;
+        if changed {
+            self.known.replace(&entries);
+        }
         drop(entries);
         match (before, failure) {
             (before, now) if before == now => {}
@@ -341,7 +360,7 @@ mod tests {
     #[test]
     fn a_failed_refresh_keeps_the_last_good_addresses() {
         let now = Instant::now();
-        let mut entry = Entry::unknown(now);
+        let mut entry = Entry::new(Arc::new([]), now);
         assert!(entry.learn(Answer::Good(vec![at("10.0.0.1:80"), at("10.0.0.2:80")]), now));
         assert!(!entry.learn(Answer::None, now));
         assert_eq!((entry.addresses.len(), entry.due), (2, now + REFRESH));
@@ -353,7 +372,7 @@ mod tests {
     #[test]
     fn a_name_that_never_resolved_is_tried_again_ever_less_often() {
         let now = Instant::now();
-        let mut entry = Entry::unknown(now);
+        let mut entry = Entry::new(Arc::new([]), now);
         let pauses: Vec<u64> = (0..8)
             .map(|_| {
                 entry.learn(Answer::None, now);
@@ -365,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_name_that_hides_a_metadata_address_is_refused_and_one_that_is_unknown_is_not() {
-        let names = Arc::new(Names::new(ask, Networks::default()));
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
         assert_eq!(block_on(names.check(&target("metadata"))).unwrap_err(), AddressFault::Forbidden);
         assert!(block_on(names.check(&target("unknown"))).is_ok());
         let _hold = block_on(names.check(&target("good"))).unwrap();
@@ -375,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_name_that_comes_to_hide_a_metadata_address_loses_its_addresses() {
-        let names = Arc::new(Names::new(ask, Networks::default()));
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
         let told = std::cell::Cell::new(0);
         names.want(HashSet::from([target("rebound")]));
         names.lock().get_mut(&target("rebound")).unwrap().addresses = Arc::new([at("10.0.0.9:80")]);
@@ -384,8 +403,26 @@ mod tests {
     }
 
     #[test]
+    fn a_new_sidecar_has_the_addresses_of_the_one_before_though_nothing_resolves_any_more() {
+        let known = KnownNames::default();
+        let first = Arc::new(Names::new(ask, Networks::default(), known.clone()));
+        first.want(HashSet::from([target("good"), target("public")]));
+        block_on(first.refresh(&|| {}));
+        first.want(HashSet::from([target("good")]));
+        drop(first);
+        let silence: Ask = |_, _| Box::pin(std::future::pending());
+        let second = Arc::new(Names::new(silence, Networks::default(), known));
+        second.want(HashSet::from([target("good"), target("public")]));
+        let unchanged = || panic!("nothing was learned");
+        let asked = block_on(async { timeout(Duration::ZERO, second.refresh(&unchanged)).await });
+        assert!(asked.is_err(), "it is asked at once all the same");
+        assert_eq!(*second.addresses(&target("good")), [at("10.0.0.1:80")]);
+        assert!(second.addresses(&target("public")).is_empty(), "it was out of use");
+    }
+
+    #[test]
     fn what_the_operator_refuses_is_refused_as_a_literal_and_as_what_a_name_resolves_to() {
-        let names = Arc::new(Names::new(ask, Networks { block_private: true }));
+        let names = Arc::new(Names::new(ask, Networks { block_private: true }, KnownNames::default()));
         let literal = Target { host: Host::Ip("10.0.0.1".parse().unwrap()), port: 80 };
         for private in [&literal, &target("good")] {
             assert_eq!(block_on(names.check(private)).unwrap_err(), AddressFault::Private);
@@ -397,7 +434,7 @@ mod tests {
 
     #[test]
     fn only_names_in_use_are_kept_and_a_change_is_told_once() {
-        let names = Arc::new(Names::new(ask, Networks::default()));
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
         let told = std::cell::Cell::new(0);
         names.want(HashSet::from([target("good"), target("unknown")]));
         block_on(names.refresh(&|| told.set(told.get() + 1)));
@@ -409,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_being_written_outlives_publications_without_it_and_no_longer() {
-        let names = Arc::new(Names::new(ask, Networks::default()));
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
         let known = || names.addresses(&target("good")).len();
         let first = block_on(names.check(&target("good"))).unwrap();
         let second = block_on(names.check(&target("good"))).unwrap();
@@ -428,7 +465,7 @@ mod tests {
 
     #[test]
     fn what_a_failed_write_learned_for_others_is_told_once() {
-        let names = Arc::new(Names::new(ask, Networks::default()));
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
         let told = std::cell::Cell::new(0);
         names.want(HashSet::from([target("good")]));
         drop(block_on(names.check(&target("good"))).unwrap());
@@ -440,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_write_leaves_addresses_that_others_use_to_the_refresh() {
-        let names = Arc::new(Names::new(ask, Networks::default()));
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
         names.want(HashSet::from([target("good")]));
         let old: Arc<[SocketAddr]> = Arc::new([at("10.0.0.9:80")]);
         names.lock().get_mut(&target("good")).unwrap().addresses = Arc::clone(&old);

@@ -205,9 +205,9 @@ impl Publisher {
         Some(endpoint((row.id, row.revision), &base, addresses, credential))
     }
 
-    /// Every name that must be resolved.
+    /// Every name that must be resolved; also of what is switched off, so that it can be switched on at once.
     fn targets(&self, registry: &Registry) -> HashSet<Target> {
-        let rows = registry.models.iter().flat_map(|model| &model.endpoints).filter(|row| row.enabled);
+        let rows = registry.models.iter().flat_map(|model| &model.endpoints);
         let bases = rows.filter_map(|row| ApiBase::parse(&row.api_base).ok());
         let default = self.defaults.upstream.iter().map(|(base, _)| base.clone());
         let is_name = |target: &Target| matches!(target.host, Host::Name(_));
@@ -243,6 +243,7 @@ fn timers(default: Timers, own: Timeouts) -> Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{networks::Networks, resolve::KnownNames};
 
     #[test]
     fn an_index_stays_with_its_row() {
@@ -263,11 +264,34 @@ mod tests {
         assert_eq!(timers(default, own), expected);
     }
 
+    #[tokio::test]
+    async fn an_endpoint_that_is_switched_on_has_its_addresses_at_once() {
+        let (end, _shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
+        let ask: crate::resolve::Ask =
+            |_, port| Box::pin(async move { Ok(vec![SocketAddr::from(([10, 0, 0, 1], port))]) });
+        let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
+        let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
+        let publisher = Publisher::new(defaults, Arc::clone(&names), Arc::new(Pump::new(end, 1)));
+        let registry = |enabled| {
+            let endpoint = EndpointRow::draft("default".into(), "http://backend:80/v1".into());
+            let endpoints = vec![EndpointRow { enabled, ..endpoint }];
+            let model = ModelRow { enabled, endpoints, ..ModelRow::draft("m".into()) };
+            Registry { sequence: 1, tenants: Vec::new(), models: vec![model] }
+        };
+        publisher.prepare(&registry(false));
+        names.refresh(&|| {}).await;
+        publisher.prepare(&registry(true));
+        let row = &registry(true).models[0].endpoints[0];
+        let published = publisher.endpoint(row, &mut HashSet::new()).unwrap();
+        assert_eq!(*published.addresses, [SocketAddr::from(([10, 0, 0, 1], 80))]);
+    }
+
     #[test]
     fn a_deleted_models_index_is_used_again_lowest_first_once_nothing_of_it_runs() {
         let (end, shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
         let pump = Arc::new(Pump::new(end, 1));
-        let names = Arc::new(Names::new(crate::resolve::ask_system, crate::networks::Networks::default()));
+        let names =
+            Arc::new(Names::new(crate::resolve::ask_system, Networks::default(), KnownNames::default()));
         let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
         let publisher = Publisher::new(defaults, names, Arc::clone(&pump));
         let sequence = std::cell::Cell::new(0);

@@ -270,7 +270,9 @@ fn bodies_take_exactly_the_members_that_the_document_names() {
             name => example(&schema["properties"][name], name),
         };
         let needed: Map<String, Value> = required.map(|name| (name.to_owned(), example(name))).collect();
-        assert_eq!(body["required"], json!(!needed.is_empty()), "{method} {path}");
+        let without = api.try_ask(&method, path, id, &Value::Null);
+        let expected = if body["required"] == true { 400 } else { 201 };
+        assert_eq!(without.status, expected, "{method} {path} without a body: {}", without.body);
         assert_eq!(named(&api, (&method, path, id), &needed, ""), properties(schema), "{method} {path}");
         for (name, member) in schema["properties"].as_object().unwrap() {
             let nested = match (&member["properties"], &member["items"]["properties"]) {
@@ -355,12 +357,16 @@ fn every_refusal_has_the_shape_of_the_document() {
         assert_eq!(answer.status, status, "{}", answer.body);
         assert_eq!(faults(&refusal, &answer.json(), &api.document), Vec::<String>::new());
     };
+    let nobody = api.sidecar.tenant("gone");
+    api.sidecar.expect(200, ("DELETE", &format!("/tenants/{nobody}")), "");
     // Described for the operation, and so asked by way of the document.
     for (status, method, path, id, body) in [
         (400, "POST", "/tenants", "", json!([])),
         (400, "POST", "/tenants", "", json!({"name": 5})),
         (400, "GET", "/keys?limit=0", "", Value::Null),
         (404, "GET", "/keys/{id}", "x", Value::Null),
+        (404, "GET", &format!("/keys?tenant_id={}", nobody), "", Value::Null),
+        (404, "POST", "/keys", "", json!({"tenant_id": nobody, "name": "a"})),
         (404, "POST", "/keys/{id}/rotate", "x", Value::Null),
         (409, "POST", "/tenants", "", json!({"name": "acme"})),
         (413, "PATCH", "/keys/{id}", key.as_str(), json!({"name": "x".repeat(1 << 20)})),

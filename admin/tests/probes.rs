@@ -35,6 +35,11 @@ fn live_means_that_every_shard_answers() {
     let answer = probe(&sidecar, "/livez");
     assert_eq!((answer.status, answer.refusal().0.as_str()), (503, "not_live"));
     assert!(answer.body.contains("shard 1."), "{}", answer.body);
+    sidecar.shards[1].0.gauges().set_missing(true);
+    assert_eq!(probe(&sidecar, "/livez").status, 200, "it is started again when its time has come");
+    assert_eq!(probe(&sidecar, "/readyz").status, 503);
+    sidecar.shards[1].0.gauges().set_missing(false);
+    assert_eq!(probe(&sidecar, "/livez").status, 503);
     let second = answer_pings(sidecar.shards[1].clone());
     for _ in 0..20 {
         let answer = probe(&sidecar, "/livez");

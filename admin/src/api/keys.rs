@@ -46,7 +46,7 @@ pub(super) fn routes(api: Api) -> Api {
     const ONE: &str = "/keys/{id}";
     let new = Body::of(&KEY_EDIT, &["name"]);
     let new_of = Body::of(&NEW_KEY, &["name", "tenant_id"]);
-    let rotation = Body::of(&ROTATION, &[]);
+    let rotation = Body::optional(&ROTATION);
     let disabled = Body::just(&KEY_EDIT, &["disabled"]);
     let weight = Body::just(&KEY_EDIT, &["weight"]);
     let quota = Body::some(&KEY_EDIT, &["tokens_per_minute", "requests_per_minute"]);

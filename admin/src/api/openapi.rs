@@ -17,6 +17,8 @@ use super::{
 
 /// What stands in front of every path of the list.
 pub(super) const PREFIX: &str = "/api/v1";
+/// The parameter or member that names a tenant, which may not be there.
+const OWNER: &str = "tenant_id";
 
 /// One method of one path.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(super) struct Body {
     /// Only these members of the shape; none named are all.
     only: &'static [&'static str],
     required: &'static [&'static str],
+    /// There may be none at all.
+    is_optional: bool,
 }
 
 /// What comes back.
@@ -52,17 +56,22 @@ pub(super) enum Answer {
 impl Body {
     /// Every member of a shape; `required` must be there.
     pub(super) const fn of(shape: &'static Shape, required: &'static [&'static str]) -> Self {
-        Self { shape, only: &[], required }
+        Self { shape, only: &[], required, is_optional: false }
     }
 
     /// One member, which must be there.
     pub(super) const fn just(shape: &'static Shape, only: &'static [&'static str]) -> Self {
-        Self { shape, only, required: only }
+        Self { shape, only, required: only, is_optional: false }
     }
 
     /// Some of these members.
     pub(super) const fn some(shape: &'static Shape, only: &'static [&'static str]) -> Self {
-        Self { shape, only, required: &[] }
+        Self { shape, only, required: &[], is_optional: false }
+    }
+
+    /// Some members of a shape, or no body.
+    pub(super) const fn optional(shape: &'static Shape) -> Self {
+        Self { shape, only: &[], required: &[], is_optional: true }
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = &'static Member> {
@@ -143,10 +152,14 @@ impl Operation {
     fn refusals(&self) -> Vec<u16> {
         let is_list = matches!(self.answer, Answer::Many(_));
         let (has_body, changes) = (self.body.is_some(), self.method != "GET");
+        // By its path, its query, or its body.
+        let names_another = self.path.contains('{')
+            || self.query.contains(&OWNER)
+            || self.body.as_ref().is_some_and(|body| body.requires(OWNER));
         let possible = [
             (400, has_body || is_list),
             (401, !self.is_open),
-            (404, self.path.contains('{')),
+            (404, names_another),
             (408, has_body),
             (409, changes),
             (413, has_body),
@@ -181,8 +194,7 @@ impl Operation {
         });
         if let Some(body) = &self.body {
             let schema = object(body.members().map(|member| (member, body.requires(member.name))), partial);
-            let required = !body.required.is_empty();
-            operation["requestBody"] = json!({"required": required, "content": content(schema)});
+            operation["requestBody"] = json!({"required": !body.is_optional, "content": content(schema)});
         }
         operation
     }

@@ -59,6 +59,7 @@ pub(crate) fn settings(dir: &TempDir) -> Settings {
         admin_token: Secret::new(TOKEN),
         pepper: None,
         networks: obleth_admin::Networks::default(),
+        known_names: obleth_admin::KnownNames::default(),
         default_upstream: None,
         default_timers: Timers { connect: LimitMs(2000), ..Timers::default() },
         default_model_max_in_flight: 32,

@@ -197,6 +197,7 @@ pub struct ShardGauges {
     /// Times that the shard was started again after it died.
     pub restarts: Counter,
     serving: AtomicBool,
+    missing: AtomicBool,
     epoll: AtomicBool,
     pool_in_flight: Box<[Counter]>,
 }
@@ -222,6 +223,7 @@ impl ShardGauges {
             thread: Counter::default(),
             restarts: Counter::default(),
             serving: AtomicBool::new(false),
+            missing: AtomicBool::new(false),
             epoll: AtomicBool::new(false),
             pool_in_flight: (0..MAX_POOLS).map(|_| Counter::default()).collect(),
         }
@@ -269,6 +271,16 @@ impl ShardGauges {
     /// Whether it accepts connections.
     pub fn is_serving(&self) -> bool {
         self.serving.load(Ordering::Acquire)
+    }
+
+    /// Says whether it has no thread: it ended, and was not started again yet.
+    pub fn set_missing(&self, is_missing: bool) {
+        self.missing.store(is_missing, Ordering::Release);
+    }
+
+    /// Whether it is known to have no thread, and so cannot give a sign of life.
+    pub fn is_missing(&self) -> bool {
+        self.missing.load(Ordering::Acquire)
     }
 
     /// What it runs on; meaningful once it serves.

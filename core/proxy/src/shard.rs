@@ -35,6 +35,8 @@ use crate::{
 
 /// After a drain's last request: how long connections may take to send their last bytes and close.
 const LINGER: Duration = Duration::from_millis(2500);
+/// Pause between tries to ask the sidecar for the configuration while the ring is full.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// The shard's last sleep.
 const LAST_SUBMISSION: Duration = Duration::from_millis(2);
 
@@ -130,8 +132,7 @@ impl Shard {
         shard.keep_timers();
         shard.keep(Rc::clone(&shard).listen_to_link(bell));
         shard.keep(Rc::clone(&shard).reap_pool());
-        // A full ring cannot be: nothing else has been said yet, and after a restart the sidecar empties it.
-        let _ = shard.end.tell(Event::Started);
+        shard.announce().await;
         shard.until(|shard| shard.snapshot.borrow().is_some() || shard.draining.get()).await;
         shard.keep(listener::accept(Rc::clone(&shard), Rc::clone(&listener)));
         gauges.start_serving(driver);
@@ -146,6 +147,17 @@ impl Shard {
         // sleeps: without this, connections that ended last would stay open until the process ends.
         monoio::time::sleep(LAST_SUBMISSION).await;
         Ok(())
+    }
+
+    /// Asks the sidecar for the configuration, until the ring takes it: after a restart it may be full of what the
+    /// shard said before, and a shard that nobody heard of would wait for ever. Ends when there is nothing to ask.
+    async fn announce(&self) {
+        while self.snapshot.borrow().is_none() && !self.draining.get() && !self.dying.get() {
+            if self.end.tell(Event::Started).is_ok() {
+                return;
+            }
+            monoio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     /// The configuration of the moment, for a request that starts now.

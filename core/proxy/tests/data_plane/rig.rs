@@ -71,20 +71,7 @@ impl Rig {
         backend: SocketAddr,
         adjust: impl FnOnce(&mut Settings),
     ) -> Self {
-        let mut settings = Settings {
-            key_cache_entries: 100,
-            key_max_age: Duration::from_secs(10),
-            key_stale_ok: Duration::from_secs(1000),
-            fail_open: true,
-            pepper: None,
-            max_request_bytes: 64 << 20,
-            client: ClientLimits::default(),
-            upstream_keepalive: Duration::from_secs(4),
-            upstream_tls: obleth_proxy::UpstreamTls::of_system(),
-            drain_timeout: Duration::from_secs(5),
-            trusted_proxies: Arc::new([]),
-            force_epoll,
-        };
+        let mut settings = settings(force_epoll);
         adjust(&mut settings);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -185,6 +172,24 @@ impl Drop for Rig {
         if let Some(player) = self.player.take() {
             let _ = player.join();
         }
+    }
+}
+
+/// Of a shard that is in no hurry.
+pub(crate) fn settings(force_epoll: bool) -> Settings {
+    Settings {
+        key_cache_entries: 100,
+        key_max_age: Duration::from_secs(10),
+        key_stale_ok: Duration::from_secs(1000),
+        fail_open: true,
+        pepper: None,
+        max_request_bytes: 64 << 20,
+        client: ClientLimits::default(),
+        upstream_keepalive: Duration::from_secs(4),
+        upstream_tls: obleth_proxy::UpstreamTls::of_system(),
+        drain_timeout: Duration::from_secs(5),
+        trusted_proxies: Arc::new([]),
+        force_epoll,
     }
 }
 

@@ -5,11 +5,14 @@
 
 use std::{
     io::{Read, Write},
+    net::TcpListener,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::rig::{BOTH_DRIVERS, Rig, chat, chat_stream, status};
-use obleth_link::Command;
+use crate::rig::{BOTH_DRIVERS, Rig, chat, chat_stream, settings, status};
+use obleth_link::{BufferBudget, Command, Event, links};
+use obleth_policy::key::KeyDigest;
 
 #[test]
 fn a_silent_sidecar_is_503_for_an_unknown_key_and_nothing_for_a_known_one() {
@@ -191,5 +194,30 @@ fn an_idle_shard_with_open_connections_uses_no_processor() {
         let used = rig.shard_cpu() - before;
         assert!(used < Duration::from_millis(5), "an idle shard ran for {used:?} in a second");
         drop(idle);
+    }
+}
+
+#[test]
+fn a_shard_that_starts_on_a_full_ring_is_heard_of_once_the_sidecar_empties_it() {
+    for epoll in BOTH_DRIVERS {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (sidecar, mut ends) = links(1, BufferBudget::new(0)).unwrap();
+        let end = ends.remove(0);
+        while end.tell(Event::KeyLookup(KeyDigest([0; 32]))).is_ok() {}
+        let shard =
+            std::thread::spawn(move || obleth_proxy::run_shard(listener, end, Arc::new(settings(epoll))));
+        // It takes commands only after it has tried to say that it started.
+        sidecar.send(0, Command::Ping(1)).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while sidecar.gauges().shard(0).heartbeat.get() < 1 {
+            assert!(Instant::now() < deadline, "it does not answer");
+            std::thread::yield_now();
+        }
+        while !matches!(sidecar.take(0), Some(Event::Started)) {
+            assert!(Instant::now() < deadline, "it never said that it started");
+            std::thread::yield_now();
+        }
+        sidecar.send(0, Command::Drain).unwrap();
+        shard.join().unwrap().unwrap();
     }
 }
