@@ -101,17 +101,25 @@ impl Downstream {
 
     /// Reads the socket whenever somebody wants bytes. Ends with the client's side of the connection.
     async fn pump(&self, mut reader: Reader) {
+        let mut chunk = Vec::new();
         loop {
             poll_fn(|_| match self.wanted.get() > self.inlet.borrow().buf.len() {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             })
             .await;
-            let ready = reader.ready().await;
+            if chunk.capacity() != self.chunk.get() {
+                chunk = Vec::with_capacity(self.chunk.get());
+            }
+            chunk.clear();
+            let (got, back) = reader.fill(chunk).await;
+            chunk = back;
             let mut inlet = self.inlet.borrow_mut();
-            match ready.map(|()| reader.take(&mut inlet.buf, self.chunk.get())) {
-                Ok(None | Some(Ok(1..))) => {}
-                Ok(Some(Ok(0) | Err(_))) | Err(_) => {
+            match got {
+                // A request of ordinary size stays where it was read to.
+                Ok(1..) if inlet.buf.capacity() == 0 => inlet.buf = std::mem::take(&mut chunk),
+                Ok(1..) => inlet.buf.extend_from_slice(&chunk),
+                Ok(0) | Err(_) => {
                     inlet.ended = true;
                     return;
                 }

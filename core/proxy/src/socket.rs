@@ -1,12 +1,10 @@
 //! A connected TCP socket with its two directions apart, and a way to end what waits on it.
 //!
-//! The driver waits, be it io_uring or epoll, and plain calls that never block move the bytes: who waits holds no
-//! buffer, and what the kernel takes at once needs no wait. That is cheaper than reading and writing through the
-//! ring, by a twentieth of all processor time (`perf/README.md`). Only TLS reads and writes through the driver; there,
-//! an operation that has begun must be awaited to its end, or bytes are lost. So nothing here is ever cancelled: to
-//! end a wait, the socket is shut down, which works the same everywhere.
+//! On io_uring a read or write that has begun must be awaited to its end: dropping it loses bytes. So nothing
+//! here is cancelled. To end a wait, the socket is shut down; the kernel then completes the operation, and
+//! whoever awaits it gets it back. This works the same on both drivers.
 
-#![allow(unsafe_code)] // two borrows, below
+#![allow(unsafe_code)] // one borrow of a descriptor, below
 
 use std::{
     cell::{Cell, UnsafeCell},
@@ -22,19 +20,11 @@ use monoio::{
     io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
     net::TcpStream,
 };
-use rustix::{
-    buffer::spare_capacity,
-    io::Errno,
-    net::{RecvFlags, Shutdown},
-};
+use rustix::net::{RecvFlags, Shutdown};
 
 /// The reading direction. One read at a time.
 #[derive(Debug)]
-pub(crate) struct Reader {
-    handle: Handle,
-    /// The last read left nothing behind, so the next one waits before it asks.
-    drained: bool,
-}
+pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
 
 /// The writing direction. One write at a time.
 #[derive(Debug)]
@@ -80,54 +70,21 @@ impl Drop for Connecting {
 
 /// Takes a stream apart.
 pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
-    let handle = Handle { fd: stream.as_raw_fd(), open: Rc::new(UnsafeCell::new(stream)) };
-    (
-        Reader { handle: handle.clone(), drained: true },
-        Writer(OwnedWriteHalf(Rc::clone(&handle.open))),
-        handle,
-    )
+    let fd = stream.as_raw_fd();
+    let open = Rc::new(UnsafeCell::new(stream));
+    let handle = Handle { fd, open: Rc::clone(&open) };
+    (Reader(OwnedReadHalf(Rc::clone(&open))), Writer(OwnedWriteHalf(open)), handle)
 }
 
 impl Reader {
-    /// Waits until there may be something to read.
-    pub(crate) async fn ready(&mut self) -> io::Result<()> {
-        if self.drained { self.handle.stream().readable(false).await } else { Ok(()) }
+    /// Appends up to `room` bytes to `buf`. `Ok(0)` is the end. Must be awaited to its end.
+    pub(crate) async fn append(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
+        append(&mut self.0, buf, room).await
     }
 
-    /// Appends what has come to `buf`, for which it makes room for `room` bytes. `Some(Ok(0))` is the end, `None`
-    /// that nothing has come.
-    pub(crate) fn take(&mut self, buf: &mut Vec<u8>, room: usize) -> Option<io::Result<usize>> {
-        buf.reserve(room);
-        let room = buf.capacity().saturating_sub(buf.len());
-        loop {
-            match rustix::net::recv(self.handle.fd(), spare_capacity(buf), RecvFlags::DONTWAIT) {
-                Ok((got, _)) => {
-                    self.drained = got < room;
-                    return Some(Ok(got));
-                }
-                Err(Errno::AGAIN) => {
-                    self.drained = true;
-                    return None;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Some(Err(error.into())),
-            }
-        }
-    }
-
-    /// Waits for bytes and appends them to `buf`, as [`Self::take`]. Who waits with an empty buffer holds none.
-    pub(crate) async fn append(&mut self, mut buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
-        if buf.is_empty() && self.drained {
-            buf = Vec::new();
-        }
-        loop {
-            if let Err(error) = self.ready().await {
-                return (Err(error), buf);
-            }
-            if let Some(got) = self.take(&mut buf, room) {
-                return (got, buf);
-            }
-        }
+    /// Fills an empty buffer up to its capacity. `Ok(0)` is the end. Must be awaited to its end.
+    pub(crate) async fn fill<B: IoBufMut>(&mut self, buf: B) -> BufResult<usize, B> {
+        self.0.read(buf).await
     }
 }
 
@@ -175,15 +132,15 @@ pub(crate) async fn write_all(writer: &mut impl AsyncWriteRent, bytes: Vec<u8>) 
 /// Both directions together again, for TLS, which reads and writes in turns.
 #[derive(Debug)]
 pub(crate) struct Duplex {
-    reader: OwnedReadHalf<TcpStream>,
-    writer: OwnedWriteHalf<TcpStream>,
+    reader: Reader,
+    writer: Writer,
     dry: Rc<Cell<bool>>,
 }
 
 impl Duplex {
     /// While `dry` holds, reading says "would block" instead of waiting for the socket.
-    pub(crate) fn new(reader: Reader, Writer(writer): Writer, dry: Rc<Cell<bool>>) -> Self {
-        Self { reader: OwnedReadHalf(reader.handle.open), writer, dry }
+    pub(crate) fn new(reader: Reader, writer: Writer, dry: Rc<Cell<bool>>) -> Self {
+        Self { reader, writer, dry }
     }
 }
 
@@ -191,30 +148,30 @@ impl AsyncReadRent for Duplex {
     async fn read<T: IoBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
         match self.dry.get() {
             true => (Err(io::ErrorKind::WouldBlock.into()), buf),
-            false => self.reader.read(buf).await,
+            false => self.reader.0.read(buf).await,
         }
     }
 
     async fn readv<T: IoVecBufMut>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.reader.readv(buf).await
+        self.reader.0.readv(buf).await
     }
 }
 
 impl AsyncWriteRent for Duplex {
     async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.writer.write(buf).await
+        self.writer.0.write(buf).await
     }
 
     async fn writev<T: IoVecBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.writer.writev(buf).await
+        self.writer.0.writev(buf).await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush().await
+        self.writer.0.flush().await
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {
-        self.writer.shutdown().await
+        self.writer.0.shutdown().await
     }
 }
 
@@ -224,12 +181,6 @@ impl Handle {
         // SAFETY: `self.open` holds the stream that owns this descriptor, so it stays open, and the number
         // stays its own, for as long as the borrow of `self` lasts.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
-    }
-
-    fn stream(&self) -> &TcpStream {
-        // SAFETY: as in monoio's own halves, which share the stream in the same way: what is borrowed is the number
-        // of the descriptor and the driver's place for it, and neither a read nor a write changes them.
-        unsafe { &*self.open.get() }
     }
 
     /// Ends both directions: whoever waits is released, the peer sees the end.
