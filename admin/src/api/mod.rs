@@ -18,6 +18,7 @@ mod shapes;
 mod stats;
 mod tenants;
 
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::{
@@ -176,17 +177,22 @@ fn model_routes(api: Api) -> Api {
 /// All routes with their layers.
 pub(crate) fn router(app: App) -> Router {
     let (api, operations) = operations().finish();
-    let document = openapi::document(&operations, app.version).to_string();
-    let json = ([(header::CONTENT_TYPE, "application/json")], document);
+    // Made when they are asked for: hardly anybody does, and a document is two megabytes of memory in the making.
+    let (operations, version) = (Arc::new(operations), app.version);
+    let of_document = Arc::clone(&operations);
+    let json = move || {
+        let document = openapi::document(&of_document, version).to_string();
+        ready(([(header::CONTENT_TYPE, "application/json")], document))
+    };
     // The page has no use for anything but its own style.
     let policy = "default-src 'none'; style-src 'unsafe-inline'";
     let html =
         [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, policy)];
-    let page = (html, docs::page(&operations));
+    let page = move || ready((html, docs::page(&operations)));
     Router::new()
         .nest(openapi::PREFIX, api)
-        .route("/api/openapi.json", get(async || json))
-        .route("/api/docs", get(async || page))
+        .route("/api/openapi.json", get(json))
+        .route("/api/docs", get(page))
         .fallback(async || ApiError::unknown_endpoint())
         .layer(from_fn_with_state(Arc::clone(&app), auth::require_token))
         .layer(from_fn(envelope))
