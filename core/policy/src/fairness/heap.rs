@@ -1,0 +1,158 @@
+//! The waiting children of one node, the one with the least key on top.
+//!
+//! A 4-ary heap whose entries carry their keys, so that a comparison stays within the heap; where a child stands is
+//! kept in one dense table for the whole tree. It must never allocate once it has been as full as it gets.
+
+use super::{NodeIx, VirtualTime};
+
+/// Children per entry: a flatter heap touches fewer cache lines on the way down.
+const ARITY: usize = 4;
+/// A child that stands in no heap.
+pub(super) const NOWHERE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: VirtualTime,
+    /// Among equal keys, who came first.
+    stamp: u64,
+    node: NodeIx,
+}
+
+impl Entry {
+    fn before(&self, other: &Self) -> bool {
+        (self.key, self.stamp) < (other.key, other.stamp)
+    }
+}
+
+/// See the module's text. `places` is the tree's table: a child's position in its parent's heap.
+#[derive(Debug, Default)]
+pub(super) struct Heap(Vec<Entry>);
+
+impl Heap {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn top(&self) -> Option<NodeIx> {
+        self.0.first().map(|entry| entry.node)
+    }
+
+    pub(super) fn push(&mut self, node: NodeIx, key: VirtualTime, stamp: u64, places: &mut [u32]) {
+        self.0.push(Entry { key, stamp, node });
+        self.rise(self.0.len().saturating_sub(1), places);
+    }
+
+    pub(super) fn remove(&mut self, at: u32, places: &mut [u32]) {
+        let at = at as usize;
+        if at >= self.0.len() {
+            return;
+        }
+        let gone = self.0.swap_remove(at);
+        set(places, gone.node, NOWHERE);
+        if at < self.0.len() {
+            self.settle(at, places);
+        }
+    }
+
+    /// Gives the child at this position another key.
+    pub(super) fn rekey(&mut self, at: u32, key: VirtualTime, places: &mut [u32]) {
+        if let Some(entry) = self.0.get_mut(at as usize) {
+            entry.key = key;
+            self.settle(at as usize, places);
+        }
+    }
+
+    fn settle(&mut self, at: usize, places: &mut [u32]) {
+        let risen = self.rise(at, places);
+        if risen == at {
+            self.sink(at, places);
+        }
+    }
+
+    fn rise(&mut self, mut at: usize, places: &mut [u32]) -> usize {
+        let Some(entry) = self.0.get(at).copied() else { return at };
+        while at > 0 {
+            let above = (at - 1) / ARITY;
+            let Some(parent) = self.0.get(above).copied() else { break };
+            if !entry.before(&parent) {
+                break;
+            }
+            self.put(at, parent, places);
+            at = above;
+        }
+        self.put(at, entry, places);
+        at
+    }
+
+    fn sink(&mut self, mut at: usize, places: &mut [u32]) {
+        let Some(entry) = self.0.get(at).copied() else { return };
+        loop {
+            let first = at * ARITY + 1;
+            let last = (first + ARITY).min(self.0.len());
+            let below = self.0.get(first..last).unwrap_or_default().iter().enumerate();
+            let least = below.reduce(|a, b| if b.1.before(a.1) { b } else { a });
+            let Some((offset, child)) = least.map(|(offset, child)| (offset, *child)) else { break };
+            if !child.before(&entry) {
+                break;
+            }
+            self.put(at, child, places);
+            at = first + offset;
+        }
+        self.put(at, entry, places);
+    }
+
+    fn put(&mut self, at: usize, entry: Entry, places: &mut [u32]) {
+        if let Some(place) = self.0.get_mut(at) {
+            *place = entry;
+        }
+        set(places, entry.node, u32::try_from(at).unwrap_or(NOWHERE));
+    }
+}
+
+fn set(places: &mut [u32], node: NodeIx, at: u32) {
+    if let Some(place) = places.get_mut(node.at()) {
+        *place = at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small generator, so that the test needs no other crate and repeats.
+    fn next(state: &mut u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *state >> 33
+    }
+
+    #[test]
+    fn the_least_key_is_on_top_whatever_was_done_before() {
+        let mut heap = Heap::default();
+        let mut places = vec![NOWHERE; 64];
+        let mut keys: Vec<Option<(u128, u64)>> = vec![None; 64];
+        let mut random = 1;
+        for stamp in 0..20_000_u64 {
+            let at = (next(&mut random) % 64) as usize;
+            let (node, key) = (NodeIx(at as u32), u128::from(next(&mut random) % 50));
+            match (keys[at], next(&mut random) % 3) {
+                (None, _) => {
+                    heap.push(node, VirtualTime(key), stamp, &mut places);
+                    keys[at] = Some((key, stamp));
+                }
+                (Some(_), 0) => {
+                    heap.remove(places[at], &mut places);
+                    keys[at] = None;
+                }
+                (Some((_, stamp)), _) => {
+                    heap.rekey(places[at], VirtualTime(key), &mut places);
+                    keys[at] = Some((key, stamp));
+                }
+            }
+            let least = keys.iter().enumerate().filter_map(|(at, key)| key.map(|key| (key, at))).min();
+            assert_eq!(heap.top(), least.map(|(_, at)| NodeIx(at as u32)));
+            for (at, key) in keys.iter().enumerate() {
+                assert_eq!(places[at] == NOWHERE, key.is_none());
+            }
+        }
+    }
+}
