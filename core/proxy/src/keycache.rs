@@ -268,6 +268,8 @@ mod tests {
             fail_open,
             pepper: None,
             max_request_bytes: 0,
+            admission_timeout: Duration::ZERO,
+            brownout: crate::BrownoutLimits { wait: Duration::ZERO, max_tokens: 1 },
             upstream_keepalive: Duration::ZERO,
             upstream_tls: crate::UpstreamTls::of_system(),
             drain_timeout: Duration::ZERO,

@@ -175,12 +175,6 @@ impl Admission {
         self.waiting
     }
 
-    /// Requests in flight in `pool` on this core.
-    #[must_use]
-    pub fn in_flight(&self, pool: PoolIx) -> u32 {
-        self.books.in_use(pool)
-    }
-
     /// How a ticket's wait is. After any answer but [`Wait::Waiting`] the ticket is no more.
     pub fn collect(&mut self, id: TicketId) -> Wait {
         let Some(place) = self.place(id) else {

@@ -306,14 +306,19 @@ impl Tree {
         if from == parent || node == Self::ROOT {
             return;
         }
+        let active = waiting != 0 || running != 0;
         self.unplace(node, from);
-        self.weigh_in(from, weight, waiting, running, false);
+        if active {
+            self.weigh_in(from, weight, false);
+        }
         self.count(from, -waiting, -running);
         if let Some(this) = self.nodes.get_mut(node.at()) {
             this.parent = parent;
         }
         self.rebase(node, (self.v_of(from), self.v_of(parent)), weight);
-        self.weigh_in(parent, weight, waiting, running, true);
+        if active {
+            self.weigh_in(parent, weight, true);
+        }
         self.place(node);
         self.count(parent, waiting, running);
     }

@@ -72,16 +72,11 @@ impl Tree {
             if at == Self::ROOT {
                 return;
             }
-            let (is_active, weight, parent) = (node.is_active(), u64::from(node.weight), node.parent);
+            let (is_active, weight, parent) = (node.is_active(), node.weight, node.parent);
             let mean_cost = self.mean_cost;
             if was_active != is_active {
                 let v = self.v_of(parent);
-                if let Some(parent) = self.nodes.get_mut(parent.at()) {
-                    parent.active_weight = match is_active {
-                        true => parent.active_weight.saturating_add(weight),
-                        false => parent.active_weight.saturating_sub(weight),
-                    };
-                }
+                self.weigh_in(parent, weight, is_active);
                 if is_active
                     && was_idle_below
                     && let Some(node) = self.nodes.get_mut(at.at())
@@ -131,11 +126,8 @@ impl Tree {
         }
     }
 
-    /// Adds a child's weight to what is active under `parent`, or takes it away, if the child is active.
-    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: u32, waiting: i32, running: i32, joins: bool) {
-        if waiting == 0 && running == 0 {
-            return;
-        }
+    /// A child of this weight begins to be active under `parent`, or ceases to be.
+    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: u32, joins: bool) {
         if let Some(parent) = self.nodes.get_mut(parent.at()) {
             parent.active_weight = match joins {
                 true => parent.active_weight.saturating_add(u64::from(weight)),

@@ -46,7 +46,7 @@ pub(crate) struct Answering {
     pub(super) answer: Answer,
     pub(super) deadlines: Deadlines,
     pub(super) strip_usage: bool,
-    pub(super) _permit: Permit,
+    pub(super) permit: Permit,
     pub(super) _asked: Asked,
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn dispatch(
         return Err(verdict::refuse(shard, down, answer, verdict::BODY_TIME).await);
     }
     let strip_usage = asked.strip_usage;
-    Ok(Answering { answer, deadlines, strip_usage, _permit: permit, _asked: asked })
+    Ok(Answering { answer, deadlines, strip_usage, permit, _asked: asked })
 }
 
 fn count(shard: &Shard, attempt: Attempt) {

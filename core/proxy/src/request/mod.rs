@@ -154,7 +154,7 @@ async fn infer(
     let known = lookup::lookup(shard, down, call, claimed).await?;
     let body = read::read(shard, down, call).await?;
     let asked = ask::ask(down, call, known, body)?;
-    let admitted = admit::admit(shard, asked)?;
+    let admitted = admit::admit(shard, down, call, tally, asked).await?;
     let model = Arc::clone(&admitted.asked.model);
     let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;
     let endpoint = answering.endpoint();

@@ -34,7 +34,7 @@ pub(super) async fn relay(
     tally: &mut Tally,
     answering: Answering,
 ) -> Result<After, Stop> {
-    let Answering { mut answer, deadlines, _permit: permit, _asked: asked, .. } = answering;
+    let Answering { mut answer, deadlines, mut permit, _asked: asked, .. } = answering;
     let after = answer::after(shard, call);
     let mut usage = JsonUsage::new();
     let mut held = Vec::new();
@@ -93,6 +93,7 @@ pub(super) async fn relay(
             head_sent = true;
             tally.first_byte(down.now());
             tally.used(usage.finish(), 0);
+            permit.used(usage.finish(), 0);
             out = match down.send(out).await {
                 Ok(emptied) => emptied,
                 Err(_) => return Err(Stop::ClientGone(Phase::Answer)),

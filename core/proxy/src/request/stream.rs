@@ -61,7 +61,7 @@ pub(super) async fn stream(
     tally: &mut Tally,
     answering: Answering,
 ) -> Result<After, Stop> {
-    let Answering { mut answer, deadlines, strip_usage, _permit: permit, _asked: asked } = answering;
+    let Answering { mut answer, deadlines, strip_usage, mut permit, _asked: asked } = answering;
     let after = answer::after(shard, call);
     let mut events = Events {
         down,
@@ -76,6 +76,7 @@ pub(super) async fn stream(
     loop {
         let decoded = answer.decode(|data| filter.push(data, &mut payload));
         tally.used(filter.usage(), filter.content_events());
+        permit.used(filter.usage(), filter.content_events());
         let ended = match decoded {
             Ok(ended) => ended,
             Err(_) => {
@@ -92,6 +93,7 @@ pub(super) async fn stream(
                 payload.truncate(whole);
             }
             tally.used(filter.usage(), filter.content_events());
+            permit.used(filter.usage(), filter.content_events());
         }
         let done = filter.done();
         // Without `[DONE]` the end is none, unless the backend has said itself that it failed.
