@@ -36,7 +36,7 @@ impl CoordinatorThread {
     fn spawn(&mut self) -> io::Result<()> {
         let (end, limits) = (self.link.coordinator(), self.limits);
         let work = move || run_coordinator(end, limits).map_err(|error| error.to_string());
-        let name = "obleth-coordinator".to_owned();
+        let name = "obleth-coord".to_owned();
         self.thread = Some(spawn(name, self.news.clone(), News::CoordinatorEnded, work)?);
         Ok(())
     }
