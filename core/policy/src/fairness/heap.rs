@@ -56,7 +56,7 @@ impl Heap {
 
     /// Gives the child at this position another key.
     pub(super) fn rekey(&mut self, at: u32, key: VirtualTime, places: &mut [u32]) {
-        if let Some(entry) = self.0.get_mut(at as usize) {
+        if let Some(entry) = self.0.get_mut(at as usize).filter(|entry| entry.key != key) {
             entry.key = key;
             self.settle(at as usize, places);
         }

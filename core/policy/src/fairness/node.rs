@@ -57,58 +57,111 @@ impl Node {
     }
 }
 
+/// What has come of a node when something of it began or ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) parent: NodeIx,
+    was_active: bool,
+    begins: bool,
+}
+
 impl Tree {
     /// Adds to what waits and runs, from the leaf up to the root, with everything that follows from it.
     pub(super) fn count(&mut self, leaf: NodeIx, waiting: i32, running: i32) {
+        if waiting == 0 && running == 0 {
+            return;
+        }
         let mut at = leaf;
         let mut was_idle_below = true;
         loop {
-            let Some(node) = self.nodes.get_mut(at.at()) else { return };
-            let was_active = node.is_active();
-            debug_assert!(node.waiting.checked_add_signed(waiting).is_some(), "a ticket left twice");
-            debug_assert!(node.running.checked_add_signed(running).is_some(), "a request ended twice");
-            node.waiting = node.waiting.saturating_add_signed(waiting);
-            node.running = node.running.saturating_add_signed(running);
+            let Some(change) = self.tally(at, waiting, running) else { return };
             if at == Self::ROOT {
                 return;
             }
-            let (is_active, weight, parent) = (node.is_active(), u64::from(node.weight), node.parent);
-            let mean_cost = self.mean_cost;
-            if was_active != is_active {
-                let v = self.v_of(parent);
-                if let Some(parent) = self.nodes.get_mut(parent.at()) {
-                    parent.active_weight = match is_active {
-                        true => parent.active_weight.saturating_add(weight),
-                        false => parent.active_weight.saturating_sub(weight),
-                    };
-                }
-                if is_active
-                    && was_idle_below
-                    && let Some(node) = self.nodes.get_mut(at.at())
-                {
+            if change.begins && was_idle_below {
+                let (v, mean_cost) = (self.v_of(change.parent), self.mean_cost);
+                if let Some(node) = self.nodes.get_mut(at.at()) {
                     node.lift(v, WELCOME, mean_cost);
                 }
             }
-            was_idle_below &= !was_active;
+            was_idle_below &= !change.was_active;
             self.place(at);
-            at = parent;
+            at = change.parent;
         }
     }
 
-    /// Puts a node into its parent's heap if it waits and may be served, or takes it out.
-    pub(super) fn place(&mut self, ix: NodeIx) {
-        let Some(node) = self.nodes.get(ix.at()) else { return };
+    /// Adds to what waits and runs of one node, and to the active weight of its parent.
+    pub(super) fn tally(&mut self, at: NodeIx, waiting: i32, running: i32) -> Option<Change> {
+        let node = self.nodes.get_mut(at.at())?;
+        let was_active = node.is_active();
+        debug_assert!(node.waiting.checked_add_signed(waiting).is_some(), "a ticket left twice");
+        debug_assert!(node.running.checked_add_signed(running).is_some(), "a request ended twice");
+        node.waiting = node.waiting.saturating_add_signed(waiting);
+        node.running = node.running.saturating_add_signed(running);
+        let (is_active, weight, parent) = (node.is_active(), i64::from(node.weight), node.parent);
+        if was_active != is_active && at != Self::ROOT {
+            self.weigh_in(parent, if is_active { weight } else { -weight });
+        }
+        Some(Change { parent, was_active, begins: is_active && !was_active })
+    }
+
+    /// Moves one node's key by what it is charged. Where it stands in its parent's heap is the caller's business.
+    pub(super) fn bill(&mut self, at: NodeIx, settled: u64, outstanding: i64) {
+        let contended = self.contended;
+        let largest = self.largest_cost;
+        let Some(node) = self.nodes.get_mut(at.at()) else { return };
+        node.settled = node.settled.plus(Cost(settled));
+        node.outstanding = Cost(node.outstanding.0.saturating_add_signed(outstanding));
+        if at == Self::ROOT {
+            return;
+        }
+        let delta = outstanding.saturating_add_unsigned(settled);
+        let service = VirtualTime::of(delta.unsigned_abs(), u64::from(node.weight));
+        if delta < 0 {
+            node.key = node.key.minus(service).max(node.floor);
+        } else if contended {
+            node.key = node.key.plus(service);
+        } else {
+            let tolerated = largest.saturating_add(node.outstanding.0);
+            let (key, parent) = (node.key, node.parent);
+            let at_most = VirtualTime::of(tolerated, u64::from(node.weight));
+            let v = self.advance(parent, delta.unsigned_abs());
+            if let Some(node) = self.nodes.get_mut(at.at()) {
+                node.key = key.plus(service).min(v.plus(at_most)).max(key);
+            }
+        }
+    }
+
+    /// Brings a node's place in its parent's heap up to date: in it if it waits and may be served, under its key. True if
+    /// it has come or gone.
+    pub(super) fn place(&mut self, ix: NodeIx) -> bool {
+        let Some(node) = self.nodes.get(ix.at()) else { return false };
         let has_work = node.waiting > 0 && (!node.children.is_empty() || node.active_weight == 0);
         let eligible = has_work && !node.blocked && ix != Self::ROOT;
         let (parent, placed) = (node.parent, self.places.get(ix.at()).is_some_and(|at| *at != NOWHERE));
         match (eligible, placed) {
             (true, false) => self.enter(ix, parent),
             (false, true) => self.unplace(ix, parent),
-            _ => return,
+            (true, true) => self.rekey(ix),
+            (false, false) => {}
         }
-        // Whether the parent has somebody to serve may have changed with it.
-        if parent != Self::ROOT {
-            self.place(parent);
+        eligible != placed
+    }
+
+    /// The same, with everybody above whom it changes something for.
+    pub(super) fn place_path(&mut self, ix: NodeIx) {
+        let mut at = ix;
+        while self.place(at) {
+            at = self.parent(at);
+        }
+    }
+
+    /// Tells the parent's heap of a node's key, if it stands there.
+    pub(super) fn rekey(&mut self, ix: NodeIx) {
+        let Some(at) = self.places.get(ix.at()).copied().filter(|at| *at != NOWHERE) else { return };
+        let Some(&Node { key, parent, .. }) = self.nodes.get(ix.at()) else { return };
+        if let Some(parent) = self.nodes.get_mut(parent.at()) {
+            parent.children.rekey(at, key, &mut self.places);
         }
     }
 
@@ -131,16 +184,10 @@ impl Tree {
         }
     }
 
-    /// Adds a child's weight to what is active under `parent`, or takes it away, if the child is active.
-    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: u32, waiting: i32, running: i32, joins: bool) {
-        if waiting == 0 && running == 0 {
-            return;
-        }
+    /// Adds to the weight that is active under `parent`.
+    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: i64) {
         if let Some(parent) = self.nodes.get_mut(parent.at()) {
-            parent.active_weight = match joins {
-                true => parent.active_weight.saturating_add(u64::from(weight)),
-                false => parent.active_weight.saturating_sub(u64::from(weight)),
-            };
+            parent.active_weight = parent.active_weight.saturating_add_signed(weight);
         }
     }
 
@@ -155,10 +202,6 @@ impl Tree {
         node.key = carry(node.key);
         node.floor = carry(node.floor).min(node.key);
         node.weight = weight.max(1);
-        let (key, parent) = (node.key, node.parent);
-        let at = self.places.get(ix.at()).copied().filter(|at| *at != NOWHERE);
-        if let (Some(at), Some(parent)) = (at, self.nodes.get_mut(parent.at())) {
-            parent.children.rekey(at, key, &mut self.places);
-        }
+        self.rekey(ix);
     }
 }
