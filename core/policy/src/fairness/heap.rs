@@ -3,6 +3,8 @@
 //! A 4-ary heap whose entries carry their keys, so that a comparison stays within the heap; where a child stands is
 //! kept in one dense table for the whole tree. It must never allocate once it has been as full as it gets.
 
+use std::hint::select_unpredictable;
+
 use super::{NodeIx, VirtualTime};
 
 /// Children per entry: a flatter heap touches fewer cache lines on the way down.
@@ -19,8 +21,9 @@ struct Entry {
 }
 
 impl Entry {
+    /// Without a branch: which of two children is less cannot be predicted.
     fn before(&self, other: &Self) -> bool {
-        (self.key, self.stamp) < (other.key, other.stamp)
+        (self.key < other.key) | ((self.key == other.key) & (self.stamp < other.stamp))
     }
 }
 
@@ -86,19 +89,29 @@ impl Heap {
 
     fn sink(&mut self, mut at: usize, places: &mut [u32]) {
         let Some(entry) = self.0.get(at).copied() else { return };
-        loop {
-            let first = at * ARITY + 1;
-            let last = (first + ARITY).min(self.0.len());
-            let below = self.0.get(first..last).unwrap_or_default().iter().enumerate();
-            let least = below.reduce(|a, b| if b.1.before(a.1) { b } else { a });
-            let Some((offset, child)) = least.map(|(offset, child)| (offset, *child)) else { break };
+        while let Some((below, child)) = self.least_below(at) {
             if !child.before(&entry) {
                 break;
             }
             self.put(at, child, places);
-            at = first + offset;
+            at = below;
         }
         self.put(at, entry, places);
+    }
+
+    /// The least of the children of the entry at `at`, and its position.
+    fn least_below(&self, at: usize) -> Option<(usize, Entry)> {
+        let first = at * ARITY + 1;
+        let children = self.0.get(first..)?;
+        let lesser = |a: usize, b: usize| match (children.get(a), children.get(b)) {
+            (Some(left), Some(right)) => select_unpredictable(right.before(left), b, a),
+            _ => a,
+        };
+        let least = match children.len() {
+            ARITY.. => lesser(lesser(0, 1), lesser(2, 3)),
+            some => (1..some).fold(0, lesser),
+        };
+        Some((first + least, *children.get(least)?))
     }
 
     fn put(&mut self, at: usize, entry: Entry, places: &mut [u32]) {
