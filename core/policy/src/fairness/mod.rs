@@ -149,6 +149,7 @@ impl Tree {
     /// A new child, idle.
     pub fn add(&mut self, parent: NodeIx, weight: u32) -> NodeIx {
         let node = Node::new(parent, weight.max(1));
+        self.make_parent(parent);
         if let Some(ix) = self.free.pop() {
             if let Some(place) = self.nodes.get_mut(ix.at()) {
                 *place = node;
@@ -300,6 +301,7 @@ impl Tree {
         if let Some(this) = self.nodes.get_mut(node.at()) {
             this.parent = parent;
         }
+        self.make_parent(parent);
         self.rebase(node, (self.v_of(from), self.v_of(parent)), weight);
         self.weigh_in(parent, active_weight);
         self.place_path(node);
@@ -339,6 +341,12 @@ impl Tree {
         let Some(parent) = self.nodes.get_mut(parent.at()) else { return VirtualTime::default() };
         parent.v = parent.v.plus(VirtualTime::of(cost, parent.active_weight));
         parent.v
+    }
+
+    fn make_parent(&mut self, node: NodeIx) {
+        if let Some(node) = self.nodes.get_mut(node.at()) {
+            node.is_parent = true;
+        }
     }
 
     fn v_of(&self, node: NodeIx) -> VirtualTime {
