@@ -3,6 +3,8 @@
 //! A 4-ary heap whose entries carry their keys, so that a comparison stays within the heap; where a child stands is
 //! kept in one dense table for the whole tree. It must never allocate once it has been as full as it gets.
 
+use std::hint::select_unpredictable;
+
 use super::{NodeIx, VirtualTime};
 
 /// Children per entry: a flatter heap touches fewer cache lines on the way down.
@@ -19,44 +21,60 @@ struct Entry {
 }
 
 impl Entry {
+    /// Without a branch: which of two children is less cannot be predicted.
     fn before(&self, other: &Self) -> bool {
-        (self.key, self.stamp) < (other.key, other.stamp)
+        (self.key < other.key) | ((self.key == other.key) & (self.stamp < other.stamp))
     }
 }
 
 /// See the module's text. `places` is the tree's table: a child's position in its parent's heap.
-#[derive(Debug, Default)]
-pub(super) struct Heap(Vec<Entry>);
+#[derive(Debug)]
+pub(super) struct Heap {
+    /// The node of the first entry, or [`NONE`]: the way down to the least leaf reads nodes only.
+    top: NodeIx,
+    entries: Vec<Entry>,
+}
+
+/// The top of an empty heap.
+const NONE: NodeIx = NodeIx(u32::MAX);
+
+impl Default for Heap {
+    fn default() -> Self {
+        Self { top: NONE, entries: Vec::new() }
+    }
+}
 
 impl Heap {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.top == NONE
     }
 
     pub(super) fn top(&self) -> Option<NodeIx> {
-        self.0.first().map(|entry| entry.node)
+        (self.top != NONE).then_some(self.top)
     }
 
     pub(super) fn push(&mut self, node: NodeIx, key: VirtualTime, stamp: u64, places: &mut [u32]) {
-        self.0.push(Entry { key, stamp, node });
-        self.rise(self.0.len().saturating_sub(1), places);
+        self.entries.push(Entry { key, stamp, node });
+        self.rise(self.entries.len().saturating_sub(1), places);
     }
 
     pub(super) fn remove(&mut self, at: u32, places: &mut [u32]) {
         let at = at as usize;
-        if at >= self.0.len() {
+        if at >= self.entries.len() {
             return;
         }
-        let gone = self.0.swap_remove(at);
+        let gone = self.entries.swap_remove(at);
         set(places, gone.node, NOWHERE);
-        if at < self.0.len() {
+        if at < self.entries.len() {
             self.settle(at, places);
+        } else if at == 0 {
+            self.top = NONE;
         }
     }
 
     /// Gives the child at this position another key.
     pub(super) fn rekey(&mut self, at: u32, key: VirtualTime, places: &mut [u32]) {
-        if let Some(entry) = self.0.get_mut(at as usize) {
+        if let Some(entry) = self.entries.get_mut(at as usize).filter(|entry| entry.key != key) {
             entry.key = key;
             self.settle(at as usize, places);
         }
@@ -70,10 +88,10 @@ impl Heap {
     }
 
     fn rise(&mut self, mut at: usize, places: &mut [u32]) -> usize {
-        let Some(entry) = self.0.get(at).copied() else { return at };
+        let Some(entry) = self.entries.get(at).copied() else { return at };
         while at > 0 {
             let above = (at - 1) / ARITY;
-            let Some(parent) = self.0.get(above).copied() else { break };
+            let Some(parent) = self.entries.get(above).copied() else { break };
             if !entry.before(&parent) {
                 break;
             }
@@ -85,25 +103,38 @@ impl Heap {
     }
 
     fn sink(&mut self, mut at: usize, places: &mut [u32]) {
-        let Some(entry) = self.0.get(at).copied() else { return };
-        loop {
-            let first = at * ARITY + 1;
-            let last = (first + ARITY).min(self.0.len());
-            let below = self.0.get(first..last).unwrap_or_default().iter().enumerate();
-            let least = below.reduce(|a, b| if b.1.before(a.1) { b } else { a });
-            let Some((offset, child)) = least.map(|(offset, child)| (offset, *child)) else { break };
+        let Some(entry) = self.entries.get(at).copied() else { return };
+        while let Some((below, child)) = self.least_below(at) {
             if !child.before(&entry) {
                 break;
             }
             self.put(at, child, places);
-            at = first + offset;
+            at = below;
         }
         self.put(at, entry, places);
     }
 
+    /// The least of the children of the entry at `at`, and its position.
+    fn least_below(&self, at: usize) -> Option<(usize, Entry)> {
+        let first = at * ARITY + 1;
+        let children = self.entries.get(first..)?;
+        let lesser = |a: usize, b: usize| match (children.get(a), children.get(b)) {
+            (Some(left), Some(right)) => select_unpredictable(right.before(left), b, a),
+            _ => a,
+        };
+        let least = match children.len() {
+            ARITY.. => lesser(lesser(0, 1), lesser(2, 3)),
+            some => (1..some).fold(0, lesser),
+        };
+        Some((first + least, *children.get(least)?))
+    }
+
     fn put(&mut self, at: usize, entry: Entry, places: &mut [u32]) {
-        if let Some(place) = self.0.get_mut(at) {
+        if let Some(place) = self.entries.get_mut(at) {
             *place = entry;
+        }
+        if at == 0 {
+            self.top = entry.node;
         }
         set(places, entry.node, u32::try_from(at).unwrap_or(NOWHERE));
     }

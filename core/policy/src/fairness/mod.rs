@@ -57,7 +57,12 @@ impl VirtualTime {
     /// What this cost is worth to a node of this weight.
     #[must_use]
     pub fn of(cost: u64, weight: u64) -> Self {
-        Self((u128::from(cost) << 32) / u128::from(weight.max(1)))
+        let weight = weight.max(1);
+        // Almost every cost is below four million tokens; a division of that size is several times faster.
+        match u32::try_from(cost) {
+            Ok(cost) => Self(u128::from((u64::from(cost) << 32) / weight)),
+            Err(_) => Self((u128::from(cost) << 32) / u128::from(weight)),
+        }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -144,6 +149,7 @@ impl Tree {
     /// A new child, idle.
     pub fn add(&mut self, parent: NodeIx, weight: u32) -> NodeIx {
         let node = Node::new(parent, weight.max(1));
+        self.make_parent(parent);
         if let Some(ix) = self.free.pop() {
             if let Some(place) = self.nodes.get_mut(ix.at()) {
                 *place = node;
@@ -198,17 +204,21 @@ impl Tree {
 
     /// A waiting request of this leaf gets a slot, and is charged this much for a start. Virtual time goes forward.
     pub fn grant(&mut self, leaf: NodeIx, estimate: Cost) {
+        let outstanding = estimate.since(Cost(0));
         let mut at = leaf;
+        // The three that make a grant, on one way up: what is far away in memory is fetched once.
         while at != Self::ROOT {
-            let Some(Node { parent, key, .. }) = self.nodes.get(at.at()) else { break };
-            let (parent, key) = (*parent, *key);
+            let Some(&Node { parent, key, .. }) = self.nodes.get(at.at()) else { return };
             if let Some(parent) = self.nodes.get_mut(parent.at()) {
                 parent.v = parent.v.max(key);
             }
+            self.bill(at, 0, outstanding);
+            self.tally(at, -1, 1);
+            self.place(at);
             at = parent;
         }
-        self.charge(leaf, 0, estimate.since(Cost(0)));
-        self.count(leaf, -1, 1);
+        self.bill(Self::ROOT, 0, outstanding);
+        self.tally(Self::ROOT, -1, 1);
     }
 
     /// Requests of this leaf run that never waited.
@@ -223,35 +233,14 @@ impl Tree {
 
     /// Service: this much was settled, and this much more (or less) is outstanding. Their sum moves the keys.
     pub fn charge(&mut self, leaf: NodeIx, settled: u64, outstanding: i64) {
-        let delta = outstanding.saturating_add_unsigned(settled);
         let mut at = leaf;
         loop {
-            let Some(node) = self.nodes.get_mut(at.at()) else { return };
-            node.settled = node.settled.plus(Cost(settled));
-            node.outstanding = Cost(node.outstanding.0.saturating_add_signed(outstanding));
+            self.bill(at, settled, outstanding);
             if at == Self::ROOT {
                 return;
             }
-            let (weight, parent) = (u64::from(node.weight), node.parent);
-            let service = VirtualTime::of(delta.unsigned_abs(), weight);
-            let key = match delta {
-                ..0 => node.key.minus(service).max(node.floor),
-                _ if self.contended => node.key.plus(service),
-                _ => {
-                    let tolerated = self.largest_cost.saturating_add(node.outstanding.0);
-                    let (key, at_most) = (node.key, VirtualTime::of(tolerated, weight));
-                    let v = self.advance(parent, delta.unsigned_abs());
-                    key.plus(service).min(v.plus(at_most)).max(key)
-                }
-            };
-            if let Some(node) = self.nodes.get_mut(at.at()) {
-                node.key = key;
-            }
-            let Some(parent_node) = self.nodes.get_mut(parent.at()) else { return };
-            if let Some(place) = self.places.get(at.at()).copied().filter(|place| *place != NOWHERE) {
-                parent_node.children.rekey(place, key, &mut self.places);
-            }
-            at = parent;
+            self.rekey(at);
+            at = self.parent(at);
         }
     }
 
@@ -278,7 +267,7 @@ impl Tree {
     pub fn block(&mut self, node: NodeIx, blocked: bool) {
         if let Some(this) = self.nodes.get_mut(node.at()) {
             this.blocked = blocked;
-            self.place(node);
+            self.place_path(node);
         }
     }
 
@@ -291,9 +280,8 @@ impl Tree {
             return;
         }
         let v = self.v_of(parent);
-        if let Some(parent) = self.nodes.get_mut(parent.at()).filter(|_| active) {
-            parent.active_weight =
-                parent.active_weight.saturating_sub(u64::from(old)).saturating_add(u64::from(weight));
+        if active {
+            self.weigh_in(parent, i64::from(weight) - i64::from(old));
         }
         self.rebase(node, (v, v), weight);
     }
@@ -306,20 +294,17 @@ impl Tree {
         if from == parent || node == Self::ROOT {
             return;
         }
-        let active = waiting != 0 || running != 0;
         self.unplace(node, from);
-        if active {
-            self.weigh_in(from, weight, false);
-        }
+        let active_weight = if waiting > 0 || running > 0 { i64::from(weight) } else { 0 };
+        self.weigh_in(from, -active_weight);
         self.count(from, -waiting, -running);
         if let Some(this) = self.nodes.get_mut(node.at()) {
             this.parent = parent;
         }
+        self.make_parent(parent);
         self.rebase(node, (self.v_of(from), self.v_of(parent)), weight);
-        if active {
-            self.weigh_in(parent, weight, true);
-        }
-        self.place(node);
+        self.weigh_in(parent, active_weight);
+        self.place_path(node);
         self.count(parent, waiting, running);
     }
 
@@ -356,6 +341,12 @@ impl Tree {
         let Some(parent) = self.nodes.get_mut(parent.at()) else { return VirtualTime::default() };
         parent.v = parent.v.plus(VirtualTime::of(cost, parent.active_weight));
         parent.v
+    }
+
+    fn make_parent(&mut self, node: NodeIx) {
+        if let Some(node) = self.nodes.get_mut(node.at()) {
+            node.is_parent = true;
+        }
     }
 
     fn v_of(&self, node: NodeIx) -> VirtualTime {

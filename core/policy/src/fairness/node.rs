@@ -4,42 +4,58 @@ use super::{HOARD, NodeIx, Tree, VirtualTime, WELCOME, heap::Heap, heap::NOWHERE
 use crate::cost::Cost;
 
 /// A pool, a group, a tenant or a key. Owned by its tree.
+///
+/// With ten thousand tenants, fetching nodes is what a decision costs. So a node is two cache lines, in this order: what
+/// every step of every way up needs, and what only a parent has. Of a key whose request waits the second is not fetched.
 #[derive(Debug)]
+#[repr(C, align(128))]
 pub(super) struct Node {
+    pub(super) key: VirtualTime,
+    /// Where the last lift put the key; refunds go no lower.
+    pub(super) floor: VirtualTime,
+    pub(super) outstanding: Cost,
     pub(super) parent: NodeIx,
     pub(super) weight: u32,
     pub(super) waiting: u32,
     pub(super) running: u32,
-    pub(super) settled: Cost,
-    pub(super) outstanding: Cost,
-    pub(super) key: VirtualTime,
-    /// Where the last lift put the key; refunds go no lower.
-    pub(super) floor: VirtualTime,
+    pub(super) blocked: bool,
+    /// It had a child once. Of a node that never had one, the second line holds nothing but `settled`.
+    pub(super) is_parent: bool,
     /// Virtual time of its children.
     pub(super) v: VirtualTime,
     /// Weight of its children that wait or run.
     pub(super) active_weight: u64,
+    pub(super) settled: Cost,
     /// Its children that wait and may be served.
     pub(super) children: Heap,
-    pub(super) blocked: bool,
 }
+
+const _: () = assert!(size_of::<Node>() == 128, "a node is two cache lines");
+const _: () = assert!(std::mem::offset_of!(Node, v) == 64, "and the first ends before what a parent has");
 
 impl Node {
     pub(super) fn new(parent: NodeIx, weight: u32) -> Self {
         Self {
+            key: VirtualTime::default(),
+            floor: VirtualTime::default(),
+            outstanding: Cost(0),
             parent,
             weight,
             waiting: 0,
             running: 0,
-            settled: Cost(0),
-            outstanding: Cost(0),
-            key: VirtualTime::default(),
-            floor: VirtualTime::default(),
+            blocked: false,
+            is_parent: false,
             v: VirtualTime::default(),
             active_weight: 0,
+            settled: Cost(0),
             children: Heap::default(),
-            blocked: false,
         }
+    }
+
+    /// Whether it waits, is below its cap, and has a child to serve or is served itself.
+    fn is_eligible(&self) -> bool {
+        let is_ready = |parent: &Self| !parent.children.is_empty() || parent.active_weight == 0;
+        self.waiting > 0 && !self.blocked && (!self.is_parent || is_ready(self))
     }
 
     pub(super) fn is_active(&self) -> bool {
@@ -57,53 +73,112 @@ impl Node {
     }
 }
 
+/// What has come of a node when something of it began or ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) parent: NodeIx,
+    was_active: bool,
+    begins: bool,
+}
+
 impl Tree {
     /// Adds to what waits and runs, from the leaf up to the root, with everything that follows from it.
     pub(super) fn count(&mut self, leaf: NodeIx, waiting: i32, running: i32) {
+        if waiting == 0 && running == 0 {
+            return;
+        }
         let mut at = leaf;
         let mut was_idle_below = true;
         loop {
-            let Some(node) = self.nodes.get_mut(at.at()) else { return };
-            let was_active = node.is_active();
-            debug_assert!(node.waiting.checked_add_signed(waiting).is_some(), "a ticket left twice");
-            debug_assert!(node.running.checked_add_signed(running).is_some(), "a request ended twice");
-            node.waiting = node.waiting.saturating_add_signed(waiting);
-            node.running = node.running.saturating_add_signed(running);
+            let Some(change) = self.tally(at, waiting, running) else { return };
             if at == Self::ROOT {
                 return;
             }
-            let (is_active, weight, parent) = (node.is_active(), node.weight, node.parent);
-            let mean_cost = self.mean_cost;
-            if was_active != is_active {
-                let v = self.v_of(parent);
-                self.weigh_in(parent, weight, is_active);
-                if is_active
-                    && was_idle_below
-                    && let Some(node) = self.nodes.get_mut(at.at())
-                {
+            if change.begins && was_idle_below {
+                let (v, mean_cost) = (self.v_of(change.parent), self.mean_cost);
+                if let Some(node) = self.nodes.get_mut(at.at()) {
                     node.lift(v, WELCOME, mean_cost);
                 }
             }
-            was_idle_below &= !was_active;
+            was_idle_below &= !change.was_active;
             self.place(at);
-            at = parent;
+            at = change.parent;
         }
     }
 
-    /// Puts a node into its parent's heap if it waits and may be served, or takes it out.
-    pub(super) fn place(&mut self, ix: NodeIx) {
-        let Some(node) = self.nodes.get(ix.at()) else { return };
-        let has_work = node.waiting > 0 && (!node.children.is_empty() || node.active_weight == 0);
-        let eligible = has_work && !node.blocked && ix != Self::ROOT;
+    /// Adds to what waits and runs of one node, and to the active weight of its parent.
+    pub(super) fn tally(&mut self, at: NodeIx, waiting: i32, running: i32) -> Option<Change> {
+        let node = self.nodes.get_mut(at.at())?;
+        let was_active = node.is_active();
+        debug_assert!(node.waiting.checked_add_signed(waiting).is_some(), "a ticket left twice");
+        debug_assert!(node.running.checked_add_signed(running).is_some(), "a request ended twice");
+        node.waiting = node.waiting.saturating_add_signed(waiting);
+        node.running = node.running.saturating_add_signed(running);
+        let (is_active, weight, parent) = (node.is_active(), i64::from(node.weight), node.parent);
+        if was_active != is_active && at != Self::ROOT {
+            self.weigh_in(parent, if is_active { weight } else { -weight });
+        }
+        Some(Change { parent, was_active, begins: is_active && !was_active })
+    }
+
+    /// Moves one node's key by what it is charged. Where it stands in its parent's heap is the caller's business.
+    pub(super) fn bill(&mut self, at: NodeIx, settled: u64, outstanding: i64) {
+        let contended = self.contended;
+        let largest = self.largest_cost;
+        let Some(node) = self.nodes.get_mut(at.at()) else { return };
+        if settled > 0 {
+            node.settled = node.settled.plus(Cost(settled));
+        }
+        node.outstanding = Cost(node.outstanding.0.saturating_add_signed(outstanding));
+        if at == Self::ROOT {
+            return;
+        }
+        let delta = outstanding.saturating_add_unsigned(settled);
+        let service = VirtualTime::of(delta.unsigned_abs(), u64::from(node.weight));
+        if delta < 0 {
+            node.key = node.key.minus(service).max(node.floor);
+        } else if contended {
+            node.key = node.key.plus(service);
+        } else {
+            let tolerated = largest.saturating_add(node.outstanding.0);
+            let (key, parent) = (node.key, node.parent);
+            let at_most = VirtualTime::of(tolerated, u64::from(node.weight));
+            let v = self.advance(parent, delta.unsigned_abs());
+            if let Some(node) = self.nodes.get_mut(at.at()) {
+                node.key = key.plus(service).min(v.plus(at_most)).max(key);
+            }
+        }
+    }
+
+    /// Brings a node's place in its parent's heap up to date: in it if it waits and may be served, under its key. True if
+    /// it has come or gone.
+    pub(super) fn place(&mut self, ix: NodeIx) -> bool {
+        let Some(node) = self.nodes.get(ix.at()) else { return false };
+        let eligible = node.is_eligible() && ix != Self::ROOT;
         let (parent, placed) = (node.parent, self.places.get(ix.at()).is_some_and(|at| *at != NOWHERE));
         match (eligible, placed) {
             (true, false) => self.enter(ix, parent),
             (false, true) => self.unplace(ix, parent),
-            _ => return,
+            (true, true) => self.rekey(ix),
+            (false, false) => {}
         }
-        // Whether the parent has somebody to serve may have changed with it.
-        if parent != Self::ROOT {
-            self.place(parent);
+        eligible != placed
+    }
+
+    /// The same, with everybody above whom it changes something for.
+    pub(super) fn place_path(&mut self, ix: NodeIx) {
+        let mut at = ix;
+        while self.place(at) {
+            at = self.parent(at);
+        }
+    }
+
+    /// Tells the parent's heap of a node's key, if it stands there.
+    pub(super) fn rekey(&mut self, ix: NodeIx) {
+        let Some(at) = self.places.get(ix.at()).copied().filter(|at| *at != NOWHERE) else { return };
+        let Some(&Node { key, parent, .. }) = self.nodes.get(ix.at()) else { return };
+        if let Some(parent) = self.nodes.get_mut(parent.at()) {
+            parent.children.rekey(at, key, &mut self.places);
         }
     }
 
@@ -126,13 +201,10 @@ impl Tree {
         }
     }
 
-    /// A child of this weight begins to be active under `parent`, or ceases to be.
-    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: u32, joins: bool) {
+    /// Adds to the weight that is active under `parent`.
+    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: i64) {
         if let Some(parent) = self.nodes.get_mut(parent.at()) {
-            parent.active_weight = match joins {
-                true => parent.active_weight.saturating_add(u64::from(weight)),
-                false => parent.active_weight.saturating_sub(u64::from(weight)),
-            };
+            parent.active_weight = parent.active_weight.saturating_add_signed(weight);
         }
     }
 
@@ -147,10 +219,6 @@ impl Tree {
         node.key = carry(node.key);
         node.floor = carry(node.floor).min(node.key);
         node.weight = weight.max(1);
-        let (key, parent) = (node.key, node.parent);
-        let at = self.places.get(ix.at()).copied().filter(|at| *at != NOWHERE);
-        if let (Some(at), Some(parent)) = (at, self.nodes.get_mut(parent.at())) {
-            parent.children.rekey(at, key, &mut self.places);
-        }
+        self.rekey(ix);
     }
 }
