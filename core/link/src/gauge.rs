@@ -168,6 +168,10 @@ impl Driver {
 pub struct ShardGauges {
     /// Requests between admission and settlement.
     pub in_flight: Counter,
+    /// Requests that wait for a slot.
+    pub queued: Counter,
+    /// Requests that got a shorter answer, because they would have waited long.
+    pub degraded: Counter,
     /// Client connections.
     pub connections: Counter,
     /// Room that large request bodies take up, of [`crate::BufferBudget`].
@@ -180,6 +184,8 @@ pub struct ShardGauges {
     pub ttft: Histogram<{ LATENCY_BOUNDS_MS.len() }>,
     /// From the parsed head to dispatch, less the time in a queue, in µs (sum in ns).
     pub overhead: Histogram<{ OVERHEAD_BOUNDS_US.len() }>,
+    /// How long requests waited for a slot that had to wait for one, in ms (sum in µs).
+    pub queue_wait: Histogram<{ LATENCY_BOUNDS_MS.len() }>,
     /// Tokens that backends counted as input.
     pub input_tokens: Counter,
     /// Tokens that backends generated.
@@ -200,6 +206,7 @@ pub struct ShardGauges {
     missing: AtomicBool,
     epoll: AtomicBool,
     pool_in_flight: Box<[Counter]>,
+    pool_queued: Box<[Counter]>,
 }
 
 impl ShardGauges {
@@ -207,12 +214,15 @@ impl ShardGauges {
         let counters = || std::array::from_fn(|_| Counter::default());
         Self {
             in_flight: Counter::default(),
+            queued: Counter::default(),
+            degraded: Counter::default(),
             connections: Counter::default(),
             buffered_bytes: Counter::default(),
             requests: std::array::from_fn(|_| counters()),
             duration: Histogram::new(&LATENCY_BOUNDS_MS),
             ttft: Histogram::new(&LATENCY_BOUNDS_MS),
             overhead: Histogram::new(&OVERHEAD_BOUNDS_US),
+            queue_wait: Histogram::new(&LATENCY_BOUNDS_MS),
             input_tokens: Counter::default(),
             output_tokens: Counter::default(),
             client_closed: std::array::from_fn(|_| Counter::default()),
@@ -226,6 +236,7 @@ impl ShardGauges {
             missing: AtomicBool::new(false),
             epoll: AtomicBool::new(false),
             pool_in_flight: (0..MAX_POOLS).map(|_| Counter::default()).collect(),
+            pool_queued: (0..MAX_POOLS).map(|_| Counter::default()).collect(),
         }
     }
 
@@ -253,6 +264,12 @@ impl ShardGauges {
         self.pool_in_flight.get(pool.at())
     }
 
+    /// Requests that wait for a slot of a pool, on this shard.
+    #[must_use]
+    pub fn pool_queued(&self, pool: PoolIx) -> Option<&Counter> {
+        self.pool_queued.get(pool.at())
+    }
+
     /// The shard accepts connections from now on, on this driver.
     pub fn start_serving(&self, driver: Driver) {
         self.epoll.store(driver == Driver::Epoll, Ordering::Relaxed);
@@ -263,9 +280,10 @@ impl ShardGauges {
     pub fn stop_serving(&self) {
         self.serving.store(false, Ordering::Release);
         self.in_flight.set(0);
+        self.queued.set(0);
         self.connections.set(0);
         self.buffered_bytes.set(0);
-        self.pool_in_flight.iter().for_each(|count| count.set(0));
+        self.pool_in_flight.iter().chain(&self.pool_queued).for_each(|count| count.set(0));
     }
 
     /// Whether it accepts connections.
@@ -325,6 +343,12 @@ impl Gauges {
     #[must_use]
     pub fn pool_in_flight(&self, pool: PoolIx) -> u64 {
         self.shards().filter_map(|shard| shard.pool_in_flight(pool)).map(Counter::get).sum()
+    }
+
+    /// Requests that wait for a slot of a pool, on all shards.
+    #[must_use]
+    pub fn pool_queued(&self, pool: PoolIx) -> u64 {
+        self.shards().filter_map(|shard| shard.pool_queued(pool)).map(Counter::get).sum()
     }
 
     /// The process is shutting down. There is no way back.
