@@ -2,8 +2,9 @@
 //! orders out.
 //!
 //! Every state change goes out synchronously, before the admin API answers, and to the coordinator first; what a full
-//! ring refuses is kept and merged in an [`Outbox`] or in [`Orders`]. A look-up whose key is edited while it runs is made again, so an answer that
-//! leaves after an edit is never older than it. Nothing here waits while it holds the lock.
+//! ring refuses is kept and merged in an [`Outbox`] or in [`Orders`]. A look-up whose key is edited while it runs is
+//! made again, so an answer that leaves after an edit is never older than it. Nothing here waits while it holds the
+//! lock.
 
 use std::{
     collections::HashMap,
@@ -121,8 +122,8 @@ impl Pump {
         self.lock().snapshot.clone()
     }
 
-    /// Sends a snapshot's shares to the coordinator, and then the snapshot to every shard. The first one also says that keys may have changed: shards may have
-    /// outlived the sidecar that told them before.
+    /// Sends a snapshot's shares to the coordinator, and then the snapshot to every shard. The first one also says that
+    /// keys may have changed: shards may have outlived the sidecar that told them before.
     pub(crate) fn publish(&self, snapshot: Arc<Snapshot>) {
         let mut state = self.lock();
         let is_first = state.snapshot.replace(Arc::clone(&snapshot)).is_none();

@@ -1,4 +1,5 @@
-//! A sidecar that runs, the shards' and the coordinator's ends of its link in the test's hands, and a client that speaks plain HTTP.
+//! A sidecar that runs, the shards' and the coordinator's ends of its link in the test's hands, and a client that
+//! speaks plain HTTP.
 //!
 //! Shared by the tests of this folder; not every one of them uses all of it.
 
