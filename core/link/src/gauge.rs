@@ -348,6 +348,12 @@ impl Gauges {
         self.shards().filter_map(|shard| shard.pool_in_flight(pool)).map(Counter::get).sum()
     }
 
+    /// Requests that wait for a slot of a pool, on all shards.
+    #[must_use]
+    pub fn pool_queued(&self, pool: PoolIx) -> u64 {
+        self.shards().filter_map(|shard| shard.pool_queued(pool)).map(Counter::get).sum()
+    }
+
     /// The process is shutting down. There is no way back.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
