@@ -94,12 +94,12 @@ fn the_coordinator_hears_of_a_change_before_any_shard_does() {
     let shards: Vec<_> = sidecar.shards.iter().map(|shard| shard.0.clone()).collect();
     let coordinator = sidecar.coordinator.clone();
     let watcher = std::thread::spawn(move || {
-        for generation in 0..200_usize {
+        for generation in 0..500_usize {
             // Whoever sees the change at a shard must find it at the coordinator.
             let seen = loop {
                 match shards[0].take() {
                     Some(Command::Snapshot(snapshot)) => break snapshot,
-                    _ => std::thread::yield_now(),
+                    _ => std::hint::spin_loop(),
                 }
             };
             let Some(Order::Shares(shares)) = coordinator.take_order() else {
@@ -108,7 +108,7 @@ fn the_coordinator_hears_of_a_change_before_any_shard_does() {
             assert!(Arc::ptr_eq(&shares, seen.shares()));
         }
     });
-    for n in 0..200 {
+    for n in 0..500 {
         sidecar.tenant(&format!("t{n}"));
     }
     watcher.join().unwrap();
