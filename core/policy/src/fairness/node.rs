@@ -1,6 +1,9 @@
 //! One node, and what happens to it when it begins or ends to wait or to run.
 
-use super::{HOARD, NodeIx, Tree, VirtualTime, WELCOME, heap::Heap, heap::NOWHERE};
+use super::{
+    HOARD, NodeIx, Tree, VirtualTime, WELCOME,
+    heap::{Entry, Heap, NOWHERE},
+};
 use crate::cost::Cost;
 
 /// A pool, a group, a tenant or a key. Owned by its tree.
@@ -200,8 +203,11 @@ impl Tree {
         node.lift(v, HOARD, mean_cost);
         let key = node.key;
         self.stamp = self.stamp.saturating_add(1);
+        let entry = Entry { key, stamp: self.stamp, node: ix };
+        let lone = self.nodes.get(parent.at()).and_then(|parent| parent.children.lone());
+        let lone_key = lone.and_then(|lone| self.nodes.get(lone.at())).map_or(key, |lone| lone.key);
         if let Some(parent) = self.nodes.get_mut(parent.at()) {
-            parent.children.push(ix, key, self.stamp, &mut self.places);
+            parent.children.push(entry, lone_key, &mut self.places);
         }
     }
 
