@@ -2,7 +2,7 @@
 //!
 //! So many tenants wait all the time, with one request each; that is the dear case, because every grant takes a tenant
 //! out of the queue and every end puts one in. One operation is a whole turn: the oldest request ends and is paid for,
-//! its tenant waits again, and whoever is next gets the slot.
+//! its tenant waits again, and whoever is next gets the slot. [`grants`] has the last part alone.
 
 use std::collections::VecDeque;
 
@@ -27,23 +27,29 @@ const GROUPS: u32 = 4;
 /// What is charged at a grant.
 const ESTIMATE: Cost = Cost(50_000);
 
-/// A loop of turns of the tree, with so many tenants that wait for their `backlog` requests each.
-pub(crate) fn tree(tenants: u32, backlog: u32) -> Loop {
+/// A tree with so many tenants that wait for their `backlog` requests each.
+fn queued(tenants: u32, backlog: u32) -> Tree {
     let mut tree = Tree::new();
     tree.contend(true);
     let groups: Vec<_> = (0..GROUPS).map(|_| tree.add(Tree::ROOT, 100)).collect();
-    for tenant in 0..tenants + SLOTS {
+    for tenant in 0..tenants {
         let node = tree.add(groups[(tenant / 4 % GROUPS) as usize], weight(tenant));
         let leaf = tree.add(node, 100);
         (0..backlog).for_each(|_| tree.wait(leaf));
     }
-    let mut running: VecDeque<NodeIx> = VecDeque::new();
-    let next = |tree: &mut Tree| {
-        let next = tree.least().expect("somebody waits");
-        tree.grant(next, ESTIMATE);
-        next
-    };
-    (0..SLOTS).for_each(|_| running.push_back(next(&mut tree)));
+    tree
+}
+
+fn next(tree: &mut Tree) -> NodeIx {
+    let next = tree.least().expect("somebody waits");
+    tree.grant(next, ESTIMATE);
+    next
+}
+
+/// A loop of turns of the tree, with so many tenants that wait for their `backlog` requests each.
+pub(crate) fn tree(tenants: u32, backlog: u32) -> Loop {
+    let mut tree = queued(tenants + SLOTS, backlog);
+    let mut running: VecDeque<NodeIx> = (0..SLOTS).map(|_| next(&mut tree)).collect();
     let mut lengths = Lengths::new();
     Box::new(move |turns| {
         for _ in 0..turns {
@@ -52,6 +58,17 @@ pub(crate) fn tree(tenants: u32, backlog: u32) -> Loop {
             tree.release(oldest, 1);
             tree.wait(oldest);
             running.push_back(next(&mut tree));
+        }
+    })
+}
+
+/// A loop of nothing but grants to so many tenants, whose queues never get shorter.
+pub(crate) fn grants(tenants: u32) -> Loop {
+    let mut tree = queued(tenants, 2);
+    Box::new(move |grants| {
+        for _ in 0..grants {
+            let leaf = next(&mut tree);
+            tree.wait(leaf);
         }
     })
 }

@@ -25,11 +25,14 @@ const ADMISSION: &str = "500 ns; 200 ns";
 
 /// What is repeated on one thread, in the order of the table.
 #[rustfmt::skip]
-const BENCHES: [Bench; 14] = [
-    Bench { name: "tree-10", what: "decision, tree, 10 tenants queued", limits: DECISION, warm_up: 1_000, make: || decision::tree(10, 1) },
-    Bench { name: "tree-1000", what: "decision, tree, 1,000 tenants queued", limits: DECISION, warm_up: 5_000, make: || decision::tree(1_000, 1) },
-    Bench { name: "tree-10000", what: "decision, tree, 10,000 tenants queued", limits: DECISION, warm_up: 30_000, make: || decision::tree(10_000, 1) },
-    Bench { name: "tree-backlog", what: "the same, 8 requests of each", limits: DECISION, warm_up: 30_000, make: || decision::tree(10_000, 8) },
+const BENCHES: [Bench; 17] = [
+    Bench { name: "grant-10", what: "least and grant, 10 tenants queued", limits: DECISION, warm_up: 1_000, make: || decision::grants(10) },
+    Bench { name: "grant-1000", what: "least and grant, 1,000 tenants queued", limits: DECISION, warm_up: 5_000, make: || decision::grants(1_000) },
+    Bench { name: "grant-10000", what: "least and grant, 10,000 tenants queued", limits: DECISION, warm_up: 30_000, make: || decision::grants(10_000) },
+    Bench { name: "turn-10", what: "a whole turn of the tree, 10 tenants queued", limits: DECISION, warm_up: 1_000, make: || decision::tree(10, 1) },
+    Bench { name: "turn-1000", what: "a whole turn of the tree, 1,000 tenants queued", limits: DECISION, warm_up: 5_000, make: || decision::tree(1_000, 1) },
+    Bench { name: "turn-10000", what: "a whole turn of the tree, 10,000 tenants queued", limits: DECISION, warm_up: 30_000, make: || decision::tree(10_000, 1) },
+    Bench { name: "turn-backlog", what: "the same, 8 requests of each", limits: DECISION, warm_up: 30_000, make: || decision::tree(10_000, 8) },
     Bench { name: "coordinator-10", what: "ticket in, grant out, 10 tenants queued", limits: "", warm_up: 1_000, make: || decision::coordinator(10) },
     Bench { name: "coordinator-1000", what: "ticket in, grant out, 1,000 tenants queued", limits: "", warm_up: 5_000, make: || decision::coordinator(1_000) },
     Bench { name: "coordinator-10000", what: "ticket in, grant out, 10,000 tenants queued", limits: "", warm_up: 30_000, make: || decision::coordinator(10_000) },

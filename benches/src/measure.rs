@@ -38,9 +38,12 @@ pub(crate) struct Cost {
     pub(crate) allocations: Option<f64>,
 }
 
-const ROUNDS: usize = 21;
-/// Operations of one round: some milliseconds, well above the clock's own cost.
-const PER_ROUND: u64 = 20_000;
+/// Many short ones, so that on a busy machine some of them are undisturbed.
+const ROUNDS: usize = 101;
+/// Operations of one round: well above the clock's own cost, well below a time slice.
+const PER_ROUND: u64 = 5_000;
+/// Rounds of two threads.
+const ROUNDS_TOGETHER: usize = 21;
 /// Operations of one round of two threads: long enough that they run at the same time on a busy machine.
 const TOGETHER: u64 = 1_000_000;
 /// Operations that callgrind counts.
@@ -92,7 +95,7 @@ pub(crate) fn on_two_threads<T: FnMut(u64)>(make: impl Fn() -> T + Sync) -> Cost
         stay_on(processor);
         let mut run = make();
         run(TOGETHER);
-        let rounds = (0..ROUNDS).map(|_| {
+        let rounds = (0..ROUNDS_TOGETHER).map(|_| {
             round.wait();
             let before = thread_ns();
             run(TOGETHER);

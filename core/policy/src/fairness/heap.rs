@@ -13,11 +13,11 @@ const ARITY: usize = 4;
 pub(super) const NOWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    key: VirtualTime,
+pub(super) struct Entry {
+    pub(super) key: VirtualTime,
     /// Among equal keys, who came first.
-    stamp: u64,
-    node: NodeIx,
+    pub(super) stamp: u64,
+    pub(super) node: NodeIx,
 }
 
 impl Entry {
@@ -28,10 +28,14 @@ impl Entry {
 }
 
 /// See the module's text. `places` is the tree's table: a child's position in its parent's heap.
+///
+/// A lone child has no entry, because there is nobody to compare it with: most tenants have one key that waits, and this
+/// saves them the entry's memory.
 #[derive(Debug)]
 pub(super) struct Heap {
-    /// The node of the first entry, or [`NONE`]: the way down to the least leaf reads nodes only.
+    /// The least child, or [`NONE`].
     top: NodeIx,
+    /// Empty, or two and more.
     entries: Vec<Entry>,
 }
 
@@ -53,12 +57,33 @@ impl Heap {
         (self.top != NONE).then_some(self.top)
     }
 
-    pub(super) fn push(&mut self, node: NodeIx, key: VirtualTime, stamp: u64, places: &mut [u32]) {
-        self.entries.push(Entry { key, stamp, node });
-        self.rise(self.entries.len().saturating_sub(1), places);
+    /// The only child. Its key has to be said before another one comes.
+    pub(super) fn lone(&self) -> Option<NodeIx> {
+        self.top().filter(|_| self.entries.is_empty())
+    }
+
+    /// `lone_key` is the key of [`Heap::lone`], if there is one.
+    pub(super) fn push(&mut self, entry: Entry, lone_key: VirtualTime, places: &mut [u32]) {
+        let Some(lone) = self.lone() else {
+            if self.is_empty() {
+                self.top = entry.node;
+                return set(places, entry.node, 0);
+            }
+            self.entries.push(entry);
+            self.rise(self.entries.len().saturating_sub(1), places);
+            return;
+        };
+        // It came before.
+        self.entries.push(Entry { key: lone_key, stamp: entry.stamp.saturating_sub(1), node: lone });
+        self.entries.push(entry);
+        self.rise(1, places);
     }
 
     pub(super) fn remove(&mut self, at: u32, places: &mut [u32]) {
+        if let Some(lone) = self.lone() {
+            self.top = NONE;
+            return set(places, lone, NOWHERE);
+        }
         let at = at as usize;
         if at >= self.entries.len() {
             return;
@@ -67,8 +92,9 @@ impl Heap {
         set(places, gone.node, NOWHERE);
         if at < self.entries.len() {
             self.settle(at, places);
-        } else if at == 0 {
-            self.top = NONE;
+        }
+        if self.entries.len() == 1 {
+            self.entries.clear();
         }
     }
 
@@ -163,11 +189,13 @@ mod tests {
         let mut keys: Vec<Option<(u128, u64)>> = vec![None; 64];
         let mut random = 1;
         for stamp in 0..20_000_u64 {
-            let at = (next(&mut random) % 64) as usize;
+            // By turns a few and many, so that it is often empty and holds one often.
+            let at = (next(&mut random) % if stamp % 400 < 200 { 3 } else { 64 }) as usize;
             let (node, key) = (NodeIx(at as u32), u128::from(next(&mut random) % 50));
             match (keys[at], next(&mut random) % 3) {
                 (None, _) => {
-                    heap.push(node, VirtualTime(key), stamp, &mut places);
+                    let lone = heap.lone().and_then(|node| keys[node.at()]).unwrap_or_default();
+                    heap.push(Entry { key: VirtualTime(key), stamp, node }, VirtualTime(lone.0), &mut places);
                     keys[at] = Some((key, stamp));
                 }
                 (Some(_), 0) => {

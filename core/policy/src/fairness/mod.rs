@@ -295,6 +295,7 @@ impl Tree {
             return;
         }
         self.unplace(node, from);
+        self.place_path(from);
         let active_weight = if waiting > 0 || running > 0 { i64::from(weight) } else { 0 };
         self.weigh_in(from, -active_weight);
         self.count(from, -waiting, -running);

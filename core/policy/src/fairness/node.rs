@@ -1,6 +1,9 @@
 //! One node, and what happens to it when it begins or ends to wait or to run.
 
-use super::{HOARD, NodeIx, Tree, VirtualTime, WELCOME, heap::Heap, heap::NOWHERE};
+use super::{
+    HOARD, NodeIx, Tree, VirtualTime, WELCOME,
+    heap::{Entry, Heap, NOWHERE},
+};
 use crate::cost::Cost;
 
 /// A pool, a group, a tenant or a key. Owned by its tree.
@@ -52,10 +55,9 @@ impl Node {
         }
     }
 
-    /// Whether it waits, is below its cap, and has a child to serve or is served itself.
+    /// Whether it waits, is below its cap, and is served itself or has a child that may be.
     fn is_eligible(&self) -> bool {
-        let is_ready = |parent: &Self| !parent.children.is_empty() || parent.active_weight == 0;
-        self.waiting > 0 && !self.blocked && (!self.is_parent || is_ready(self))
+        self.waiting > 0 && !self.blocked && !(self.is_parent && self.children.is_empty())
     }
 
     pub(super) fn is_active(&self) -> bool {
@@ -64,6 +66,9 @@ impl Node {
 
     /// Raises the key to what an allowance of `requests` leaves below V.
     fn lift(&mut self, v: VirtualTime, requests: u64, mean_cost: u64) {
+        if self.key >= v {
+            return;
+        }
         let allowance = VirtualTime::of(mean_cost.saturating_mul(requests), u64::from(self.weight));
         let lifted = VirtualTime(v.0.saturating_sub(allowance.0));
         if lifted > self.key {
@@ -78,7 +83,10 @@ impl Node {
 pub(super) struct Change {
     pub(super) parent: NodeIx,
     was_active: bool,
+    /// It was idle, and is not any more.
     begins: bool,
+    /// It waits and did not, or the other way round.
+    turns: bool,
 }
 
 impl Tree {
@@ -88,7 +96,7 @@ impl Tree {
             return;
         }
         let mut at = leaf;
-        let mut was_idle_below = true;
+        let (mut was_idle_below, mut has_moved_below) = (true, false);
         loop {
             let Some(change) = self.tally(at, waiting, running) else { return };
             if at == Self::ROOT {
@@ -101,27 +109,31 @@ impl Tree {
                 }
             }
             was_idle_below &= !change.was_active;
-            self.place(at);
+            // Only this decides whether it may be served. Most ways up change it near their start, or nowhere.
+            has_moved_below = (change.turns || has_moved_below) && self.place(at);
             at = change.parent;
         }
     }
 
     /// Adds to what waits and runs of one node, and to the active weight of its parent.
+    #[inline]
     pub(super) fn tally(&mut self, at: NodeIx, waiting: i32, running: i32) -> Option<Change> {
         let node = self.nodes.get_mut(at.at())?;
-        let was_active = node.is_active();
+        let (was_active, did_wait) = (node.is_active(), node.waiting > 0);
         debug_assert!(node.waiting.checked_add_signed(waiting).is_some(), "a ticket left twice");
         debug_assert!(node.running.checked_add_signed(running).is_some(), "a request ended twice");
         node.waiting = node.waiting.saturating_add_signed(waiting);
         node.running = node.running.saturating_add_signed(running);
         let (is_active, weight, parent) = (node.is_active(), i64::from(node.weight), node.parent);
+        let turns = did_wait != (node.waiting > 0);
         if was_active != is_active && at != Self::ROOT {
             self.weigh_in(parent, if is_active { weight } else { -weight });
         }
-        Some(Change { parent, was_active, begins: is_active && !was_active })
+        Some(Change { parent, was_active, begins: is_active && !was_active, turns })
     }
 
     /// Moves one node's key by what it is charged. Where it stands in its parent's heap is the caller's business.
+    #[inline]
     pub(super) fn bill(&mut self, at: NodeIx, settled: u64, outstanding: i64) {
         let contended = self.contended;
         let largest = self.largest_cost;
@@ -152,6 +164,7 @@ impl Tree {
 
     /// Brings a node's place in its parent's heap up to date: in it if it waits and may be served, under its key. True if
     /// it has come or gone.
+    #[inline]
     pub(super) fn place(&mut self, ix: NodeIx) -> bool {
         let Some(node) = self.nodes.get(ix.at()) else { return false };
         let eligible = node.is_eligible() && ix != Self::ROOT;
@@ -174,6 +187,7 @@ impl Tree {
     }
 
     /// Tells the parent's heap of a node's key, if it stands there.
+    #[inline]
     pub(super) fn rekey(&mut self, ix: NodeIx) {
         let Some(at) = self.places.get(ix.at()).copied().filter(|at| *at != NOWHERE) else { return };
         let Some(&Node { key, parent, .. }) = self.nodes.get(ix.at()) else { return };
@@ -189,8 +203,11 @@ impl Tree {
         node.lift(v, HOARD, mean_cost);
         let key = node.key;
         self.stamp = self.stamp.saturating_add(1);
+        let entry = Entry { key, stamp: self.stamp, node: ix };
+        let lone = self.nodes.get(parent.at()).and_then(|parent| parent.children.lone());
+        let lone_key = lone.and_then(|lone| self.nodes.get(lone.at())).map_or(key, |lone| lone.key);
         if let Some(parent) = self.nodes.get_mut(parent.at()) {
-            parent.children.push(ix, key, self.stamp, &mut self.places);
+            parent.children.push(entry, lone_key, &mut self.places);
         }
     }
 
