@@ -22,12 +22,12 @@ pub(crate) struct Permit {
 
 /// A request that may run now.
 #[derive(Debug)]
-pub(crate) struct Admitted {
-    pub(crate) asked: Asked,
+pub(crate) struct Admitted<'p> {
+    pub(crate) asked: Asked<'p>,
     pub(crate) permit: Permit,
 }
 
-pub(super) fn admit(shard: &Rc<Shard>, asked: Asked) -> Result<Admitted, Stop> {
+pub(super) fn admit<'p>(shard: &Rc<Shard>, asked: Asked<'p>) -> Result<Admitted<'p>, Stop> {
     if shard.draining.get() {
         return Err(Code::Draining.into());
     }

@@ -3,8 +3,6 @@
 //! The body is scanned in place and never built up as a tree; what must differ for the backend is noted as
 //! edits of single members, so that everything else leaves byte for byte as it came.
 
-use std::{rc::Rc, sync::Arc};
-
 use obleth_policy::{
     admission::Ticket,
     outcome::{Code, Reject},
@@ -17,24 +15,28 @@ use obleth_wire::{
 };
 
 use super::{Stop, lookup::Known, parse::Call, read::Body};
-use crate::{downstream::Downstream, shard::Pinned};
+use crate::downstream::Downstream;
 
-/// A request that may be made, and what it takes.
+/// A request that may be made, and what it takes. What it says of the configuration it borrows from the request's own
+/// pin: a count that all cores write has no place on this path.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Asked<'p> {
     pub(crate) ticket: Ticket,
-    pub(crate) model: Arc<Model>,
+    pub(crate) model: &'p Model,
     pub(crate) body: Body,
     pub(crate) edits: Splice,
     /// The client waits for a stream.
     pub(crate) streamed: bool,
     /// The gateway asks the backend for usage that the client did not ask for.
     pub(crate) strip_usage: bool,
-    /// Holds the configuration that this request runs under.
-    pub(crate) _snapshot: Rc<Pinned>,
 }
 
-pub(super) fn ask(down: &Downstream, call: &Call, known: Known, body: Body) -> Result<Asked, Stop> {
+pub(super) fn ask<'p>(
+    down: &Downstream,
+    call: &Call,
+    known: &'p Known,
+    body: Body,
+) -> Result<Asked<'p>, Stop> {
     let dialect = match call.route {
         Route::Completions => Dialect::Completions,
         Route::Embeddings => Dialect::Embeddings,
@@ -59,13 +61,12 @@ pub(super) fn ask(down: &Downstream, call: &Call, known: Known, body: Body) -> R
         },
     );
     Ok(Asked {
-        ticket: Ticket { pool: model.pool, tenant },
+        ticket: Ticket { pool: model.pool, tenant: *tenant },
         streamed: fields.stream,
         strip_usage: fields.stream && !fields.include_usage,
-        model: Arc::clone(model),
+        model,
         body,
         edits,
-        _snapshot: Rc::clone(&snapshot),
     })
 }
 
