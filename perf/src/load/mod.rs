@@ -23,10 +23,8 @@ pub(crate) use self::{
 /// What load to put on whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Who gets it.
-    pub(crate) target: SocketAddr,
-    /// The whole request, head and body; the same every time. Goes out in one write, so at most 64 KiB.
-    pub(crate) request: Vec<u8>,
+    /// Who gets it: connections go to them in turn. At least one.
+    pub(crate) targets: Vec<Target>,
     /// Connections, each with one request at a time.
     pub(crate) connections: usize,
     /// Requests of one connection; unlimited if none.
@@ -43,6 +41,14 @@ pub(crate) struct Plan {
     pub(crate) drain: Option<Duration>,
     /// Whether every answer has as many bytes as the first.
     pub(crate) equal_answers: bool,
+}
+
+/// Somebody who answers, and what is asked of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// The whole request, head and body; the same every time. Goes out in one write, so at most 64 KiB.
+    pub(crate) request: Vec<u8>,
 }
 
 /// When requests leave.

@@ -19,6 +19,7 @@ use obleth_wire::{http1::HeaderKind, usage::Usage};
 use super::{
     Stop,
     ask::{Asked, Terms},
+    lookup::Known,
     parse::Call,
     settle::Tally,
 };
@@ -48,8 +49,8 @@ pub(crate) struct Permit {
 
 /// A request that may run now.
 #[derive(Debug)]
-pub(crate) struct Admitted {
-    pub(crate) asked: Asked,
+pub(crate) struct Admitted<'p> {
+    pub(crate) asked: Asked<'p>,
     pub(crate) permit: Permit,
 }
 
@@ -63,18 +64,18 @@ struct Patience {
     brownout: Brownout,
 }
 
-pub(super) async fn admit(
+pub(super) async fn admit<'p>(
     shard: &Rc<Shard>,
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    mut asked: Asked,
-) -> Result<Admitted, Stop> {
+    mut asked: Asked<'p>,
+) -> Result<Admitted<'p>, Stop> {
     if shard.draining.get() {
         return Err(Code::Draining.into());
     }
-    let snapshot = Rc::clone(&asked.snapshot);
-    let tenant = snapshot.tenant(asked.key.tenant).ok_or(Code::TenantNotFound)?;
+    let known = asked.known;
+    let tenant = known.snapshot.tenant(known.key.tenant).ok_or(Code::TenantNotFound)?;
     let patience = Patience::of(shard, down, call, tenant);
     let ask = ask(&asked, tenant, patience);
     let slot = match shard.ask_for_slot(&ask) {
@@ -91,12 +92,13 @@ pub(super) async fn admit(
     Ok(Admitted { asked, permit })
 }
 
-fn ask(asked: &Asked, tenant: &Tenant, patience: Patience) -> Ask {
+fn ask(asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> Ask {
     let tokens = u64::try_from(asked.body.at.len()).unwrap_or(u64::MAX) / BYTES_PER_TOKEN;
+    let Known { key, tenant: owner, .. } = asked.known;
     Ask {
-        leaf: LeafId { pool: asked.model.pool, tenant: asked.tenant, key: asked.key.id },
-        shape: asked.key.shape,
-        capped: tenant.max_in_flight.is_some() || asked.key.shape.max_in_flight.is_some(),
+        leaf: LeafId { pool: asked.model.pool, tenant: *owner, key: key.id },
+        shape: key.shape,
+        capped: tenant.max_in_flight.is_some() || key.shape.max_in_flight.is_some(),
         input: asked.model.rates.cost(tokens, 0, 0),
         streams: asked.streamed,
         patience: patience.limit,
@@ -109,7 +111,7 @@ async fn wait(
     shard: &Rc<Shard>,
     down: &Downstream,
     tally: &mut Tally,
-    asked: &Asked,
+    asked: &Asked<'_>,
     (mut turn, patience): (Turn<'_>, Patience),
 ) -> Result<(Slot, Terms), Stop> {
     let began = down.now();
@@ -157,7 +159,7 @@ fn later(code: Code, after_ms: u32) -> Stop {
 }
 
 /// The limit for an answer that is made shorter; `None` if the client asked for no more.
-fn shorten(shard: &Shard, asked: &Asked, tally: &mut Tally) -> Option<u32> {
+fn shorten(shard: &Shard, asked: &Asked<'_>, tally: &mut Tally) -> Option<u32> {
     let limit = shard.settings.brownout.max_tokens;
     if !tally.generates() || asked.output_limit.is_some_and(|asked| asked <= u64::from(limit)) {
         return None;

@@ -3,11 +3,7 @@
 //! The body is scanned in place and never built up as a tree; what must differ for the backend is noted as
 //! edits of single members, so that everything else leaves byte for byte as it came.
 
-use std::{rc::Rc, sync::Arc};
-
 use obleth_policy::{
-    id::TenantIx,
-    key::KeyRecord,
     outcome::{Code, Reject},
     route::Route,
     snapshot::Model,
@@ -18,14 +14,14 @@ use obleth_wire::{
 };
 
 use super::{Stop, lookup::Known, parse::Call, read::Body};
-use crate::{downstream::Downstream, shard::Pinned};
+use crate::downstream::Downstream;
 
-/// A request that may be made, and what it takes.
+/// A request that may be made, and what it takes. What it says of the configuration it borrows from the request's own
+/// pin: a count that all cores write has no place on this path.
 #[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) key: Arc<KeyRecord>,
-    pub(crate) tenant: TenantIx,
-    pub(crate) model: Arc<Model>,
+pub(crate) struct Asked<'p> {
+    pub(crate) known: &'p Known,
+    pub(crate) model: &'p Model,
     pub(crate) body: Body,
     pub(crate) edits: Splice,
     /// The client waits for a stream.
@@ -34,15 +30,18 @@ pub(crate) struct Asked {
     pub(crate) strip_usage: bool,
     /// The most tokens that the client lets the answer have, if it says so.
     pub(crate) output_limit: Option<u64>,
-    /// The configuration that this request runs under.
-    pub(crate) snapshot: Rc<Pinned>,
 }
 
-pub(super) fn ask(down: &Downstream, call: &Call, known: Known, body: Body) -> Result<Asked, Stop> {
+pub(super) fn ask<'p>(
+    down: &Downstream,
+    call: &Call,
+    known: &'p Known,
+    body: Body,
+) -> Result<Asked<'p>, Stop> {
     let inlet = down.inlet();
     let bytes = inlet.get(body.at.clone()).unwrap_or_default();
     let fields = openai::scan_request(bytes, dialect(call.route)).map_err(blame)?;
-    let Known { key, tenant, snapshot } = known;
+    let Known { key, snapshot, .. } = known;
     let model = snapshot.model(&fields.model).ok_or(Code::ModelNotFound)?;
     let tenant_grants = snapshot.tenant(key.tenant).is_some_and(|tenant| tenant.grant.allows(model));
     if !key.grant.allows(model) || !tenant_grants {
@@ -50,15 +49,13 @@ pub(super) fn ask(down: &Downstream, call: &Call, known: Known, body: Body) -> R
     }
     let edits = plan(model, &fields, Terms::default());
     Ok(Asked {
-        key,
-        tenant,
+        known,
         output_limit: fields.output_limit(),
         streamed: fields.stream,
         strip_usage: fields.stream && !fields.include_usage,
-        model: Arc::clone(model),
+        model,
         body,
         edits,
-        snapshot: Rc::clone(&snapshot),
     })
 }
 
@@ -71,14 +68,14 @@ pub(super) struct Terms {
     pub(super) output_limit: Option<u32>,
 }
 
-impl Asked {
+impl Asked<'_> {
     /// Plans the body's edits anew, for a request that was let in on other terms than it asked for.
     pub(super) fn agree(&mut self, down: &Downstream, route: Route, terms: Terms) {
         let inlet = down.inlet();
         let bytes = inlet.get(self.body.at.clone()).unwrap_or_default();
         // It was read before and has not changed.
         if let Ok(fields) = openai::scan_request(bytes, dialect(route)) {
-            self.edits = plan(&self.model, &fields, terms);
+            self.edits = plan(self.model, &fields, terms);
         }
     }
 }

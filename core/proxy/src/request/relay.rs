@@ -32,7 +32,7 @@ pub(super) async fn relay(
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    answering: Answering,
+    answering: Answering<'_>,
 ) -> Result<After, Stop> {
     let Answering { mut answer, deadlines, mut permit, _asked: asked, .. } = answering;
     let after = answer::after(shard, call);

@@ -59,7 +59,7 @@ pub(super) async fn stream(
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    answering: Answering,
+    answering: Answering<'_>,
 ) -> Result<After, Stop> {
     let Answering { mut answer, deadlines, strip_usage, mut permit, _asked: asked } = answering;
     let after = answer::after(shard, call);
