@@ -303,12 +303,14 @@ impl Tree {
         let Some(this) = self.nodes.get(node.at()) else { return };
         let (from, weight) = (this.parent, this.weight);
         let (waiting, running) = (this.waiting.cast_signed(), this.running.cast_signed());
+        let outstanding = this.outstanding.0.cast_signed();
         if from == parent || node == Self::ROOT {
             return;
         }
         self.unplace(node, from);
         self.weigh_in(from, weight, waiting, running, false);
         self.count(from, -waiting, -running);
+        self.owe(from, outstanding.saturating_neg());
         if let Some(this) = self.nodes.get_mut(node.at()) {
             this.parent = parent;
         }
@@ -316,6 +318,19 @@ impl Tree {
         self.weigh_in(parent, weight, waiting, running, true);
         self.place(node);
         self.count(parent, waiting, running);
+        self.owe(parent, outstanding);
+    }
+
+    /// What is outstanding goes with its requests. What was settled, and the keys, stay where the service was had.
+    fn owe(&mut self, node: NodeIx, outstanding: i64) {
+        let mut at = node;
+        while let Some(node) = self.nodes.get_mut(at.at()) {
+            node.outstanding = Cost(node.outstanding.0.saturating_add_signed(outstanding));
+            if at == Self::ROOT {
+                return;
+            }
+            at = node.parent;
+        }
     }
 
     /// How a node stands.
