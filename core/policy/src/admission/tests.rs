@@ -1,1 +1,44 @@
+//! What a core's side promises, without a coordinator.
 
+use super::*;
+use crate::{
+    id::{KeyId, TenantIx},
+    protocol::LeafTotals,
+};
+
+fn ask() -> Ask {
+    let leaf = LeafId { pool: PoolIx(0), tenant: TenantIx(0), key: KeyId(uuid::Uuid::nil()) };
+    Ask {
+        leaf,
+        shape: KeyShape::default(),
+        capped: false,
+        input: Cost::TOKEN,
+        streams: true,
+        patience: Duration::from_secs(60),
+        reject_over: None,
+    }
+}
+
+#[test]
+fn behind_a_full_link_reports_do_not_pile_up_and_the_last_one_is_the_newest() {
+    let mut admission = Admission::new(1);
+    let mut now = Instant(0);
+    let _ = admission.say(now, |_| Ok(()));
+    let _ = admission.obey(now, 1, Down::Stock(PoolIx(0), 1));
+    let Verdict::Granted(slot) = admission.ask(now, &ask()) else { panic!("there is a credit") };
+    let ticket = admission.ask(now, &ask());
+    assert!(matches!(ticket, Verdict::Queued(_)), "there is no second credit");
+    for token in 1..1000 {
+        admission.progress(now, &slot, Cost(token * 2000));
+        now = now.plus(Duration::from_secs(1));
+        assert!(!admission.say(now, Err), "the link is full");
+    }
+    let mut said = Vec::new();
+    assert!(admission.say(now, |up| {
+        said.push(up);
+        Ok(())
+    }));
+    assert!(matches!(said[0], Up::Ticket(_)));
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(matches!(said[1], Up::Leaf(LeafTotals { outstanding: Cost(1_998_000), .. })), "{said:?}");
+}
