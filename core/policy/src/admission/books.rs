@@ -350,6 +350,14 @@ impl Books {
         self.due
     }
 
+    pub(super) fn in_use(&self, pool: PoolIx) -> u32 {
+        self.pools.get(pool.at()).map_or(0, |side| side.in_use)
+    }
+
+    pub(super) fn held(&self, pool: PoolIx) -> u32 {
+        self.pools.get(pool.at()).map_or(0, |side| side.held)
+    }
+
     fn pool(&mut self, ix: PoolIx) -> &mut PoolSide {
         if self.pools.len() <= ix.at() {
             self.pools.resize(ix.at().saturating_add(1), PoolSide::default());

@@ -175,6 +175,18 @@ impl Admission {
         self.waiting
     }
 
+    /// Requests in flight in `pool` on this core.
+    #[must_use]
+    pub fn in_flight(&self, pool: PoolIx) -> u32 {
+        self.books.in_use(pool)
+    }
+
+    /// Credits of `pool` that this core holds, used or not.
+    #[must_use]
+    pub fn held(&self, pool: PoolIx) -> u32 {
+        self.books.held(pool)
+    }
+
     /// How a ticket's wait is. After any answer but [`Wait::Waiting`] the ticket is no more.
     pub fn collect(&mut self, id: TicketId) -> Wait {
         let Some(place) = self.place(id) else {
@@ -276,7 +288,15 @@ impl Admission {
 
     /// Hands everything that is to be said now to `push`, until that refuses. False if something is left.
     pub fn say(&mut self, now: Instant, mut push: impl FnMut(Up) -> Result<(), Up>) -> bool {
+        // Totals are taken when there is room for them: behind a full link they would only pile up and grow old.
+        if !self.hand_over(&mut push) {
+            return false;
+        }
         self.books.report(now, &mut self.outbox);
+        self.hand_over(&mut push)
+    }
+
+    fn hand_over(&mut self, push: &mut impl FnMut(Up) -> Result<(), Up>) -> bool {
         while let Some(up) = self.outbox.pop_front() {
             if let Err(up) = push(up) {
                 self.outbox.push_front(up);

@@ -258,3 +258,27 @@ fn an_account_that_is_not_used_is_closed_and_begins_again_at_zero() {
     core.release(at(20_300), slot, Cost(500));
     assert_eq!(leaf_totals(&words(&mut core, at(20_500))).settled, Cost(500));
 }
+
+#[test]
+fn behind_a_full_link_reports_do_not_pile_up_and_the_last_one_is_the_newest() {
+    let mut admission = Admission::new(1);
+    let mut now = Instant(0);
+    let _ = admission.say(now, |_| Ok(()));
+    let _ = admission.obey(now, 1, Down::Stock(PoolIx(0), 1));
+    let Verdict::Granted(slot) = admission.ask(now, &ask_of(1)) else { unreachable!("there is a credit") };
+    let ticket = admission.ask(now, &ask_of(1));
+    assert!(matches!(ticket, Verdict::Queued(_)), "there is no second credit");
+    for token in 1..1000 {
+        admission.progress(now, &slot, Cost(token * 2000));
+        now = now.plus(Duration::from_secs(1));
+        assert!(!admission.say(now, Err), "the link is full");
+    }
+    let mut said = Vec::new();
+    assert!(admission.say(now, |up| {
+        said.push(up);
+        Ok(())
+    }));
+    assert!(matches!(said[0], Up::Ticket(_)));
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(matches!(said[1], Up::Leaf(LeafTotals { outstanding: Cost(1_998_000), .. })), "{said:?}");
+}

@@ -281,11 +281,13 @@ impl Coordinator {
                 self.contended.push(*ix);
             }
         }
+        let is_over = self.held > u64::from(self.shares.ceiling);
         let pools = &mut self.pools;
         self.stocked.retain(|ix| {
             let Some(pool) = pools.of_mut(*ix) else { return false };
-            // Somebody waits though his pool has a credit: the ceiling is reached, and others sit on its room.
-            if is_short || pool.is_overdrawn() {
+            // Somebody waits though his pool has a credit: the ceiling is reached, and others sit on its room. Or it
+            // was lowered to less than what the shards hold.
+            if is_short || is_over || pool.is_overdrawn() {
                 pool.recall(*ix, out);
             }
             pool.is_stocked()

@@ -66,6 +66,8 @@ struct Side {
     held: u32,
     /// It may keep unused ones.
     keeps: bool,
+    /// The pace of reports that it was told, in microseconds; zero while it keeps its own.
+    told_us: u32,
     totals: PoolTotals,
     /// Tickets since somebody had to wait.
     recent: u32,
@@ -340,15 +342,18 @@ impl Pool {
     /// Notes that a shard may keep what it has.
     pub(super) fn let_keep(&mut self, shard: usize) {
         if let Some(side) = self.sides.get_mut(shard) {
-            side.keeps = true;
+            (side.keeps, side.told_us) = (true, 0);
         }
     }
 
-    /// Calls unused credits back from every shard that may keep some.
+    /// Calls unused credits back from every shard that may keep some. Whoever has requests in flight is told how often
+    /// to report, too, and again when the mean service has become another.
     pub(super) fn recall(&mut self, ix: PoolIx, out: &mut Outbox) {
         let every = self.report_every();
         for (shard, side) in self.sides.iter_mut().enumerate() {
-            if std::mem::take(&mut side.keeps) {
+            let is_off = every.0 > side.told_us.saturating_mul(2) || every.0 < side.told_us / 2;
+            if std::mem::take(&mut side.keeps) || (side.held > 0 && is_off) {
+                side.told_us = every.0;
                 out.push((shard, Down::Recall(ix, every)));
             }
         }

@@ -354,6 +354,39 @@ fn a_coordinator_that_begins_anew_learns_what_the_cores_hold() {
 }
 
 #[test]
+fn a_lowered_ceiling_holds_for_credits_that_cores_keep() {
+    let mut rig = Rig::new(1, 40, &[(100, None)]);
+    rig.ask(0, 0);
+    rig.end(0, 1000);
+    assert_eq!(rig.shards[0].held(POOL), 40);
+    rig.shares.ceiling = 10;
+    rig.configure();
+    rig.exchange();
+    (0..20).for_each(|_| rig.ask(0, 0));
+    assert_eq!(rig.in_flight(), 10);
+}
+
+#[test]
+fn every_core_reports_at_the_pace_of_a_pool_that_somebody_waits_for() {
+    // Too small for cores to keep credits, so nothing is ever called back.
+    let mut rig = Rig::new(2, 2, &[(100, None)]);
+    (0..4).for_each(|at| rig.ask(at % 2, 0));
+    for _ in 0..200 {
+        rig.now = rig.now.plus(Duration::from_millis(200));
+        for shard in 0..2 {
+            rig.end(shard, 100_000);
+            rig.ask(shard, 0);
+        }
+    }
+    for shard in 0..2 {
+        let (_, slot) = &rig.running[shard][0];
+        rig.shards[shard].progress(rig.now, slot, Cost(50_000));
+        let pace = rig.shards[shard].reports_at().map(|at| at.since(rig.now).as_millis());
+        assert!(pace.is_some_and(|ms| (20..60).contains(&ms)), "a tenth of 400 ms, about: {pace:?}");
+    }
+}
+
+#[test]
 fn pools_take_turns_at_the_ceiling() {
     let mut rig = Rig::new(1, 100, &[(100, None)]);
     rig.shares.pools.push(PoolShape { pool: PoolIx(1), max_in_flight: 50 });

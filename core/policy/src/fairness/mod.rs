@@ -291,6 +291,7 @@ impl Tree {
         let Some(this) = self.nodes.get(node.at()) else { return };
         let (from, weight) = (this.parent, this.weight);
         let (waiting, running) = (this.waiting.cast_signed(), this.running.cast_signed());
+        let outstanding = this.outstanding.0.cast_signed();
         if from == parent || node == Self::ROOT {
             return;
         }
@@ -299,6 +300,7 @@ impl Tree {
         let active_weight = if waiting > 0 || running > 0 { i64::from(weight) } else { 0 };
         self.weigh_in(from, -active_weight);
         self.count(from, -waiting, -running);
+        self.owe(from, outstanding.saturating_neg());
         if let Some(this) = self.nodes.get_mut(node.at()) {
             this.parent = parent;
         }
@@ -307,6 +309,19 @@ impl Tree {
         self.weigh_in(parent, active_weight);
         self.place_path(node);
         self.count(parent, waiting, running);
+        self.owe(parent, outstanding);
+    }
+
+    /// What is outstanding goes with its requests. What was settled, and the keys, stay where the service was had.
+    fn owe(&mut self, node: NodeIx, outstanding: i64) {
+        let mut at = node;
+        while let Some(node) = self.nodes.get_mut(at.at()) {
+            node.outstanding = Cost(node.outstanding.0.saturating_add_signed(outstanding));
+            if at == Self::ROOT {
+                return;
+            }
+            at = node.parent;
+        }
     }
 
     /// How a node stands.

@@ -119,6 +119,20 @@ fn a_tenant_that_changes_its_group_takes_its_waiting_requests_with_it() {
 }
 
 #[test]
+fn what_a_tenant_owes_goes_with_it_to_another_group() {
+    let (mut tree, leaves) = pool(&[100, 100]);
+    let (first, other) = (tree.parent(leaves[1].0), tree.add(Tree::ROOT, 300));
+    tree.wait(leaves[1].1);
+    tree.grant(leaves[1].1, Cost(70_000));
+    tree.relocate(leaves[1].0, other);
+    assert_eq!((tree.standing(first).outstanding, tree.standing(other).outstanding), (Cost(0), Cost(70_000)));
+    tree.charge(leaves[1].1, 50_000, -70_000);
+    tree.release(leaves[1].1, 1);
+    assert_eq!((tree.standing(first).outstanding, tree.standing(other).outstanding), (Cost(0), Cost(0)));
+    assert_eq!(tree.standing(Tree::ROOT).outstanding, Cost(0));
+}
+
+#[test]
 fn what_is_taken_in_slack_is_held_against_its_taker_only_as_far_as_it_is_in_flight() {
     let (mut tree, leaves) = pool(&[100, 100]);
     tree.contend(false);
