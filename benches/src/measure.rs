@@ -4,7 +4,12 @@
 //! Instructions are counted by callgrind, which repeats to a few in a thousand; two runs are subtracted, so that neither
 //! start nor set-up is in the figure. It must never measure an operation before it has run often enough to be warm.
 
-use std::{process::Command, sync::Barrier, thread};
+use std::{
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Instant,
+};
 
 use rustix::{
     thread::{CpuSet, sched_setaffinity},
@@ -43,9 +48,9 @@ const ROUNDS: usize = 101;
 /// Operations of one round: well above the clock's own cost, well below a time slice.
 const PER_ROUND: u64 = 5_000;
 /// Rounds of two threads.
-const ROUNDS_TOGETHER: usize = 21;
-/// Operations of one round of two threads: long enough that they run at the same time on a busy machine.
-const TOGETHER: u64 = 1_000_000;
+const ROUNDS_TOGETHER: usize = 501;
+/// Operations of one round of two threads: long enough that a start some nanoseconds apart is nothing.
+const TOGETHER: u64 = 20_000;
 /// Operations that callgrind counts.
 const COUNTED: u64 = 5_000;
 
@@ -87,30 +92,55 @@ impl Bench {
 }
 
 /// Two threads at once, each on a processor of its own and with a loop of its own making, so that they share no more than
-/// what `make` lets them. What an operation costs the thread that does it; the least may be from a round in which
-/// something else kept one of the two from running.
-pub(crate) fn on_two_threads<T: FnMut(u64)>(make: impl Fn() -> T + Sync) -> Cost {
-    let round = Barrier::new(2);
+/// what `make` lets them. What an operation costs the thread that does it, in rounds that both began together and went
+/// through without being interrupted; `None` if the machine left them none.
+pub(crate) fn on_two_threads<T: FnMut(u64)>(make: impl Fn() -> T + Sync) -> Option<Cost> {
+    let arrived = AtomicUsize::new(0);
     let rounds_on = |processor| {
         stay_on(processor);
         let mut run = make();
         run(TOGETHER);
-        let rounds = (0..ROUNDS_TOGETHER).map(|_| {
-            round.wait();
-            let before = thread_ns();
+        let rounds = (1..=ROUNDS_TOGETHER).map(|round| {
+            // A barrier that sleeps would let the two start apart.
+            arrived.fetch_add(1, Ordering::AcqRel);
+            while arrived.load(Ordering::Acquire) < round * 2 {
+                std::hint::spin_loop();
+            }
+            let (began, before) = (Instant::now(), thread_ns());
             run(TOGETHER);
-            (thread_ns() - before) as f64 / TOGETHER as f64
+            Round { began, ended: Instant::now(), spent_ns: thread_ns() - before }
         });
         rounds.collect::<Vec<_>>()
     };
-    let (one, other) = thread::scope(|scope| {
+    let [one, other] = thread::scope(|scope| {
         let threads = [scope.spawn(|| rounds_on(0)), scope.spawn(|| rounds_on(1))];
-        let [one, other] = threads.map(|thread| thread.join().expect("a loop does not panic"));
-        (one, other)
+        threads.map(|thread| thread.join().expect("a loop does not panic"))
     });
-    let means = one.iter().zip(other).map(|(one, other)| (one + other) / 2.0);
-    let (least_ns, median_ns) = least_and_median(means.collect());
-    Cost { least_ns, median_ns, ..Cost::default() }
+    let mean_ns = |(one, other): (&Round, &Round)| {
+        let spent_ns = one.spent_ns + other.spent_ns;
+        one.is_beside(other).then_some(spent_ns as f64 / (2 * TOGETHER) as f64)
+    };
+    let means: Vec<_> = one.iter().zip(&other).filter_map(mean_ns).collect();
+    let (least_ns, median_ns) = (!means.is_empty()).then(|| least_and_median(means))?;
+    Some(Cost { least_ns, median_ns, ..Cost::default() })
+}
+
+/// One of two threads' round.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    began: Instant,
+    ended: Instant,
+    spent_ns: u64,
+}
+
+impl Round {
+    /// Whether both ran at the same time for at least nine tenths of the time that they took.
+    fn is_beside(&self, other: &Self) -> bool {
+        let together = self.ended.min(other.ended).saturating_duration_since(self.began.max(other.began));
+        let apart = self.ended.max(other.ended).duration_since(self.began.min(other.began));
+        let ran = |round: &Self| u128::from(round.spent_ns) * 10 >= together.as_nanos() * 9;
+        together * 10 >= apart * 9 && ran(self) && ran(other)
+    }
 }
 
 /// Keeps this thread on one processor. Where that is not allowed, the scheduler spreads two busy threads as well.
@@ -139,6 +169,8 @@ fn collected(printed: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -146,6 +178,20 @@ mod tests {
         let printed = "==7== Events    : Ir\n==7== Collected : 123456\n==7== \n";
         assert_eq!(collected(printed), Some(123_456));
         assert_eq!(collected("valgrind: failed to start"), None);
+    }
+
+    #[test]
+    fn a_round_counts_only_beside_another_one() {
+        let zero = Instant::now();
+        let round = |from_us, to_us, spent_us: u64| Round {
+            began: zero + Duration::from_micros(from_us),
+            ended: zero + Duration::from_micros(to_us),
+            spent_ns: spent_us * 1000,
+        };
+        assert!(round(0, 100, 99).is_beside(&round(3, 103, 100)));
+        assert!(!round(0, 100, 99).is_beside(&round(50, 150, 100)), "they began apart");
+        assert!(!round(0, 100, 99).is_beside(&round(0, 100, 40)), "one was interrupted");
+        assert!(!round(0, 100, 99).is_beside(&round(200, 300, 99)), "one after the other");
     }
 
     #[test]
