@@ -8,6 +8,7 @@ mod connection;
 mod engine;
 mod histogram;
 mod outcome;
+mod random;
 mod schedule;
 
 use std::{net::SocketAddr, time::Duration};
@@ -15,9 +16,11 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Result;
 
 pub(crate) use self::{
+    answer::{AnswerReader, Frame, Progress},
     histogram::{Interval, write_hgrm, write_hlog},
     outcome::{Outcome, Times},
-    schedule::Arrivals,
+    random::Random,
+    schedule::{Arrivals, Schedule},
 };
 
 /// What load to put on whom.
