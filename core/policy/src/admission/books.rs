@@ -32,6 +32,8 @@ struct PoolSide {
     /// Pace of reports, in microseconds; zero while nobody waits.
     every_us: u32,
     totals: PoolTotals,
+    /// What of the totals' cost was output.
+    output: Cost,
     dirty: bool,
     /// Running requests whose cost cannot be seen as it grows.
     silent: u32,
@@ -203,6 +205,7 @@ impl Books {
         side.totals.finished = side.totals.finished.wrapping_add(1);
         side.totals.service_us = side.totals.service_us.saturating_add(held_us);
         side.totals.cost = side.totals.cost.plus(cost);
+        side.output = side.output.plus(cost.minus(run.input));
         side.lengths.learn(cost.minus(run.input));
         if let Some(account) = self.leaves.get_mut(run.leaf as usize) {
             account.totals.settled = account.totals.settled.plus(cost);
@@ -276,6 +279,7 @@ impl Books {
             side.held = side.in_use;
             side.keeps = false;
             side.totals = PoolTotals { brought: side.held, ..PoolTotals::default() };
+            side.output = Cost(0);
             side.dirty = false;
             if side.held > 0 {
                 outbox.push_back(Up::Pool(PoolIx(u32::try_from(at).unwrap_or(u32::MAX)), side.totals));
@@ -321,13 +325,15 @@ impl Books {
         self.due = paces.min().map(|every| now.plus(std::time::Duration::from_micros(u64::from(every))));
     }
 
-    /// Charges requests whose output cannot be seen for what the pool yields in their time, while somebody waits.
+    /// Charges requests whose output cannot be seen for what the pool puts out in their time, while somebody waits. Their
+    /// input was charged at the start: it takes no time that would tell anything about the output.
     fn extrapolate(&mut self, now: Instant) {
         if !self.pools.iter().any(|side| side.silent > 0 && side.every_us > 0) {
             return;
         }
         for run in 0..self.runs.len() {
-            let Some(Some(Run { leaf, began, streams: false, .. })) = self.runs.get(run).copied() else {
+            let Some(Some(Run { leaf, input, began, streams: false, .. })) = self.runs.get(run).copied()
+            else {
                 continue;
             };
             let Some(pool) = self.leaves.get(leaf as usize).map(|leaf| leaf.totals.leaf.pool) else {
@@ -337,8 +343,8 @@ impl Books {
             if side.every_us == 0 {
                 continue;
             }
-            let so_far = side.worth(u64::try_from(now.since(began).as_micros()).unwrap_or(u64::MAX));
-            self.progress(now, u32::try_from(run).unwrap_or(u32::MAX), so_far);
+            let output = side.puts_out(u64::try_from(now.since(began).as_micros()).unwrap_or(u64::MAX));
+            self.progress(now, u32::try_from(run).unwrap_or(u32::MAX), input.plus(output));
         }
     }
 
@@ -395,8 +401,16 @@ impl Books {
 impl PoolSide {
     /// What a slot of this pool yields in so many microseconds.
     fn worth(&self, held_us: u64) -> Cost {
-        let PoolTotals { cost, service_us, .. } = self.totals;
-        let worth = u128::from(cost.0) * u128::from(held_us) / u128::from(service_us.max(1));
-        Cost(u64::try_from(worth).unwrap_or(u64::MAX))
+        self.part(self.totals.cost, held_us)
+    }
+
+    /// What of that is output.
+    fn puts_out(&self, held_us: u64) -> Cost {
+        self.part(self.output, held_us)
+    }
+
+    fn part(&self, of: Cost, held_us: u64) -> Cost {
+        let part = u128::from(of.0) * u128::from(held_us) / u128::from(self.totals.service_us.max(1));
+        Cost(u64::try_from(part).unwrap_or(u64::MAX))
     }
 }

@@ -282,3 +282,28 @@ fn behind_a_full_link_reports_do_not_pile_up_and_the_last_one_is_the_newest() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(matches!(said[1], Up::Leaf(LeafTotals { outstanding: Cost(1_998_000), .. })), "{said:?}");
 }
+
+#[test]
+fn an_answer_that_is_not_seen_is_charged_its_input_once_and_its_output_by_the_time() {
+    let mut admission = Admission::new(1);
+    let mut now = Instant(0);
+    let _ = admission.obey(now, 1, Down::Stock(PoolIx(0), 1));
+    // A request with much input and little output, done in 20 ms: 100 tokens of output per second.
+    let long_input = Ask { input: Cost(400_000), streams: false, ..ask() };
+    let Verdict::Granted(slot) = admission.ask(now, &long_input) else { panic!("there is a credit") };
+    now = now.plus(Duration::from_millis(20));
+    admission.release(now, slot, Cost(402_000));
+    let Verdict::Granted(_slot) = admission.ask(now, &long_input) else { panic!("there is a credit") };
+    let _ = admission.obey(now, 1, Down::Recall(PoolIx(0), crate::protocol::ReportEvery(1000)));
+    let mut charged = Cost(0);
+    for _ in 0..2 {
+        now = now.plus(Duration::from_secs(1));
+        assert!(admission.say(now, |up| {
+            if let Up::Leaf(LeafTotals { outstanding, .. }) = up {
+                charged = outstanding;
+            }
+            Ok(())
+        }));
+    }
+    assert_eq!(charged, Cost(600_000), "input, and two seconds of output");
+}
