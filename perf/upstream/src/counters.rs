@@ -88,7 +88,8 @@ struct Work {
 impl Work {
     /// Counts up to `now`, with `active` requests being generated since the last time.
     fn advance(&mut self, active: u64, now: Instant) {
-        let since = self.until.replace(now).map_or(Duration::ZERO, |until| now.saturating_duration_since(until));
+        let since =
+            self.until.replace(now).map_or(Duration::ZERO, |until| now.saturating_duration_since(until));
         self.done += since * u32::try_from(active).unwrap_or(u32::MAX);
     }
 }
@@ -138,7 +139,8 @@ impl Counters {
             head: String::from_utf8_lossy(&tally.last.head),
             body: String::from_utf8_lossy(&tally.last.body),
         };
-        serde_json::to_vec(&Page { stats: &tally.stats, generating_us, by_request_id, last_request }).unwrap_or_default()
+        serde_json::to_vec(&Page { stats: &tally.stats, generating_us, by_request_id, last_request })
+            .unwrap_or_default()
     }
 
     /// Forgets everything but what is true now: open connections, active and waiting requests.
@@ -146,7 +148,8 @@ impl Counters {
         let mut tally = self.tally();
         let Stats { active, queued, open_connections, .. } = tally.stats;
         let max_open = active + queued;
-        let stats = Stats { active, max_active: active, queued, max_open, open_connections, ..Stats::default() };
+        let stats =
+            Stats { active, max_active: active, queued, max_open, open_connections, ..Stats::default() };
         let work = Work { done: Duration::ZERO, until: Some(Instant::now()) };
         *tally = Tally { stats, work, ..Tally::default() };
     }
