@@ -37,7 +37,7 @@ const EMPTY_NAMES: [&str; 7] = ["util", "utils", "common", "helper", "helpers", 
 /// socket that others wait on takes a borrow of it.
 const UNSAFE: [&str; 1] = ["core/proxy/src/socket.rs"];
 /// Which crates of this workspace a crate may import.
-const IMPORTS: [(&str, &[&str]); 9] = [
+const IMPORTS: [(&str, &[&str]); 10] = [
     ("obleth-policy", &[]),
     ("obleth-wire", &[]),
     ("obleth-link", &["obleth-policy"]),
@@ -46,6 +46,7 @@ const IMPORTS: [(&str, &[&str]); 9] = [
     ("obleth-upstream", &["obleth-wire"]),
     ("obleth-fuzz", &["obleth-wire"]),
     ("obleth-perf", &["obleth-wire"]),
+    ("obleth-sim", &["obleth-policy"]),
     (
         "obleth",
         &["obleth-policy", "obleth-wire", "obleth-link", "obleth-proxy", "obleth-admin", "obleth-upstream"],

@@ -28,8 +28,8 @@
 //!
 //! with Q the largest cost of a request; F the peak of the true remaining cost in flight, granted and not started
 //! included; M the peak of the sum of |charged − true remaining|; s = requests in flight × token rate × output weight ×
-//! (2·grant delay + report interval); C = [`HOARD`] mean requests, the credit. It does not depend on the number of
-//! cores. `tests/sim` asserts it.
+//! (2·grant delay + report interval); C = [`HOARD`] mean requests, the credit. F and M count from before that time, too:
+//! debts stay. It does not depend on the number of cores. `tests/sim` asserts it.
 //!
 //! Pure and integer; it must never read a clock or iterate a hash map. A decision costs O(log n) and allocates nothing
 //! once the tree has been as large as it gets.
