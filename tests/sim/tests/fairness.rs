@@ -1,6 +1,8 @@
 //! How fair obleth is, in the figures that it is held to: shares per window against its rivals on the same work, over
 //! cores, after changes, and for tenants that do not always wait.
 
+#![allow(clippy::print_stdout)]
+
 use obleth_sim::{
     figures::quantile,
     plan::{Act, Arrivals, Lengths, Plan, SECOND},

@@ -1,5 +1,7 @@
 //! The real policy code under hundreds of drawn loads, changes and faults: nothing that it promises is ever broken.
 
+#![allow(clippy::print_stdout)]
+
 use std::env;
 
 use obleth_sim::{plan::Plan, world::World};

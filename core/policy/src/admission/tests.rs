@@ -25,7 +25,7 @@ fn behind_a_full_link_reports_do_not_pile_up_and_the_last_one_is_the_newest() {
     let mut now = Instant(0);
     let _ = admission.say(now, |_| Ok(()));
     let _ = admission.obey(now, 1, Down::Stock(PoolIx(0), 1));
-    let Verdict::Granted(slot) = admission.ask(now, &ask()) else { panic!("there is a credit") };
+    let Verdict::Granted(slot) = admission.ask(now, &ask()) else { unreachable!("there is a credit") };
     let ticket = admission.ask(now, &ask());
     assert!(matches!(ticket, Verdict::Queued(_)), "there is no second credit");
     for token in 1..1000 {
@@ -50,10 +50,10 @@ fn an_answer_that_is_not_seen_is_charged_its_input_once_and_its_output_by_the_ti
     let _ = admission.obey(now, 1, Down::Stock(PoolIx(0), 1));
     // A request with much input and little output, done in 20 ms: 100 tokens of output per second.
     let long_input = Ask { input: Cost(400_000), streams: false, ..ask() };
-    let Verdict::Granted(slot) = admission.ask(now, &long_input) else { panic!("there is a credit") };
+    let Verdict::Granted(slot) = admission.ask(now, &long_input) else { unreachable!("there is a credit") };
     now = now.plus(Duration::from_millis(20));
     admission.release(now, slot, Cost(402_000));
-    let Verdict::Granted(_slot) = admission.ask(now, &long_input) else { panic!("there is a credit") };
+    let Verdict::Granted(_slot) = admission.ask(now, &long_input) else { unreachable!("there is a credit") };
     let _ = admission.obey(now, 1, Down::Recall(PoolIx(0), crate::protocol::ReportEvery(1000)));
     let mut charged = Cost(0);
     for _ in 0..2 {

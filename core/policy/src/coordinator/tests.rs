@@ -88,7 +88,7 @@ impl Rig {
             match self.shards[at].collect(ticket) {
                 Wait::Granted { slot, .. } => self.running[at].push((tenant, slot)),
                 Wait::Refused { why, retry_after_ms } => self.refused.push((tenant, why, retry_after_ms)),
-                Wait::Waiting => panic!("the wait was said to be over"),
+                Wait::Waiting => unreachable!("the wait was said to be over"),
             }
         }
     }

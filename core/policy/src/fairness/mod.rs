@@ -301,21 +301,25 @@ impl Tree {
     /// Gives a node another parent. What it is ahead or behind by goes with it.
     pub fn relocate(&mut self, node: NodeIx, parent: NodeIx) {
         let Some(this) = self.nodes.get(node.at()) else { return };
-        let (from, weight) = (this.parent, this.weight);
+        let (from, weight, is_active) = (this.parent, this.weight, this.is_active());
         let (waiting, running) = (this.waiting.cast_signed(), this.running.cast_signed());
         let outstanding = this.outstanding.0.cast_signed();
         if from == parent || node == Self::ROOT {
             return;
         }
         self.unplace(node, from);
-        self.weigh_in(from, weight, waiting, running, false);
+        if is_active {
+            self.weigh_in(from, weight, false);
+        }
         self.count(from, -waiting, -running);
         self.owe(from, outstanding.saturating_neg());
         if let Some(this) = self.nodes.get_mut(node.at()) {
             this.parent = parent;
         }
         self.rebase(node, (self.v_of(from), self.v_of(parent)), weight);
-        self.weigh_in(parent, weight, waiting, running, true);
+        if is_active {
+            self.weigh_in(parent, weight, true);
+        }
         self.place(node);
         self.count(parent, waiting, running);
         self.owe(parent, outstanding);

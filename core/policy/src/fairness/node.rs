@@ -131,11 +131,8 @@ impl Tree {
         }
     }
 
-    /// Adds a child's weight to what is active under `parent`, or takes it away, if the child is active.
-    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: u32, waiting: i32, running: i32, joins: bool) {
-        if waiting == 0 && running == 0 {
-            return;
-        }
+    /// Adds an active child's weight to what is active under `parent`, or takes it away.
+    pub(super) fn weigh_in(&mut self, parent: NodeIx, weight: u32, joins: bool) {
         if let Some(parent) = self.nodes.get_mut(parent.at()) {
             parent.active_weight = match joins {
                 true => parent.active_weight.saturating_add(u64::from(weight)),
