@@ -7,6 +7,8 @@ use crate::plan::SECOND;
 pub struct Served {
     /// By tenant, then by tenth.
     tenths: Vec<Vec<u64>>,
+    /// How long each request waited until it started, in nanoseconds, by tenant.
+    waits: Vec<Vec<u64>>,
 }
 
 /// Length of a piece.
@@ -14,7 +16,7 @@ const TENTH_NS: u64 = SECOND / 10;
 
 impl Served {
     pub(crate) fn new(tenants: usize) -> Self {
-        Self { tenths: vec![Vec::new(); tenants] }
+        Self { tenths: vec![Vec::new(); tenants], waits: vec![Vec::new(); tenants] }
     }
 
     pub(crate) fn add(&mut self, at_ns: u64, tenant: usize, cost: u64) {
@@ -24,6 +26,17 @@ impl Served {
             tenths.resize(tenth + 1, 0);
         }
         tenths[tenth] += cost;
+    }
+
+    pub(crate) fn waited(&mut self, tenant: usize, wait_ns: u64) {
+        self.waits[tenant].push(wait_ns);
+    }
+
+    /// The wait that this part of a tenant's requests did not exceed, in seconds.
+    #[must_use]
+    pub fn wait(&self, tenant: usize, part: f64) -> f64 {
+        let waits: Vec<_> = self.waits[tenant].iter().map(|wait_ns| *wait_ns as f64 / 1e9).collect();
+        quantile(&waits, part)
     }
 
     /// What a tenant was served between two times, in tenths of a second.

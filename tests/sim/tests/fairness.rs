@@ -135,6 +135,27 @@ fn a_tenant_that_waits_for_each_answer_reaches_its_share_beside_one_that_always_
 }
 
 #[test]
+fn a_light_tenant_hardly_waits_beside_one_that_floods_the_pool() {
+    for slots in [8, 16] {
+        let mut plan = pair(Lengths::LogNormal { mean: 165, sigma: 0.5 });
+        plan.length_ns = 120 * SECOND;
+        plan.pools[0].slots = slots;
+        // A slot is free every `service ÷ slots`; the light one takes every fourth, half of its share.
+        let service_ns = 170 * SECOND / 1000;
+        let every_ns = service_ns * 4 / u64::from(slots);
+        plan.tenants[0].arrivals = Arrivals::Poisson { every_ns };
+        plan.tenants[1].arrivals = Arrivals::Loop { clients: slots * 25, think_ns: 0 };
+        let (report, served) = World::new(plan).run();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        // Without preemption, what is left to wait for is the next slot that falls free.
+        let limit = 100_f64.ln() * service_ns as f64 / 1e9 / f64::from(slots);
+        let part = served.wait(0, 0.99) / limit;
+        println!("{slots} slots: p99 of the wait is {part:.2} of the limit");
+        assert!(part <= 3.0, "{part}");
+    }
+}
+
+#[test]
 fn what_was_taken_while_nobody_waited_is_neither_a_debt_nor_a_right() {
     for lengths in [TAIL, Lengths::Equal(165)] {
         let mut plan = pair(lengths);

@@ -4,7 +4,10 @@
 
 use std::env;
 
-use obleth_sim::{plan::Plan, world::World};
+use obleth_sim::{
+    plan::{Act, Arrivals, Lengths, MS, Plan, SECOND},
+    world::World,
+};
 
 /// What a failing seed prints, so that it can be run again.
 fn run(seed: u64) -> Result<obleth_sim::judge::Report, String> {
@@ -44,6 +47,25 @@ fn every_promise_holds_under_two_hundred_seeds() {
 #[ignore = "minutes"]
 fn every_promise_holds_under_two_thousand_seeds() {
     run_all(200..2200);
+}
+
+#[test]
+fn keys_that_are_forgotten_and_come_back_break_nothing() {
+    let mut plan = Plan::backlogged(1, 4, &[100, 300], Lengths::LogNormal { mean: 40, sigma: 1.0 });
+    (plan.shards, plan.delay_ns, plan.length_ns) = (2, 5 * MS, 50 * SECOND);
+    for tenant in &mut plan.tenants {
+        // Each key asks every forty seconds, about; cores forget it after ten.
+        tenant.keys = vec![(100, None); 200];
+        (tenant.cancels, tenant.patience_ns) = (0.3, 20 * SECOND);
+        tenant.arrivals = Arrivals::Poisson { every_ns: 30 * MS };
+    }
+    for at in [20, 35] {
+        plan.script.push((at * SECOND, Act::Forget(20 * MS)));
+        plan.script.push(((at + 10) * SECOND, Act::Kill(1, 50 * MS)));
+    }
+    let (report, _) = World::new(plan).run();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert!(report.closed > 100, "{} were closed", report.closed);
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub struct Report {
     pub wait: f64,
     /// Requests.
     pub asked: u64,
+    /// Leaves that cores have closed.
+    pub closed: u64,
     /// Grants that were compared with their siblings' keys.
     pub grants: u64,
     /// Pairs of siblings that were compared, over all their spans.
@@ -173,7 +175,8 @@ impl Judge {
                 self.waiting.remove(&(shard, id.place, id.turn));
             }
             Up::Pool(pool, totals) => self.bounds.learn(pool.at(), shard, totals),
-            Up::Leaf(_) | Up::Told => {}
+            Up::Leaf(totals) => self.report.closed += u64::from(totals.closes),
+            Up::Told => {}
         }
     }
 

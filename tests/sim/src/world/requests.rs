@@ -45,6 +45,7 @@ pub(crate) struct Request {
     output: u32,
     streams: bool,
     pub(crate) stage: Stage,
+    asked_ns: u64,
     began_ns: u64,
     steps: u32,
     step: u32,
@@ -133,6 +134,7 @@ impl World {
             output,
             streams: plan.streams,
             stage: Stage::Ended,
+            asked_ns: self.now.0,
             began_ns: 0,
             steps: output.div_ceil(self.plan.step_tokens).max(1),
             step: 0,
@@ -247,6 +249,7 @@ impl World {
         let request = &mut self.requests[at];
         request.stage = Stage::Running(slot);
         request.began_ns = self.now.0;
+        self.served.waited(request.tenant, self.now.0 - request.asked_ns);
         self.cores[request.shard].running[request.pool] += 1;
         self.judge.started(at, request, self.now.0);
         self.plan_step(at);
