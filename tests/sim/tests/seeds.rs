@@ -2,7 +2,11 @@
 
 #![allow(clippy::print_stdout)]
 
-use std::env;
+use std::{
+    env,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    thread,
+};
 
 use obleth_sim::{
     plan::{Act, Arrivals, Lengths, MS, Plan, SECOND},
@@ -24,8 +28,17 @@ fn run(seed: u64) -> Result<obleth_sim::judge::Report, String> {
 
 fn run_all(seeds: std::ops::Range<u64>) {
     let (mut broken, mut bound, mut wait, mut grants) = (Vec::new(), 0.0_f64, 0.0_f64, 0);
-    for seed in seeds {
-        match run(seed) {
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        let mine = std::iter::from_fn(|| Some(next.fetch_add(1, Relaxed)).filter(|seed| *seed < seeds.end));
+        mine.map(run).collect::<Vec<_>>()
+    };
+    let done = thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no seed panics")).collect::<Vec<_>>()
+    });
+    for done in done {
+        match done {
             Ok(report) => {
                 bound = bound.max(report.bound);
                 wait = wait.max(report.wait);
