@@ -233,10 +233,13 @@ impl Tree {
                 return;
             }
             let (weight, parent) = (u64::from(node.weight), node.parent);
+            let somebody_waits = self.nodes.get(parent.at()).is_some_and(|node| !node.children.is_empty());
+            let Some(node) = self.nodes.get(at.at()) else { return };
             let service = VirtualTime::of(delta.unsigned_abs(), weight);
             let key = match delta {
                 ..0 => node.key.minus(service).max(node.floor),
-                _ if self.contended => node.key.plus(service),
+                // V must not run away from somebody who came to wait a moment ago, either.
+                _ if self.contended || somebody_waits => node.key.plus(service),
                 _ => {
                     let tolerated = self.largest_cost.saturating_add(node.outstanding.0);
                     let (key, at_most) = (node.key, VirtualTime::of(tolerated, weight));

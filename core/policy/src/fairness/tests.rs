@@ -149,6 +149,20 @@ fn what_is_taken_in_slack_is_held_against_its_taker_only_as_far_as_it_is_in_flig
 }
 
 #[test]
+fn who_waits_already_is_no_further_behind_than_who_comes_after_a_report_from_slack() {
+    let (mut tree, leaves) = pool(&[100, 100, 100]);
+    tree.contend(false);
+    tree.learn(TOKEN);
+    tree.wait(leaves[0].1);
+    tree.adopt(leaves[2].1, 1);
+    tree.charge(leaves[2].1, 0, 1_000_000);
+    tree.wait(leaves[1].1);
+    tree.contend(true);
+    let served = serve(&mut tree, &leaves, 100);
+    assert!(served[0].abs_diff(served[1]) <= HOARD as usize, "{served:?}");
+}
+
+#[test]
 fn debt_from_contention_outlasts_a_pause() {
     let (mut tree, leaves) = pool(&[100, 100]);
     leaves.iter().for_each(|(_, leaf)| tree.wait(*leaf));
