@@ -47,6 +47,7 @@ const IMPORTS: [(&str, &[&str]); 10] = [
     ("obleth-upstream", &["obleth-wire"]),
     ("obleth-fuzz", &["obleth-wire"]),
     ("obleth-perf", &["obleth-wire"]),
+    ("obleth-sim", &["obleth-policy"]),
     (
         "obleth",
         &["obleth-policy", "obleth-wire", "obleth-link", "obleth-proxy", "obleth-admin", "obleth-upstream"],

@@ -110,6 +110,8 @@ enum State {
 #[derive(Debug)]
 struct Place {
     ticket: Ticket,
+    /// How many tickets there were before it.
+    after: u64,
     ask: Ask,
     state: State,
 }
@@ -123,6 +125,8 @@ pub struct Admission {
     free: Vec<u32>,
     outbox: VecDeque<Up>,
     waiting: u32,
+    /// Tickets so far.
+    seated: u64,
 }
 
 impl Admission {
@@ -136,6 +140,7 @@ impl Admission {
             free: Vec::new(),
             outbox: VecDeque::new(),
             waiting: 0,
+            seated: 0,
         };
         admission.hello(life);
         admission
@@ -329,9 +334,10 @@ impl Admission {
             return self.start(now, id, (predicted_ms, standing), true);
         }
         self.answered(id);
-        // The credit came for somebody who has left: the next of the same key may have it, nobody else.
+        // The credit came for somebody who has left: the next of the same key may have it, first come first, nobody else.
         let same = |place: &&Place| matches!(place.state, State::Waiting) && place.ticket.leaf == leaf_id;
-        match self.places.iter().find(same).map(|place| place.ticket.id) {
+        let next = self.places.iter().filter(same).min_by_key(|place| place.after);
+        match next.map(|place| place.ticket.id) {
             Some(next) => {
                 self.outbox.push_back(Up::Withdraw(next));
                 self.waiting = self.waiting.saturating_sub(1);
@@ -367,7 +373,8 @@ impl Admission {
         let at = self.free.pop().unwrap_or_else(|| u32::try_from(self.places.len()).unwrap_or(u32::MAX));
         let turn = self.places.get(at as usize).map_or(0, |place| place.ticket.id.turn.wrapping_add(1));
         ticket.id = TicketId { place: at, turn };
-        let place = Place { ticket, ask: *ask, state: State::Waiting };
+        let place = Place { ticket, after: self.seated, ask: *ask, state: State::Waiting };
+        self.seated = self.seated.wrapping_add(1);
         match self.places.get_mut(at as usize) {
             Some(known) => *known = place,
             None => self.places.push(place),

@@ -307,3 +307,20 @@ fn an_answer_that_is_not_seen_is_charged_its_input_once_and_its_output_by_the_ti
     }
     assert_eq!(charged, Cost(600_000), "input, and two seconds of output");
 }
+
+#[test]
+fn a_grant_without_a_taker_goes_to_the_oldest_request_of_the_same_key() {
+    let (mut admission, now) = (Admission::new(1), Instant(0));
+    let mut ticket = || match admission.ask(now, &ask_of(1)) {
+        Verdict::Queued(id) => id,
+        Verdict::Granted(_) => unreachable!("there is no credit"),
+    };
+    let (first, second, third) = (ticket(), ticket(), ticket());
+    // The first place is used again, by the youngest.
+    let grant = |ticket| Down::Grant { ticket, predicted_ms: 0, standing: 0 };
+    admission.withdraw(now, first);
+    assert_eq!(admission.obey(now, 1, Down::Withdrawn(first)), None);
+    assert!(matches!(admission.ask(now, &ask_of(1)), Verdict::Queued(id) if id.place == first.place));
+    admission.withdraw(now, third);
+    assert_eq!(admission.obey(now, 1, grant(third)), Some(second));
+}

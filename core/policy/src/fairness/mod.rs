@@ -28,8 +28,8 @@
 //!
 //! with Q the largest cost of a request; F the peak of the true remaining cost in flight, granted and not started
 //! included; M the peak of the sum of |charged − true remaining|; s = requests in flight × token rate × output weight ×
-//! (2·grant delay + report interval); C = [`HOARD`] mean requests, the credit. It does not depend on the number of
-//! cores. `tests/sim` asserts it.
+//! (2·grant delay + report interval); C = [`HOARD`] mean requests, the credit. F and M count from before that time, too:
+//! debts stay. It does not depend on the number of cores. `tests/sim` asserts it.
 //!
 //! Pure and integer; it must never read a clock or iterate a hash map. A decision costs O(log n) and allocates nothing
 //! once the tree has been as large as it gets.
@@ -352,10 +352,11 @@ impl Tree {
         self.nodes.get(node.at()).map_or(0, |this| this.active_weight)
     }
 
-    /// Service in slack: virtual time goes forward with it, by the weight of whoever is active. Returns the new V.
-    fn advance(&mut self, parent: NodeIx, cost: u64) -> VirtualTime {
+    /// Service in slack: virtual time goes forward with it, by the weight of whoever is active, and at least of whoever
+    /// had it: he may have come and gone between two reports. Returns the new V.
+    fn advance(&mut self, parent: NodeIx, weight: u64, cost: u64) -> VirtualTime {
         let Some(parent) = self.nodes.get_mut(parent.at()) else { return VirtualTime::default() };
-        parent.v = parent.v.plus(VirtualTime::of(cost, parent.active_weight));
+        parent.v = parent.v.plus(VirtualTime::of(cost, parent.active_weight.max(weight)));
         parent.v
     }
 

@@ -60,6 +60,11 @@ impl Node {
         self.waiting > 0 && !self.blocked && !(self.is_parent && self.children.is_empty())
     }
 
+    /// Whether a child of it waits that may be served.
+    fn is_awaited(&self) -> bool {
+        !self.children.is_empty()
+    }
+
     pub(super) fn is_active(&self) -> bool {
         self.waiting > 0 || self.running > 0
     }
@@ -135,8 +140,9 @@ impl Tree {
     /// Moves one node's key by what it is charged. Where it stands in its parent's heap is the caller's business.
     #[inline]
     pub(super) fn bill(&mut self, at: NodeIx, settled: u64, outstanding: i64) {
-        let contended = self.contended;
         let largest = self.largest_cost;
+        // V must not run away from somebody who came to wait a moment ago, either.
+        let contended = self.contended || self.nodes.get(self.parent(at).at()).is_some_and(Node::is_awaited);
         let Some(node) = self.nodes.get_mut(at.at()) else { return };
         if settled > 0 {
             node.settled = node.settled.plus(Cost(settled));
@@ -153,9 +159,9 @@ impl Tree {
             node.key = node.key.plus(service);
         } else {
             let tolerated = largest.saturating_add(node.outstanding.0);
-            let (key, parent) = (node.key, node.parent);
-            let at_most = VirtualTime::of(tolerated, u64::from(node.weight));
-            let v = self.advance(parent, delta.unsigned_abs());
+            let (key, parent, weight) = (node.key, node.parent, u64::from(node.weight));
+            let at_most = VirtualTime::of(tolerated, weight);
+            let v = self.advance(parent, weight, delta.unsigned_abs());
             if let Some(node) = self.nodes.get_mut(at.at()) {
                 node.key = key.plus(service).min(v.plus(at_most)).max(key);
             }

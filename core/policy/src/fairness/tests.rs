@@ -149,6 +149,20 @@ fn what_is_taken_in_slack_is_held_against_its_taker_only_as_far_as_it_is_in_flig
 }
 
 #[test]
+fn who_waits_already_is_no_further_behind_than_who_comes_after_a_report_from_slack() {
+    let (mut tree, leaves) = pool(&[100, 100, 100]);
+    tree.contend(false);
+    tree.learn(TOKEN);
+    tree.wait(leaves[0].1);
+    tree.adopt(leaves[2].1, 1);
+    tree.charge(leaves[2].1, 0, 1_000_000);
+    tree.wait(leaves[1].1);
+    tree.contend(true);
+    let served = serve(&mut tree, &leaves, 100);
+    assert!(served[0].abs_diff(served[1]) <= HOARD as usize, "{served:?}");
+}
+
+#[test]
 fn debt_from_contention_outlasts_a_pause() {
     let (mut tree, leaves) = pool(&[100, 100]);
     leaves.iter().for_each(|(_, leaf)| tree.wait(*leaf));
@@ -177,4 +191,24 @@ fn an_idle_leaf_can_be_forgotten_once_v_has_passed_it() {
     assert!(tree.is_forgettable(other));
     tree.remove(other);
     assert_eq!(tree.add(tenant, 7), other, "its place is used again");
+}
+
+#[test]
+fn requests_that_nobody_saw_running_do_not_make_time_run_away_from_a_debt() {
+    let (mut tree, leaves) = pool(&[100, 100]);
+    leaves.iter().for_each(|(_, leaf)| tree.wait(*leaf));
+    tree.grant(leaves[0].1, TOKEN);
+    tree.charge(leaves[0].1, 99_000, 0);
+    tree.leave(leaves[1].1);
+    tree.charge(leaves[0].1, 1000, -1000);
+    tree.release(leaves[0].1, 1);
+    tree.contend(false);
+    // Each began and ended between two reports of its core.
+    for _ in 0..20 {
+        tree.charge(leaves[1].1, TOKEN.0, 0);
+    }
+    tree.contend(true);
+    leaves.iter().for_each(|(_, leaf)| tree.wait(*leaf));
+    let served = serve(&mut tree, &leaves, 50);
+    assert!(served[0] <= 1, "100 tokens of debt, 20 of them made good: {served:?}");
 }
