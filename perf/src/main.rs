@@ -90,7 +90,7 @@ struct FairnessArgs {
     /// Rows to measure, separated by commas; 0 is what stands beside the rows [default: all]
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
     rows: Vec<u8>,
-    /// Figures to quote: longer windows, more of them, more seeds; takes about an hour and a half
+    /// Figures to quote: longer windows, more of them, more seeds; takes about 100 minutes
     #[arg(long)]
     full: bool,
     /// Seconds of a window of rows 11 and 14 [default: as the scenario says]

@@ -105,12 +105,13 @@ pub(super) fn skew(ground: Ground<'_>, shares: &Shares, repeat: Repeat) -> Resul
             let setting = Setting { shards, ..shares.setting.clone() };
             let (contest, picture) = contest(ground, &setting, repeat, Run { seed, skewed: shards == 2 })?;
             remark(&format!(
-                "{}: seed {seed}, {shards} shards, worst {:.2} %",
+                "{}: seed {seed}, {}, worst {:.2} %",
                 shares.name,
+                shards_text(shards),
                 contest.error_of_all * 100.0
             ));
             chapter.opened(contest.most_open, setting.slots);
-            let title = format!("{}, {shards} shards", shares.name);
+            let title = format!("{}, {}", shares.name, shards_text(shards));
             chapter.pictures.extend((seed == 1).then_some(Picture { title, ..picture }));
             medians.extend(median(&contest.errors).map(|error| error * 100.0));
             contests.push(contest);
@@ -143,6 +144,10 @@ pub(super) fn skew(ground: Ground<'_>, shares: &Shares, repeat: Repeat) -> Resul
     ];
     chapter.record = json!(contests);
     Ok(chapter)
+}
+
+fn shards_text(count: usize) -> &'static str {
+    if count == 1 { "1 shard" } else { "2 shards" }
 }
 
 pub(super) fn seeds(count: u64) -> String {

@@ -77,7 +77,7 @@ impl Asked {
 
     fn text(&self, asked: Option<f64>, unit: Unit) -> String {
         let sign = if self.sense == Sense::AtLeast { "≥ " } else { "" };
-        asked.map_or("–".to_owned(), |asked| format!("{sign}{}{}", digits(asked), unit.suffix()))
+        asked.map_or("–".to_owned(), |asked| format!("{sign}{}{}", digits(asked, unit), unit.suffix()))
     }
 }
 
@@ -136,11 +136,12 @@ impl Finding {
         let Self { what, unit, asked, from, verdict, .. } = self;
         let row = self.row.map_or("–".to_owned(), |row| row.to_string());
         let remark = self.remark.as_ref().map_or(String::new(), |remark| format!(" ({remark})"));
-        let value =
-            self.value.map_or("–".to_owned(), |value| format!("**{}**{}", digits(value), unit.suffix()));
-        let spread = self
-            .spread
-            .map_or(String::new(), |(least, most)| format!(" [{}–{}]", digits(least), digits(most)));
+        let value = self
+            .value
+            .map_or("–".to_owned(), |value| format!("**{}**{}", digits(value, *unit), unit.suffix()));
+        let spread = self.spread.map_or(String::new(), |(least, most)| {
+            format!(" [{}–{}]", digits(least, *unit), digits(most, *unit))
+        });
         let (must, goal) = (asked.text(asked.must, *unit), asked.text(asked.goal, *unit));
         let verdict = match (asked.must, asked.goal, verdict) {
             (None, None, Verdict::Must) => "",
@@ -151,11 +152,11 @@ impl Finding {
     }
 }
 
-/// Near 1 the third digit behind the point decides row 17.
-fn digits(value: f64) -> String {
+/// Near 1 the third digit behind the point of a ratio decides row 17.
+fn digits(value: f64, unit: Unit) -> String {
     match value {
         whole if whole.fract() == 0.0 => format!("{whole:.0}"),
-        close if (0.9..1.1).contains(&close) => format!("{close:.4}"),
+        close if unit == Unit::Ratio && (0.9..1.1).contains(&close) => format!("{close:.4}"),
         other => figure(other),
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn run(ground: Ground<'_>, leaving: &LeavingUsers, secs: f64) -> Resu
     rig.quiet()?;
     chapter.findings.extend(at_random(&rig, leaving, secs)?);
     let (open, slots) = (rig.count("max_open")?, rig.slots());
+    chapter.opened(open, slots);
     chapter.findings.push(
         Finding::new(
             None,

@@ -129,11 +129,16 @@ fn lines(text: &mut String, picture: &Picture, tenant: usize, scale: &Scale) {
         let (y, from, to) = (scale.y(of(parts)), scale.x(*from as f64), scale.x(to as f64));
         let _ = write!(dashes, "M{from:.1} {y:.1}H{to:.1}");
     }
+    let last = picture.shares.last().map_or(0.0, |shares| of(shares));
     let _ = writeln!(
         text,
         "<path d=\"{dashes}\" stroke=\"{color}\" stroke-dasharray=\"5 4\" fill=\"none\" opacity=\"0.6\"/>\n\
-         <polyline points=\"{}\" stroke=\"{color}\" fill=\"none\" stroke-width=\"1.5\"/>",
-        points.trim_end()
+         <polyline points=\"{}\" stroke=\"{color}\" fill=\"none\" stroke-width=\"1.5\"/>\n\
+         <text x=\"{}\" y=\"{:.1}\" fill=\"{color}\" font-size=\"10\">tenant {}</text>",
+        points.trim_end(),
+        scale.x(scale.windows) + 4.0,
+        scale.y(last) + 4.0,
+        tenant + 1
     );
 }
 
