@@ -144,15 +144,16 @@ impl Process {
                 return End::Drained;
             }
             let wait = if untold.is_empty() { left } else { DRAIN_LOOK };
-            match self.news.recv_timeout(wait) {
+            // Requests may still wait for a slot.
+            let due = self.coordinator.next_restart();
+            let due = due.map_or(wait, |due| due.saturating_duration_since(Instant::now()).min(wait));
+            let news = self.news.recv_timeout(due);
+            let now = Instant::now();
+            self.coordinator.restart_due(now);
+            match news {
                 Ok(News::Signal(signal)) => return End::Forced(signal),
-                Ok(News::ShardEnded(shard, ending)) => self.shard_ended(shard, &ending, Instant::now()),
-                // Requests may still wait for a slot.
-                Ok(News::CoordinatorEnded(ending)) => {
-                    let now = Instant::now();
-                    self.coordinator.ended(&ending, now);
-                    self.coordinator.restart_due(now);
-                }
+                Ok(News::ShardEnded(shard, ending)) => self.shard_ended(shard, &ending, now),
+                Ok(News::CoordinatorEnded(ending)) => self.coordinator.ended(&ending, now),
                 Ok(News::SidecarEnded(ending)) => {
                     tracing::warn!(cause = %ending, "the sidecar died while draining")
                 }

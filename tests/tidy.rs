@@ -37,7 +37,7 @@ const EMPTY_NAMES: [&str; 7] = ["util", "utils", "common", "helper", "helpers", 
 /// socket that others wait on takes a borrow of it. `allocations.rs`: an allocator that counts is one.
 const UNSAFE: [&str; 2] = ["benches/src/allocations.rs", "core/proxy/src/socket.rs"];
 /// Which crates of this workspace a crate may import.
-const IMPORTS: [(&str, &[&str]); 10] = [
+const IMPORTS: [(&str, &[&str]); 11] = [
     ("obleth-policy", &[]),
     ("obleth-wire", &[]),
     ("obleth-link", &["obleth-policy"]),

@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use obleth_link::MAX_POOLS;
 use obleth_policy::{
     coordinator::GroupShape,
     cost::Rates,
@@ -65,7 +66,9 @@ struct Latest {
 struct Places {
     generation: u64,
     pools: HashMap<ModelId, PoolIx>,
-    /// Indexes below the highest one that no model has.
+    /// The lowest index that no model ever had.
+    next_pool: u32,
+    /// Indexes below it that no model has.
     free_pools: BTreeSet<u32>,
     groups: HashMap<GroupId, GroupIx>,
     tenants: HashMap<TenantId, TenantIx>,
@@ -79,9 +82,14 @@ impl Places {
         if let Some(pool) = self.pools.get(&id) {
             return *pool;
         }
-        // Every index below this one is taken when none is free.
-        let next = u32::try_from(self.pools.len()).unwrap_or(u32::MAX);
-        let pool = PoolIx(self.free_pools.pop_first().unwrap_or(next));
+        // A fresh one while there is room: what is known of a pool, its books and its lengths, is known by its index.
+        let is_fresh = (self.next_pool as usize) < MAX_POOLS || self.free_pools.is_empty();
+        let pool = PoolIx(match self.free_pools.first().copied().filter(|_| !is_fresh) {
+            Some(free) => free,
+            None => self.next_pool,
+        });
+        self.free_pools.remove(&pool.0);
+        self.next_pool = self.next_pool.max(pool.0.saturating_add(1));
         self.pools.insert(id, pool);
         pool
     }
@@ -369,7 +377,19 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_models_index_is_used_again_lowest_first_once_nothing_of_it_runs() {
+    fn a_new_model_gets_an_index_that_nothing_is_known_of() {
+        let mut places = Places::default();
+        let id = |n| ModelId(Uuid::from_u128(n));
+        assert_eq!(places.pool(id(1)), PoolIx(0));
+        assert!(places.free_pool(id(1), |_| false));
+        assert_eq!((places.pool(id(2)), places.pool(id(3))), (PoolIx(1), PoolIx(2)));
+    }
+
+    #[test]
+    fn a_deleted_models_index_is_used_again_when_there_is_no_fresh_one_lowest_first_once_nothing_of_it_runs()
+    {
+        let first = u32::try_from(MAX_POOLS).unwrap() - 3;
+        *PLACES.lock().unwrap() = Some(Places { next_pool: first, ..Places::default() });
         let (end, shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
         let pump = Arc::new(Pump::new(end, 1));
         let names =
@@ -383,10 +403,10 @@ mod tests {
                 |n: &u128| ModelRow { id: ModelId(Uuid::from_u128(*n)), ..ModelRow::draft(n.to_string()) };
             let models = models.iter().map(row).collect();
             publisher.publish(Registry { sequence: sequence.get(), models, ..Registry::default() });
-            pump.snapshot().unwrap().models().iter().map(|model| model.pool.0).collect()
+            pump.snapshot().unwrap().models().iter().map(|model| model.pool.0 - first).collect()
         };
         assert_eq!(pools(&[1, 2, 3]), [0, 1, 2]);
-        let busy = shards[0].gauges().pool_in_flight(PoolIx(0)).unwrap();
+        let busy = shards[0].gauges().pool_in_flight(PoolIx(first)).unwrap();
         busy.add(1);
         assert_eq!(pools(&[3]), [2]);
         assert_eq!(pools(&[3, 4]), [2, 1], "0 is still busy");

@@ -154,6 +154,13 @@ fn a_tenant_that_would_rather_not_wait_is_refused() {
     let begun = Instant::now();
     assert_told_to_wait(&world.ask(&world.chat("")), "brownout");
     assert!((200..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    drop(_holder);
+    world.until_idle();
+    warm_up(&world, 2, 1000);
+    let _holder = occupy(&world);
+    let begun = Instant::now();
+    assert_told_to_wait(&world.ask(&world.chat("")), "brownout");
+    assert!(begun.elapsed() < Duration::from_millis(200), "at once, now that a wait can be foreseen");
 }
 
 #[test]

@@ -24,6 +24,12 @@ use crate::{
     timer::{Alarm, Timers},
 };
 
+/// Parts that a token per byte is counted in.
+pub(crate) const TOKEN_PARTS: u64 = 1 << 16;
+/// Bytes of a request per token, before anything is known of a pool's requests.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Part of a new request in what is known: a sixteenth.
+const LEARN: u64 = 16;
 /// Pause before words are said again that a full ring has refused.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -33,6 +39,8 @@ pub(crate) struct Slots {
     admission: RefCell<Admission>,
     /// By place of the ticket.
     waiting: RefCell<Vec<Option<Waker>>>,
+    /// Input tokens per byte of a request, by pool, in [`TOKEN_PARTS`].
+    density: RefCell<Vec<u64>>,
     reports: Alarm,
     reports_at: Cell<Option<Instant>>,
 }
@@ -42,6 +50,7 @@ impl Slots {
         Self {
             admission: RefCell::new(Admission::new(life)),
             waiting: RefCell::default(),
+            density: RefCell::default(),
             reports: timers.alarm(),
             reports_at: Cell::new(None),
         }
@@ -66,6 +75,25 @@ impl Shard {
             Verdict::Granted(slot) => Ok(slot),
             Verdict::Queued(id) => Err(Turn::begin(self, id, ask.leaf.pool)),
         }
+    }
+
+    /// What the input of a running request costs, now that it is known; `per_byte` is how many of its tokens there were
+    /// for each of its bytes, in [`TOKEN_PARTS`].
+    pub(crate) fn learn_input(&self, slot: &Slot, input: Cost, per_byte: u64) {
+        self.slots.admission.borrow_mut().learn_input(slot, input);
+        let mut known = self.slots.density.borrow_mut();
+        if known.len() <= slot.pool.at() {
+            known.resize(slot.pool.at().saturating_add(1), TOKEN_PARTS / BYTES_PER_TOKEN);
+        }
+        if let Some(density) = known.get_mut(slot.pool.at()) {
+            *density = density.saturating_sub(*density / LEARN).saturating_add(per_byte / LEARN);
+        }
+    }
+
+    /// How many tokens a request of so many bytes will have, as those of its pool went before it.
+    pub(crate) fn guess_tokens(&self, pool: PoolIx, bytes: u64) -> u64 {
+        let density = self.slots.density.borrow().get(pool.at()).copied();
+        bytes.saturating_mul(density.unwrap_or(TOKEN_PARTS / BYTES_PER_TOKEN)) / TOKEN_PARTS
     }
 
     /// A running request has cost this much so far.
@@ -108,9 +136,16 @@ impl Shard {
         let mut admission = self.slots.admission.borrow_mut();
         let life = admission.life();
         let now = self.timers.clock().recent();
-        let all_said = admission.say(now, |up| self.end.say(life, up));
+        let mut has_said = false;
+        let all_said = admission.say(now, |up| {
+            self.end.say(life, up)?;
+            has_said = true;
+            Ok(())
+        });
         drop(admission);
-        self.end.ring_coordinator();
+        if has_said {
+            self.end.ring_coordinator();
+        }
         if all_said {
             self.expect_report();
         } else {

@@ -60,6 +60,8 @@ struct Run {
     charged: Cost,
     began: Instant,
     streams: bool,
+    /// The coordinator counts it against a cap.
+    capped: bool,
 }
 
 /// See the module's text.
@@ -163,7 +165,14 @@ impl Books {
 
     /// A request begins on a credit that is in use.
     pub(super) fn start(&mut self, now: Instant, leaf: u32, ask: &Ask, estimate: Cost) -> Slot {
-        let run = Run { leaf, input: ask.input, charged: estimate, began: now, streams: ask.streams };
+        let run = Run {
+            leaf,
+            input: ask.input,
+            charged: estimate,
+            began: now,
+            streams: ask.streams,
+            capped: ask.capped,
+        };
         if !ask.streams {
             let side = self.pool(ask.leaf.pool);
             side.silent = side.silent.saturating_add(1);
@@ -179,6 +188,13 @@ impl Books {
             None => self.runs.push(Some(run)),
         }
         Slot { pool: ask.leaf.pool, run: at }
+    }
+
+    /// What the input of a running request costs, now that it is known.
+    pub(super) fn learn_input(&mut self, run: u32, input: Cost) {
+        if let Some(Some(run)) = self.runs.get_mut(run as usize) {
+            run.input = input;
+        }
     }
 
     /// A running request has cost this much so far.
@@ -201,15 +217,23 @@ impl Books {
         let Some(run) = self.take_run(&slot) else { return };
         let held_us = u64::try_from(now.since(run.began).as_micros()).unwrap_or(u64::MAX);
         let side = self.pool(slot.pool);
-        let cost = if cost == Cost(0) { side.worth(held_us).max(Cost::TOKEN) } else { cost };
+        if cost == Cost(0) {
+            // Of its kind, as a failure is, nothing is to be learnt.
+            let worth = side.worth(held_us).max(Cost::TOKEN);
+            if let Some(account) = self.leaves.get_mut(run.leaf as usize) {
+                account.totals.settled = account.totals.settled.plus(worth);
+            }
+            return self.finish(now, slot.pool, &run);
+        }
+        let output = cost.minus(run.input);
         side.totals.finished = side.totals.finished.wrapping_add(1);
         side.totals.service_us = side.totals.service_us.saturating_add(held_us);
         side.totals.cost = side.totals.cost.plus(cost);
-        side.output = side.output.plus(cost.minus(run.input));
-        side.lengths.learn(cost.minus(run.input));
+        side.output = side.output.plus(output);
+        side.lengths.learn(output);
         if let Some(account) = self.leaves.get_mut(run.leaf as usize) {
             account.totals.settled = account.totals.settled.plus(cost);
-            account.lengths.learn(cost.minus(run.input));
+            account.lengths.learn(output);
         }
         self.finish(now, slot.pool, &run);
     }
@@ -238,14 +262,14 @@ impl Books {
             let side = self.pool(pool);
             side.silent = side.silent.saturating_sub(1);
         }
-        self.return_credit(now, pool);
+        self.return_credit(now, pool, run.capped);
     }
 
-    /// A credit falls free: it stays here, or goes back at once.
-    pub(super) fn return_credit(&mut self, now: Instant, pool: PoolIx) {
+    /// A credit falls free: it stays here, or goes back at once, as one does whose taker the coordinator counts.
+    pub(super) fn return_credit(&mut self, now: Instant, pool: PoolIx, capped: bool) {
         let side = self.pool(pool);
         side.in_use = side.in_use.saturating_sub(1);
-        if !side.keeps {
+        if capped || !side.keeps {
             side.held = side.held.saturating_sub(1);
             side.totals.returned = side.totals.returned.wrapping_add(1);
             self.urgent = true;
@@ -410,7 +434,11 @@ impl PoolSide {
     }
 
     fn part(&self, of: Cost, held_us: u64) -> Cost {
-        let part = u128::from(of.0) * u128::from(held_us) / u128::from(self.totals.service_us.max(1));
+        if self.totals.service_us == 0 {
+            // Nothing is known of the pool: a token for each millisecond.
+            return Cost(held_us);
+        }
+        let part = u128::from(of.0) * u128::from(held_us) / u128::from(self.totals.service_us);
         Cost(u64::try_from(part).unwrap_or(u64::MAX))
     }
 }

@@ -281,6 +281,11 @@ impl Admission {
         self.outbox.push_back(Up::Told);
     }
 
+    /// What the input of a running request costs, now that it is known.
+    pub fn learn_input(&mut self, slot: &Slot, input: Cost) {
+        self.books.learn_input(slot.run, input);
+    }
+
     /// A running request has cost this much so far.
     pub fn progress(&mut self, now: Instant, slot: &Slot, cost: Cost) {
         self.books.progress(now, slot.run, cost);
@@ -344,7 +349,7 @@ impl Admission {
                 self.start(now, next, (predicted_ms, standing), false)
             }
             None => {
-                self.books.return_credit(now, leaf_id.pool);
+                self.books.return_credit(now, leaf_id.pool, true);
                 None
             }
         }

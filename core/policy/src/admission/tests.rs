@@ -324,3 +324,42 @@ fn a_grant_without_a_taker_goes_to_the_oldest_request_of_the_same_key() {
     admission.withdraw(now, third);
     assert_eq!(admission.obey(now, 1, grant(third)), Some(second));
 }
+
+#[test]
+fn the_end_of_a_capped_request_is_said_at_once_though_credits_are_kept() {
+    let mut core = stocked(2);
+    let Verdict::Queued(id) = core.ask(at(0), &Ask { capped: true, ..ask_of(1) }) else { unreachable!() };
+    core.obey(at(1), LIFE, grant(id));
+    let Wait::Granted { slot, .. } = core.collect(id) else { unreachable!() };
+    words(&mut core, at(1));
+    core.release(at(2), slot, Cost(3000));
+    assert!(core.is_urgent(), "the next one of its cap waits for this");
+    let said = words(&mut core, at(2));
+    assert_eq!((leaf_totals(&said).running, pool_totals(&said).returned), (0, 1));
+    assert_eq!(core.held(POOL), 2);
+}
+
+#[test]
+fn a_failure_teaches_nothing_about_lengths_and_times() {
+    let mut core = stocked(1);
+    for (time, cost) in [(1000, Cost(100_000)), (1, Cost(0)), (1, Cost(0))] {
+        let Verdict::Granted(slot) = core.ask(at(0), &ask_of(1)) else { unreachable!("it came back") };
+        core.release(at(time), slot, cost);
+    }
+    let totals = pool_totals(&words(&mut core, at(2000)));
+    assert_eq!((totals.finished, totals.service_us, totals.cost), (1, 1_000_000, Cost(100_000)));
+}
+
+#[test]
+fn input_that_was_guessed_wrong_does_not_pass_for_output() {
+    let mut core = stocked(1);
+    for _ in 0..2 {
+        let guess = Ask { input: Cost(5_000_000), ..ask_of(1) };
+        let Verdict::Granted(slot) = core.ask(at(0), &guess) else { unreachable!("it came back") };
+        core.learn_input(&slot, Cost(1000));
+        core.release(at(100), slot, Cost(1000 + 80_000));
+    }
+    let Verdict::Granted(_slot) = core.ask(at(200), &ask_of(1)) else { unreachable!("it came back") };
+    let charged = leaf_totals(&words(&mut core, at(300))).outstanding;
+    assert!(charged > Cost(1000 + 30_000), "its input, and the low end of what answers were: {charged:?}");
+}

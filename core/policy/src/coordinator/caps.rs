@@ -131,6 +131,13 @@ impl Coordinator {
         }
     }
 
+    /// What a leaf may have in flight at most, by the caps above it and the ceiling.
+    pub(super) fn most_at_once(&self, leaf: LeafId) -> u32 {
+        let of = |cap: Option<&Cap>| cap.and_then(|cap| cap.limit).unwrap_or(u32::MAX);
+        let caps = of(self.caps.tenants.get(&leaf.tenant)).min(of(self.caps.keys.get(&leaf.key)));
+        caps.min(self.shares.ceiling).max(1)
+    }
+
     fn running_in(&self, nodes: &[(PoolIx, NodeIx)]) -> u32 {
         let running =
             |(pool, node): &(PoolIx, NodeIx)| Some(self.pools.of(*pool)?.tree.standing(*node).running);

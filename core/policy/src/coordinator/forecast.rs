@@ -11,7 +11,8 @@ use crate::fairness::{NodeIx, Standing, Tree};
 const ONE: u64 = 1 << 32;
 
 /// Milliseconds that a ticket at the end of this leaf's chain will wait, as far as can be told; zero if nothing can.
-pub(super) fn wait_ms(pool: &Pool, leaf: NodeIx) -> u32 {
+/// `most` is what its tenant or key may have in flight, or the whole process.
+pub(super) fn wait_ms(pool: &Pool, leaf: NodeIx, most: u32) -> u32 {
     let (Some(service), Some(size)) = (pool.service(), pool.size.filter(|size| *size > 0)) else { return 0 };
     let request = u128::from(pool.tree.mean_cost().0.max(1));
     let (mut share, mut ahead, mut node) = (ONE, 0_u128, leaf);
@@ -27,7 +28,9 @@ pub(super) fn wait_ms(pool: &Pool, leaf: NodeIx) -> u32 {
         node = parent;
     }
     let queued = u128::from(pool.tree.standing(leaf).waiting).saturating_mul(1000);
-    let slots = u128::from(size).saturating_mul(u128::from(share));
+    let slots = u128::from(size)
+        .saturating_mul(u128::from(share))
+        .min(u128::from(most).saturating_mul(u128::from(ONE)));
     let wait_us =
         (queued.saturating_add(ahead)).saturating_mul(u128::from(ONE)).saturating_mul(service.as_micros())
             / slots.max(1)

@@ -250,10 +250,10 @@ impl Coordinator {
             let (shard, ticket) = (waiting.shard, waiting.ticket);
             let leaf = waiting.leaf;
             let Some(pool) = self.pools.of(ticket.leaf.pool) else { continue };
-            let wait_ms = forecast::wait_ms(pool, leaf);
+            let wait_ms = forecast::wait_ms(pool, leaf, self.most_at_once(ticket.leaf));
             let why = match ticket.reject_over_ms {
-                _ if wait_ms > ticket.patience_ms => Some(Refusal::Unmeetable),
                 Some(limit) if wait_ms > limit => Some(Refusal::Brownout),
+                _ if wait_ms > ticket.patience_ms => Some(Refusal::Unmeetable),
                 _ => None,
             };
             match why {
@@ -299,6 +299,7 @@ impl Coordinator {
             if !pool.calm_down(now) {
                 return true;
             }
+            pool.relax(*ix, out);
             let given = u64::from(pool.share_out(*ix, u32::try_from(headroom).unwrap_or(u32::MAX), out));
             *held = held.saturating_add(given);
             headroom = headroom.saturating_sub(given);
@@ -314,7 +315,10 @@ impl Coordinator {
         let limits = self.limits;
         let Some(pool) = self.pools.of_mut(ticket.leaf.pool) else { return };
         if let Some(why) = pool.refuses(leaf, limits) {
-            let retry_after_ms = forecast::wait_ms(pool, leaf);
+            let retry_after_ms = self
+                .pools
+                .of(ticket.leaf.pool)
+                .map_or(0, |pool| forecast::wait_ms(pool, leaf, self.most_at_once(ticket.leaf)));
             out.push((shard, Down::Refuse { ticket: ticket.id, why, retry_after_ms }));
             return;
         }

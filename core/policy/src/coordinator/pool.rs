@@ -208,10 +208,14 @@ impl Pool {
         let tenant = self.tree.standing(self.tree.parent(leaf));
         match self.size {
             Some(0) => Some(Refusal::PoolClosed),
-            _ if self.queued() >= limits.queue || tenant.waiting >= limits.tenant_queue => {
-                Some(Refusal::QueueFull)
+            _ => {
+                // Of those that are here, so many do not wait but are about to be granted.
+                let served = u32::try_from(self.home.max(0)).unwrap_or(u32::MAX);
+                let waits = |count: u32| count.saturating_sub(served);
+                let is_full =
+                    waits(self.queued()) >= limits.queue || waits(tenant.waiting) >= limits.tenant_queue;
+                is_full.then_some(Refusal::QueueFull)
             }
-            _ => None,
         }
     }
 
@@ -390,6 +394,15 @@ impl Pool {
     /// When [`Pool::calm_down`] will be true, if nobody comes.
     pub(super) fn calms_at(&self) -> Option<Instant> {
         Some(self.calm_since?.plus(CALM))
+    }
+
+    /// Nobody waits any more: shards report at their own pace again.
+    pub(super) fn relax(&mut self, ix: PoolIx, out: &mut Outbox) {
+        for (shard, side) in self.sides.iter_mut().enumerate() {
+            if std::mem::take(&mut side.told_us) > 0 {
+                out.push((shard, Down::Recall(ix, ReportEvery(0))));
+            }
+        }
     }
 
     /// Hands most of the free credits to the shards that have used the pool, in proportion. Returns how many.

@@ -104,13 +104,11 @@ impl Tickets {
         self.places.get(shard).into_iter().flatten().filter_map(|ix| *ix).collect()
     }
 
-    /// Some ticket of a pool; looks at all of them, for pools that close.
-    pub(super) fn first_of(&self, pool: PoolIx) -> Option<TicketIx> {
-        let at = self
-            .table
-            .iter()
-            .position(|entry| entry.is_some_and(|waiting| waiting.ticket.leaf.pool == pool))?;
-        Some(TicketIx(u32::try_from(at).unwrap_or(u32::MAX)))
+    /// Every ticket of a pool, in the order of the table; for pools that close.
+    pub(super) fn of_pool(&self, pool: PoolIx) -> Vec<TicketIx> {
+        let numbered = (0_u32..).map(TicketIx).zip(&self.table);
+        let of_it = |entry: &Option<Waiting>| entry.is_some_and(|waiting| waiting.ticket.leaf.pool == pool);
+        numbered.filter(|(_, entry)| of_it(entry)).map(|(ix, _)| ix).collect()
     }
 
     pub(super) fn chain(&mut self, chain: &mut Chain, ix: TicketIx) {

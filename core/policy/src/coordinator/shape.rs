@@ -175,11 +175,11 @@ impl Coordinator {
     }
 
     fn close(&mut self, at: PoolIx, out: &mut Outbox) {
-        while let Some(ix) = self.tickets.first_of(at) {
+        for ix in self.tickets.of_pool(at) {
             let Some((shard, ticket)) =
                 self.tickets.get(ix).map(|waiting| (waiting.shard, waiting.ticket.id))
             else {
-                return;
+                continue;
             };
             self.drop_ticket(ix);
             out.push((shard, Down::Refuse { ticket, why: Refusal::PoolClosed, retry_after_ms: 0 }));

@@ -401,3 +401,58 @@ fn pools_take_turns_at_the_ceiling() {
     let of_second = rig.running[0].iter().filter(|(_, slot)| slot.pool == PoolIx(1)).count();
     assert_eq!(of_second, 10, "in proportion to the sizes");
 }
+
+#[test]
+fn who_finds_a_slot_is_never_one_too_many_in_the_queue() {
+    let mut rig = Rig::new(1, 200, &[(100, None)]);
+    (0..180).for_each(|_| rig.ask_with(0, 0, |_| ()));
+    rig.exchange();
+    assert_eq!((rig.in_flight(), rig.refused.len()), (180, 0), "they came in one batch");
+}
+
+#[test]
+fn a_forecast_knows_the_cap() {
+    let mut rig = Rig::new(1, 32, &[(100, Some(1))]);
+    rig.ask(0, 0);
+    rig.now = rig.now.plus(Duration::from_secs(10));
+    rig.end(0, 100_000);
+    (0..4).for_each(|_| rig.ask(0, 0));
+    rig.ask_with(0, 0, |ask| ask.patience = Duration::from_secs(20));
+    rig.exchange();
+    let (_, why, retry_after_ms) = rig.refused[0];
+    assert_eq!(why, Refusal::Unmeetable);
+    assert!(retry_after_ms >= 30_000, "one after the other, ten seconds each: {retry_after_ms}");
+}
+
+#[test]
+fn a_policy_of_not_waiting_is_given_as_the_reason() {
+    let mut rig = Rig::new(1, 1, &[(100, None)]);
+    rig.ask(0, 0);
+    rig.now = rig.now.plus(Duration::from_secs(10));
+    rig.end(0, 100_000);
+    rig.ask(0, 0);
+    let limit = Duration::from_millis(200);
+    rig.ask_with(0, 0, |ask| (ask.patience, ask.reject_over) = (limit, Some(limit)));
+    rig.exchange();
+    assert_eq!(rig.refused[0].1, Refusal::Brownout);
+}
+
+#[test]
+fn after_a_calm_cores_report_at_their_own_pace_again() {
+    // Too small for cores to keep credits.
+    let mut rig = Rig::new(2, 2, &[(100, None)]);
+    for _ in 0..20 {
+        (0..4).for_each(|at| rig.ask(at % 2, 0));
+        rig.now = rig.now.plus(Duration::from_millis(20));
+        while rig.in_flight() > 0 {
+            let shard = usize::from(rig.running[0].is_empty());
+            rig.end(shard, 20_000);
+        }
+    }
+    rig.pass(CALM);
+    rig.pass(Duration::from_secs(1));
+    rig.ask_with(0, 0, |ask| ask.streams = false);
+    rig.exchange();
+    let pace = rig.shards[0].reports_at().map(|at| at.since(rig.now).as_millis());
+    assert!(pace.is_none_or(|ms| ms >= 100), "{pace:?}");
+}

@@ -26,13 +26,18 @@ use super::{
 use crate::{
     downstream::{Downstream, Woke},
     shard::Shard,
-    slots::Turn,
+    slots::{TOKEN_PARTS, Turn},
 };
 
-/// Bytes of a request body per token, as a rule. What the backend counts is charged in the end.
-const BYTES_PER_TOKEN: u64 = 4;
+/// The most input tokens that a request is charged for before its backend has counted them, unless its model says how
+/// many fit: an image has many bytes and few tokens.
+const MOST_GUESSED_TOKENS: u64 = 32 * 1024;
+/// Output tokens of a `/v1/completions` request that says nothing of it, as backends have it.
+const COMPLETION_TOKENS: u64 = 16;
 /// Longest advice to come back later, in milliseconds: SDKs ignore anything from a minute on.
 const LONGEST_ADVICE_MS: u32 = 59_000;
+/// A shorter wait is the way to the coordinator and back, and nobody calls it one.
+pub(super) const NOTICED: Duration = Duration::from_millis(1);
 /// The most that a request's standing moves its priority by.
 const PRIORITY_RANGE: i32 = 1000;
 
@@ -44,6 +49,7 @@ pub(crate) struct Permit {
     slot: Option<Slot>,
     rates: Rates,
     input: Cost,
+    bytes: u64,
     cost: Cost,
 }
 
@@ -77,23 +83,22 @@ pub(super) async fn admit<'p>(
     let known = asked.known;
     let tenant = known.snapshot.tenant(known.key.tenant).ok_or(Code::TenantNotFound)?;
     let patience = Patience::of(shard, down, call, tenant);
-    let ask = ask(&asked, tenant, patience);
-    let slot = match shard.ask_for_slot(&ask) {
-        Ok(slot) => slot,
-        Err(turn) => {
-            let (slot, terms) = wait(shard, down, tally, &asked, (turn, patience)).await?;
-            if terms.priority.is_some() || terms.output_limit.is_some() {
-                asked.agree(down, call.route, terms);
-            }
-            slot
-        }
+    let ask = ask(shard, &asked, tenant, patience);
+    let (slot, terms) = match shard.ask_for_slot(&ask) {
+        Ok(slot) => (slot, Terms::default()),
+        Err(turn) => wait(shard, down, tally, &asked, (turn, patience)).await?,
     };
-    let permit = Permit::new(shard, slot, asked.model.rates, ask.input);
+    // From here on the slot comes back whatever happens.
+    let permit = Permit::new(shard, slot, &asked, ask.input);
+    if terms.priority.is_some() || terms.output_limit.is_some() {
+        asked.agree(down, call.route, terms);
+    }
     Ok(Admitted { asked, permit })
 }
 
-fn ask(asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> Ask {
-    let tokens = u64::try_from(asked.body.at.len()).unwrap_or(u64::MAX) / BYTES_PER_TOKEN;
+fn ask(shard: &Shard, asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> Ask {
+    let most = asked.model.max_model_len.map_or(MOST_GUESSED_TOKENS, u64::from);
+    let tokens = shard.guess_tokens(asked.model.pool, asked.bytes()).min(most);
     let Known { key, tenant: owner, .. } = asked.known;
     Ask {
         leaf: LeafId { pool: asked.model.pool, tenant: *owner, key: key.id },
@@ -102,7 +107,7 @@ fn ask(asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> Ask {
         input: asked.model.rates.cost(tokens, 0, 0),
         streams: asked.streamed,
         patience: patience.limit,
-        reject_over: (patience.brownout == Brownout::Reject).then_some(patience.limit),
+        reject_over: (patience.code == Code::Brownout).then_some(patience.limit),
     }
 }
 
@@ -121,8 +126,10 @@ async fn wait(
     down.alarm.clear();
     let waited = down.now().since(began);
     tally.queued(waited);
-    let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-    shard.end.gauges().queue_wait.record(micros.div_ceil(1000), micros);
+    if waited >= NOTICED {
+        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        shard.end.gauges().queue_wait.record(micros.div_ceil(1000), micros);
+    }
     match woke {
         Woke::Done(Wait::Granted { slot, predicted_ms, standing }) => {
             let limit = shard.settings.brownout.wait;
@@ -161,7 +168,12 @@ fn later(code: Code, after_ms: u32) -> Stop {
 /// The limit for an answer that is made shorter; `None` if the client asked for no more.
 fn shorten(shard: &Shard, asked: &Asked<'_>, tally: &mut Tally) -> Option<u32> {
     let limit = shard.settings.brownout.max_tokens;
-    if !tally.generates() || asked.output_limit.is_some_and(|asked| asked <= u64::from(limit)) {
+    let wanted = match tally.route() {
+        Route::Chat => asked.output_limit,
+        Route::Completions => Some(asked.output_limit.unwrap_or(COMPLETION_TOKENS)),
+        _ => return None,
+    };
+    if wanted.is_some_and(|wanted| wanted <= u64::from(limit)) {
         return None;
     }
     shard.end.gauges().degraded.add(1);
@@ -195,13 +207,14 @@ impl Patience {
 }
 
 impl Permit {
-    fn new(shard: &Rc<Shard>, slot: Slot, rates: Rates, input: Cost) -> Self {
+    fn new(shard: &Rc<Shard>, slot: Slot, asked: &Asked<'_>, input: Cost) -> Self {
         let gauges = shard.end.gauges();
         gauges.in_flight.add(1);
         if let Some(count) = gauges.pool_in_flight(slot.pool) {
             count.add(1);
         }
-        Self { shard: Rc::clone(shard), slot: Some(slot), rates, input, cost: Cost(0) }
+        let (rates, bytes) = (asked.model.rates, asked.bytes());
+        Self { shard: Rc::clone(shard), slot: Some(slot), rates, input, bytes, cost: Cost(0) }
     }
 
     /// What the request has used so far: as the backend says, or as was counted going by.
@@ -211,12 +224,14 @@ impl Permit {
             None if counted_output == 0 => return,
             None => self.input.plus(self.rates.cost(0, 0, counted_output)),
         };
-        if cost != self.cost
-            && let Some(slot) = &self.slot
-        {
-            self.cost = cost;
-            self.shard.slot_progress(slot, cost);
+        let Some(slot) = self.slot.as_ref().filter(|_| cost != self.cost) else { return };
+        self.cost = cost;
+        if let Some(usage) = usage {
+            let input = self.rates.cost(usage.input, usage.cached_input, 0);
+            let per_byte = usage.input.saturating_mul(TOKEN_PARTS).checked_div(self.bytes).unwrap_or(0);
+            self.shard.learn_input(slot, input, per_byte);
         }
+        self.shard.slot_progress(slot, cost);
     }
 }
 
@@ -232,12 +247,5 @@ impl Drop for Permit {
         if self.shard.draining.get() {
             self.shard.stir();
         }
-    }
-}
-
-impl Tally {
-    /// Whether the request's answer is generated token by token.
-    fn generates(&self) -> bool {
-        matches!(self.route(), Route::Chat | Route::Completions)
     }
 }

@@ -69,6 +69,11 @@ pub(super) struct Terms {
 }
 
 impl Asked<'_> {
+    /// Length of the body as it came.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::try_from(self.body.at.len()).unwrap_or(u64::MAX)
+    }
+
     /// Plans the body's edits anew, for a request that was let in on other terms than it asked for.
     pub(super) fn agree(&mut self, down: &Downstream, route: Route, terms: Terms) {
         let inlet = down.inlet();

@@ -34,7 +34,8 @@ pub(super) async fn relay(
     tally: &mut Tally,
     answering: Answering<'_>,
 ) -> Result<After, Stop> {
-    let Answering { mut answer, deadlines, mut permit, _asked: asked, .. } = answering;
+    // The slot is free only after the backend's connection is let go: variables go in reverse order.
+    let Answering { mut permit, _asked: asked, mut answer, deadlines, .. } = answering;
     let after = answer::after(shard, call);
     let mut usage = JsonUsage::new();
     let mut held = Vec::new();

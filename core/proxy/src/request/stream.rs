@@ -61,7 +61,8 @@ pub(super) async fn stream(
     tally: &mut Tally,
     answering: Answering<'_>,
 ) -> Result<After, Stop> {
-    let Answering { mut answer, deadlines, strip_usage, mut permit, _asked: asked } = answering;
+    // The slot is free only after the backend's connection is let go: variables go in reverse order.
+    let Answering { mut permit, _asked: asked, mut answer, deadlines, strip_usage } = answering;
     let after = answer::after(shard, call);
     let mut events = Events {
         down,
