@@ -82,6 +82,22 @@ fn keys_that_are_forgotten_and_come_back_break_nothing() {
 }
 
 #[test]
+fn limits_that_are_lowered_while_nobody_waits_hold_for_credits_that_cores_keep() {
+    for act in [Act::Ceiling(4), Act::Resize(0, 4)] {
+        let mut plan = Plan::backlogged(1, 40, &[100, 300], Lengths::LogNormal { mean: 40, sigma: 1.0 });
+        (plan.shards, plan.delay_ns, plan.length_ns) = (2, MS, 10 * SECOND);
+        plan.script.push((5 * SECOND, act));
+        for tenant in &mut plan.tenants {
+            tenant.patience_ns = 20 * SECOND;
+            // Eight of forty slots are in use: no request waits for another.
+            tenant.arrivals = Arrivals::Loop { clients: 4, think_ns: 0 };
+        }
+        let (report, _) = World::new(plan).run();
+        assert!(report.findings.is_empty(), "{act:?}: {:?}", report.findings);
+    }
+}
+
+#[test]
 fn replay() {
     let Some(seed) = env::var("OBLETH_SIM_SEED").ok().and_then(|seed| seed.parse().ok()) else { return };
     println!("{:#?}", Plan::of_seed(seed));

@@ -30,6 +30,9 @@ use crate::{plan::Plan, world::Request};
 /// Findings of one kind that are kept; more of them say nothing new.
 const ENOUGH: usize = 5;
 
+/// How long tickets of a key's former shape may still be under way.
+const EDIT_NS: u64 = 1_000_000_000;
+
 /// Which promise is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,6 +86,7 @@ type Waiting = BTreeMap<(usize, u32, u32), (usize, Cost)>;
 pub(crate) struct Judge {
     report: Report,
     now_ns: u64,
+    edited_ns: u64,
     waiting: Waiting,
     slots: Slots,
     bounds: Bounds,
@@ -95,6 +99,7 @@ impl Judge {
         Self {
             report: Report::default(),
             now_ns: 0,
+            edited_ns: 0,
             waiting: BTreeMap::new(),
             slots: Slots::new(plan),
             bounds: Bounds::new(plan),
@@ -155,6 +160,7 @@ impl Judge {
     /// The operator's wishes have changed.
     pub(crate) fn reshaped(&mut self, plan: &Plan, now_ns: u64) {
         self.plan = plan.clone();
+        self.edited_ns = now_ns;
         self.slots.reshaped(plan, now_ns);
         self.bounds.reshaped(plan);
     }
@@ -216,7 +222,8 @@ impl Judge {
 
     /// What was decided, in order.
     pub(crate) fn decided(&mut self, before: &[LivePool], out: &[(usize, Down)], names: Names<'_>) {
-        let (grants, wrong) = order::check(before, out, names, (&self.plan, &self.waiting));
+        let edited = self.now_ns < self.edited_ns + EDIT_NS;
+        let (grants, wrong) = order::check(before, out, names, (&self.plan, &self.waiting, edited));
         self.report.grants += grants;
         for says in wrong {
             self.found(Kind::Order, says);

@@ -2,7 +2,8 @@
 //! group down to the key; and for a pool that has a free credit and uses the least part of its size.
 //!
 //! Several grants of one decision follow from each other, so the keys are carried forward as the rules say. In slack
-//! virtual time moves on in ways that only the tree knows; there one grant per pool and decision is looked at.
+//! virtual time moves on in ways that only the tree knows, and for a moment after an edit tickets with a key's former cap
+//! still come in; there one grant per pool and decision is looked at.
 
 use obleth_policy::{
     coordinator::{Level, LiveNode, LivePool},
@@ -23,7 +24,7 @@ pub(super) fn check(
     before: &[LivePool],
     out: &[(usize, Down)],
     (names, requests): Names<'_>,
-    (plan, waiting): (&Plan, &Waiting),
+    (plan, waiting, edited): (&Plan, &Waiting, bool),
 ) -> (u64, Vec<String>) {
     let mut live = before.to_vec();
     let (mut looked, mut wrong) = (0, Vec::new());
@@ -40,7 +41,7 @@ pub(super) fn check(
                     looked += 1;
                     wrong.extend(judge(&live, request));
                 }
-                unsure[request.pool] |= !live[request.pool].contended;
+                unsure[request.pool] |= edited || !live[request.pool].contended;
                 carry(&mut live, plan, (request, *estimate));
             }
             Down::Stock(pool, credits) => live[pool.at()].held += credits,
