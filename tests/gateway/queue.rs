@@ -75,7 +75,7 @@ fn a_pool_is_never_over_its_size(driver: Driver, cores: u32) {
     let answers = crowd(&world, 24, 20, &request);
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert_eq!(world.sim().max_active, 5, "never more, and no slot left free while somebody waited");
-    let waited = answers.iter().filter(|answer| answer.header("x-obleth-queue-ms").is_some()).count();
+    let waited = answers.iter().filter(|answer| answer.header("x-obleth-queue-ms") != Some("0")).count();
     assert!(waited > 240, "{waited} of {} waited", answers.len());
     world.until_idle();
     assert_eq!((queued(&world), world.gateway.metric("obleth_pool_queue_depth")), (0.0, 0.0));
@@ -105,7 +105,7 @@ fn a_request_that_need_not_wait_says_nothing_of_waiting() {
         world.ask(&world.chat(""));
     }
     let answer = world.ask(&world.chat(""));
-    assert!(answer.header("x-obleth-queue-ms").is_none_or(|ms| ms == "0"));
+    assert_eq!(answer.header("x-obleth-queue-ms"), Some("0"));
     assert!(answer.header("x-obleth-degraded").is_none());
 }
 

@@ -21,9 +21,9 @@ use obleth_policy::{
 use crate::{Doorbell, Gauges, Ring};
 
 /// Words that may wait from one shard, and to one. A shard keeps what does not fit; so does the coordinator.
-pub const COORDINATION_RING: usize = 8192;
+pub const COORDINATION_RING: usize = 1024;
 /// Orders and reports that may wait.
-const ORDER_RING: usize = 1024;
+const ORDER_RING: usize = 256;
 
 /// What the sidecar and the main thread say to the coordinator.
 #[derive(Clone, Debug)]

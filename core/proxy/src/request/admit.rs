@@ -37,7 +37,10 @@ const COMPLETION_TOKENS: u64 = 16;
 /// Longest advice to come back later, in milliseconds: SDKs ignore anything from a minute on.
 const LONGEST_ADVICE_MS: u32 = 59_000;
 /// A shorter wait is the way to the coordinator and back, and nobody calls it one.
-pub(super) const NOTICED: Duration = Duration::from_millis(1);
+const NOTICED: Duration = Duration::from_millis(1);
+/// Headers in which SDKs say how many seconds they wait.
+const TIMEOUT: &str = "x-stainless-timeout";
+const READ_TIMEOUT: &str = "x-stainless-read-timeout";
 /// The most that a request's standing moves its priority by.
 const PRIORITY_RANGE: i32 = 1000;
 
@@ -82,7 +85,7 @@ pub(super) async fn admit<'p>(
     }
     let known = asked.known;
     let tenant = known.snapshot.tenant(known.key.tenant).ok_or(Code::TenantNotFound)?;
-    let patience = Patience::of(shard, down, call, tenant);
+    let patience = Patience::of(shard, down, call, tenant)?;
     let ask = ask(shard, &asked, tenant, patience);
     let (slot, terms) = match shard.ask_for_slot(&ask) {
         Ok(slot) => (slot, Terms::default()),
@@ -183,7 +186,7 @@ fn shorten(shard: &Shard, asked: &Asked<'_>, tally: &mut Tally) -> Option<u32> {
 
 impl Patience {
     /// The least of what the client, the tenant's policy and the operator allow.
-    fn of(shard: &Shard, down: &Downstream, call: &Call, tenant: &Tenant) -> Self {
+    fn of(shard: &Shard, down: &Downstream, call: &Call, tenant: &Tenant) -> Result<Self, Reject> {
         let settings = &shard.settings;
         let brownout = tenant.brownout;
         let mut least = Self { limit: settings.admission_timeout, code: Code::QueueTimeout, brownout };
@@ -192,18 +195,26 @@ impl Patience {
         }
         let inlet = down.inlet();
         for header in call.head.headers.iter().filter(|header| header.kind == HeaderKind::Patience) {
-            let seconds =
-                std::str::from_utf8(header.value.of(&inlet)).ok().and_then(|text| text.parse().ok());
-            // Anything else than a time says nothing.
-            let Some(limit) = seconds.and_then(|secs: f64| Duration::try_from_secs_f64(secs).ok()) else {
-                continue;
-            };
+            let text = std::str::from_utf8(header.value.of(&inlet)).ok();
+            // Anything else than a number says nothing.
+            let Some(seconds) = text.and_then(|text| text.parse::<f64>().ok()) else { continue };
+            if seconds < 0.0 {
+                let read = header.name.of(&inlet).len() == READ_TIMEOUT.len();
+                return Err(past_deadline(if read { READ_TIMEOUT } else { TIMEOUT }));
+            }
+            let Ok(limit) = Duration::try_from_secs_f64(seconds) else { continue };
             if limit > Duration::ZERO && limit < least.limit {
                 least = Self { limit, code: Code::QueueTimeout, brownout };
             }
         }
-        least
+        Ok(least)
     }
+}
+
+fn past_deadline(header: &'static str) -> Reject {
+    let message =
+        format!("`{header}` is in the past. Send the seconds that the client waits, or leave it out.");
+    Reject::new(Code::InvalidParameter, message).param(header)
 }
 
 impl Permit {

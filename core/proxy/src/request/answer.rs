@@ -8,7 +8,6 @@ use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
 
 use super::{
     After, Stop,
-    admit::NOTICED,
     parse::{Call, allowed},
     read::rest_is_small,
     settle::Tally,
@@ -41,9 +40,7 @@ pub(super) fn end(out: &mut Vec<u8>, after: After) {
 pub(super) fn relayed(out: &mut Vec<u8>, call: &Call, tally: &Tally, head: &ResponseHead, head_bytes: &[u8]) {
     begin(out, head.status, call.request_id.as_bytes());
     write::header_u64(out, "x-obleth-overhead-us", tally.overhead_us());
-    if let Some(waited) = tally.queue_wait().filter(|waited| *waited >= NOTICED) {
-        write::header_u64(out, "x-obleth-queue-ms", u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
-    }
+    write::header_u64(out, "x-obleth-queue-ms", tally.queue_ms());
     if let Some(limit) = tally.degraded_to() {
         write::header(out, "x-obleth-degraded", format!("max_tokens={limit}").as_bytes());
     }

@@ -72,9 +72,9 @@ impl Tally {
         self.queued = Some(waited);
     }
 
-    /// How long it has waited, if it had to.
-    pub(super) fn queue_wait(&self) -> Option<Duration> {
-        self.queued
+    /// How long it has waited for a slot, in milliseconds.
+    pub(super) fn queue_ms(&self) -> u64 {
+        self.queued.map_or(0, |waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// The answer is made shorter, to this many tokens.
