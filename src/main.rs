@@ -1,6 +1,6 @@
 //! The binary: wiring only, no behaviour.
 //!
-//! `serve` reads as the process's story: configuration, data folder, store, listeners, links, sidecar, shards,
+//! `serve` reads as the process's story: configuration, data folder, store, listeners, links, coordinator, sidecar, shards,
 //! the line that says "ready", then waiting for signals, and the drain. Whatever fails before that line ends
 //! the process with one line and a code of [`exit`], and everything that was started goes with it.
 //!
@@ -15,6 +15,7 @@
 
 mod cli;
 mod config;
+mod coordinator;
 mod data_dir;
 mod demo;
 mod exit;
@@ -40,6 +41,7 @@ use obleth_proxy::UpstreamTls;
 
 use cli::{CheckArgs, Cli, Command, ServeArgs, SettingArgs};
 use config::{Config, Environment, LoadError, Loaded};
+use coordinator::CoordinatorThread;
 use data_dir::{DataDir, Secrets};
 use demo::Demo;
 use exit::{Exit, Failure};
@@ -112,13 +114,19 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let (link, ends) = obleth_link::links(shards, BufferBudget::new(config.max_buffered_bytes))
         .map_err(|error| Failure::io(Exit::OsErr, "cannot link the threads", &error))?;
 
+    let limits = obleth_proxy::QueueLimits {
+        queue: config.max_queue_depth,
+        tenant_queue: config.max_tenant_queue_depth,
+    };
+    let coordinator = CoordinatorThread::start(link.clone(), limits, sender.clone())
+        .map_err(|error| Failure::io(Exit::OsErr, "cannot start the coordinator", &error))?;
     let sidecar = SidecarThread::start(sidecar, settings, link.clone(), (admin, metrics), sender.clone())
         .map_err(|error| Failure::io(Exit::OsErr, "cannot start the sidecar", &error))?;
     sidecar.wait_for_answer(addresses.admin, "/api/v1/health")?;
     sidecar.wait_for_answer(addresses.metrics, "/metrics")?;
     let settings = Arc::new(proxy_settings(&config, force_epoll));
     let shards = Shards::new(obleth_proxy::run_shard, proxy, ends, settings, sender);
-    let mut process = Process::new(shards, sidecar, link, news, config.drain_timeout);
+    let mut process = Process::new((shards, coordinator, sidecar), link, news, config.drain_timeout);
     process.start_shards()?;
 
     announce(&secrets, addresses, demo.as_ref());
@@ -199,6 +207,11 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
         fail_open: config.fail_open,
         pepper: pepper(config),
         max_request_bytes: config.max_request_bytes,
+        admission_timeout: config.admission_timeout,
+        brownout: obleth_proxy::BrownoutLimits {
+            wait: config.brownout_wait,
+            max_tokens: config.brownout_max_tokens,
+        },
         client: obleth_proxy::ClientLimits {
             head: config.client_head_timeout,
             body_pause: config.client_body_pause,
@@ -238,6 +251,7 @@ fn sidecar_settings(
         },
         default_model_max_in_flight: config.default_model_max_in_flight,
         global_max_in_flight: config.global_max_in_flight,
+        brownout_default: config.brownout_default,
         key_cache_entries: config.key_cache_entries,
         version: VERSION,
         commit: COMMIT,

@@ -7,12 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use obleth_link::{Command, SidecarEnd};
+use obleth_link::{Command, Order, SidecarEnd};
 
 use crate::{
+    coordinator::CoordinatorThread,
     exit::{Exit, Failure},
     sidecar::SidecarThread,
-    threads::{News, Shards},
+    threads::{Ending, News, Shards},
 };
 
 /// How long the shards may take until they accept connections.
@@ -28,6 +29,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Process {
     shards: Shards,
+    coordinator: CoordinatorThread,
     sidecar: SidecarThread,
     /// For the few things that the main thread has to say to shards.
     link: SidecarEnd,
@@ -51,13 +53,12 @@ pub(crate) enum End {
 impl Process {
     /// The sidecar runs; the shards wait for [`Process::start_shards`].
     pub(crate) fn new(
-        shards: Shards,
-        sidecar: SidecarThread,
+        (shards, coordinator, sidecar): (Shards, CoordinatorThread, SidecarThread),
         link: SidecarEnd,
         news: Receiver<News>,
         drain_timeout: Duration,
     ) -> Self {
-        Self { shards, sidecar, link, news, drain_timeout, early: None }
+        Self { shards, coordinator, sidecar, link, news, drain_timeout, early: None }
     }
 
     /// Starts the shards and waits until all of them accept connections.
@@ -71,6 +72,9 @@ impl Process {
             match self.news.recv_timeout(START_LOOK) {
                 Ok(News::ShardEnded(shard, ending)) => {
                     return Err(Failure::new(Exit::OsErr, format!("shard {shard} cannot start: {ending}")));
+                }
+                Ok(News::CoordinatorEnded(ending)) => {
+                    return Err(Failure::new(Exit::OsErr, format!("the coordinator cannot start: {ending}")));
                 }
                 Ok(News::SidecarEnded(ending)) => {
                     return Err(Failure::new(Exit::Software, format!("the sidecar cannot start: {ending}")));
@@ -91,7 +95,8 @@ impl Process {
             return self.drain(signal);
         }
         loop {
-            let due = self.shards.next_restart().into_iter().chain(self.sidecar.next_restart()).min();
+            let others = self.sidecar.next_restart().into_iter().chain(self.coordinator.next_restart());
+            let due = self.shards.next_restart().into_iter().chain(others).min();
             let news = match due {
                 None => self.news.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => self.news.recv_timeout(due.saturating_duration_since(Instant::now())),
@@ -99,16 +104,25 @@ impl Process {
             let now = Instant::now();
             match news {
                 Ok(News::Signal(signal)) => return self.drain(signal),
-                Ok(News::ShardEnded(shard, ending)) => self.shards.ended(shard, &ending, now),
+                Ok(News::ShardEnded(shard, ending)) => self.shard_ended(shard, &ending, now),
+                Ok(News::CoordinatorEnded(ending)) => self.coordinator.ended(&ending, now),
                 Ok(News::SidecarEnded(ending)) => self.sidecar.ended(&ending, now),
                 Err(_) => {}
             }
+            self.coordinator.restart_due(now);
             self.shards.restart_due(now);
             self.sidecar.restart_due(now);
             if self.shards.all_have_to_wait(now) {
                 return End::Hopeless;
             }
         }
+    }
+
+    /// What the shard held is free before it is started again.
+    fn shard_ended(&mut self, shard: usize, ending: &Ending, now: Instant) {
+        self.shards.ended(shard, ending, now);
+        // A full ring means that no coordinator reads it; the next one sees by the gauges who is missing.
+        let _ = self.link.order(Order::Died(shard));
     }
 
     /// Nothing new comes in, and what is in flight gets its time.
@@ -130,9 +144,16 @@ impl Process {
                 return End::Drained;
             }
             let wait = if untold.is_empty() { left } else { DRAIN_LOOK };
-            match self.news.recv_timeout(wait) {
+            // Requests may still wait for a slot.
+            let due = self.coordinator.next_restart();
+            let due = due.map_or(wait, |due| due.saturating_duration_since(Instant::now()).min(wait));
+            let news = self.news.recv_timeout(due);
+            let now = Instant::now();
+            self.coordinator.restart_due(now);
+            match news {
                 Ok(News::Signal(signal)) => return End::Forced(signal),
-                Ok(News::ShardEnded(shard, ending)) => self.shards.ended(shard, &ending, Instant::now()),
+                Ok(News::ShardEnded(shard, ending)) => self.shard_ended(shard, &ending, now),
+                Ok(News::CoordinatorEnded(ending)) => self.coordinator.ended(&ending, now),
                 Ok(News::SidecarEnded(ending)) => {
                     tracing::warn!(cause = %ending, "the sidecar died while draining")
                 }

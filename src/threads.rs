@@ -29,6 +29,8 @@ pub(crate) enum News {
     Signal(i32),
     /// This shard's thread is at its end.
     ShardEnded(usize, Ending),
+    /// The coordinator's thread is at its end.
+    CoordinatorEnded(Ending),
     /// The sidecar's thread is at its end.
     SidecarEnded(Ending),
 }
@@ -350,6 +352,8 @@ mod tests {
             fail_open: true,
             pepper: None,
             max_request_bytes: 0,
+            admission_timeout: Duration::ZERO,
+            brownout: obleth_proxy::BrownoutLimits { wait: Duration::ZERO, max_tokens: 1 },
             client: obleth_proxy::ClientLimits::default(),
             upstream_keepalive: Duration::ZERO,
             upstream_tls: obleth_proxy::UpstreamTls::of_system(),

@@ -34,6 +34,8 @@ mod gateway {
     mod live_edits;
     mod matrix;
     mod misbehaviour;
+    mod queue;
+    mod queue_policies;
     mod refused_uploads;
     mod rotation;
     mod secrets;

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
-//! | `pump.rs`, `outbox.rs`, `seen.rs` | the link: events of the shards in, commands out |
+//! | `pump.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
+//! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
@@ -15,13 +16,17 @@
 mod address;
 mod api;
 mod clock;
+mod directory;
+mod history;
 mod metrics;
 mod networks;
+mod orders;
 mod outbox;
 mod patience;
 mod pump;
 mod random;
 mod resolve;
+mod sampler;
 mod seen;
 mod server;
 mod snapshot;
@@ -41,7 +46,7 @@ use std::{
 use obleth_link::SidecarEnd;
 use obleth_policy::{
     key::{KeyDigest, Pepper},
-    snapshot::{Secret, Timers},
+    snapshot::{Brownout, Secret, Timers},
 };
 use tokio::{
     sync::Notify,
@@ -61,6 +66,7 @@ use api::{App, Shared, TokenDigest};
 use metrics::Probes;
 use pump::Pump;
 use resolve::Names;
+use sampler::Sampler;
 use snapshot::{Defaults, Publisher};
 use store::{
     Db, KeyLookup, Store,
@@ -99,6 +105,8 @@ pub struct Settings {
     pub default_model_max_in_flight: u32,
     /// Ceiling of the process. `OBLETH_GLOBAL_MAX_IN_FLIGHT`.
     pub global_max_in_flight: u32,
+    /// What happens to requests that would wait long, of tenants that do not say. `OBLETH_BROWNOUT_DEFAULT`.
+    pub brownout_default: Brownout,
     /// Keys that are remembered for an outage of the store. `OBLETH_KEY_CACHE_ENTRIES`.
     pub key_cache_entries: usize,
     /// Of the program.
@@ -231,7 +239,8 @@ impl Sidecar {
         let (store, handles) = Store::start(db, keys)?;
         threads.extend(handles);
         let app = assemble(&settings, default_upstream, store, link);
-        let probes = Probes::new(Arc::clone(&app.pump), settings.version, settings.commit);
+        let probes =
+            Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), (settings.version, settings.commit));
         let pump = Arc::clone(&app.pump).run(app.store.clone());
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
@@ -261,9 +270,13 @@ fn assemble(
         upstream: default_upstream,
         timers: settings.default_timers,
         model_max_in_flight: settings.default_model_max_in_flight,
+        brownout: settings.brownout_default,
+        ceiling: settings.global_max_in_flight,
     };
+    let publisher = Arc::new(Publisher::new(defaults, Arc::clone(&names), Arc::clone(&pump)));
     Arc::new(Shared {
-        publisher: Arc::new(Publisher::new(defaults, Arc::clone(&names), Arc::clone(&pump))),
+        sampler: Arc::new(Sampler::new(Arc::clone(&pump), Arc::clone(&publisher))),
+        publisher,
         store,
         pump,
         names,
@@ -293,7 +306,7 @@ async fn start_publishing(app: App) {
             app.publisher.publish(read_until_it_works(&app).await);
         }
     };
-    tokio::join!(refresh, reread);
+    tokio::join!(refresh, reread, app.sampler.run());
 }
 
 async fn read_until_it_works(app: &App) -> store::rows::Registry {

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn snapshot(generation: u64) -> Command {
-        Command::Snapshot(Arc::new(Snapshot::new(generation, Vec::new(), Vec::new())))
+        Command::Snapshot(Arc::new(Snapshot::new(generation, Vec::new(), Vec::new(), Default::default())))
     }
 
     #[test]

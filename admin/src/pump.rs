@@ -1,8 +1,10 @@
-//! The only user of the sidecar's link end: events of the shards in, commands out.
+//! The only user of the sidecar's link end: events of the shards and reports of the coordinator in, commands and
+//! orders out.
 //!
-//! Every state change goes out synchronously, before the admin API answers; what a full ring refuses is kept
-//! and merged in an [`Outbox`]. A look-up whose key is edited while it runs is made again, so an answer that
-//! leaves after an edit is never older than it. Nothing here waits while it holds the lock.
+//! Every state change goes out synchronously, before the admin API answers, and to the coordinator first; what a full
+//! ring refuses is kept and merged in an [`Outbox`] or in [`Orders`]. A look-up whose key is edited while it runs is
+//! made again, so an answer that leaves after an edit is never older than it. Nothing here waits while it holds the
+//! lock.
 
 use std::{
     collections::HashMap,
@@ -12,14 +14,19 @@ use std::{
     time::Duration,
 };
 
-use obleth_link::{Command, Event, Gauges, ShardGauges, SidecarEnd};
+use obleth_link::{Command, Event, Gauges, Order, ShardGauges, SidecarEnd};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest, KeyRecord},
     snapshot::Snapshot,
 };
-use tokio::{net::unix::pipe, sync::Notify, time::sleep};
+use tokio::{
+    net::unix::pipe,
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
 use crate::{
+    orders::{Look, Orders},
     outbox::Outbox,
     seen::SeenKeys,
     store::{Store, fault::Fault, rows::KeyChange},
@@ -40,15 +47,26 @@ pub(crate) struct Pump {
     beats: Notify,
     /// Rings when something had to be kept.
     kept: Notify,
+    /// Rings when the coordinator has answered a look.
+    looked: Notify,
+    /// Rings when a shard has said something: there may be traffic.
+    stirred: Notify,
 }
 
 #[derive(Debug)]
 struct State {
+    orders: Orders,
     outboxes: Vec<Outbox>,
     flights: HashMap<KeyDigest, Flight>,
     seen: SeenKeys,
     snapshot: Option<Arc<Snapshot>>,
     last_ping: u64,
+}
+
+impl State {
+    fn has_backlog(&self) -> bool {
+        !self.orders.is_empty() || self.outboxes.iter().any(|outbox| !outbox.is_empty())
+    }
 }
 
 /// A look-up under way, for all shards that asked.
@@ -83,13 +101,15 @@ impl Pump {
     /// `seen_keys` bounds how many keys are remembered for an outage of the store.
     pub(crate) fn new(end: SidecarEnd, seen_keys: usize) -> Self {
         let state = State {
+            orders: Orders::default(),
             outboxes: (0..end.shards()).map(|_| Outbox::default()).collect(),
             flights: HashMap::new(),
             seen: SeenKeys::new(seen_keys),
             snapshot: None,
             last_ping: 0,
         };
-        Self { end, state: Mutex::new(state), beats: Notify::new(), kept: Notify::new() }
+        let (beats, kept, looked, stirred) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
+        Self { end, state: Mutex::new(state), beats, kept, looked, stirred }
     }
 
     /// The shards' figures.
@@ -102,11 +122,12 @@ impl Pump {
         self.lock().snapshot.clone()
     }
 
-    /// Sends a snapshot to every shard. The first one also says that keys may have changed: shards may have
-    /// outlived the sidecar that told them before.
+    /// Sends a snapshot's shares to the coordinator, and then the snapshot to every shard. The first one also says that
+    /// keys may have changed: shards may have outlived the sidecar that told them before.
     pub(crate) fn publish(&self, snapshot: Arc<Snapshot>) {
         let mut state = self.lock();
         let is_first = state.snapshot.replace(Arc::clone(&snapshot)).is_none();
+        self.order(&mut state, Order::Shares(Arc::clone(snapshot.shares())));
         self.send_all(&mut state, &Command::Snapshot(snapshot));
         if is_first {
             self.send_all(&mut state, &Command::AllKeysChanged);
@@ -114,9 +135,14 @@ impl Pump {
     }
 
     /// A key was created, edited, rotated or deleted, and this is what it is now: told of every secret that
-    /// reaches it, or did until now.
+    /// reaches it, or did until now. What a deleted one has in the queue goes on under its last shape.
     pub(crate) fn key_changed(&self, change: &KeyChange) {
         let mut state = self.lock();
+        let row = &change.row;
+        let tenant = state.snapshot.as_ref().and_then(|snapshot| Some(snapshot.tenant(row.tenant_id)?.ix));
+        if let Some(tenant) = tenant.filter(|_| !row.deleted) {
+            self.order(&mut state, Order::Key { tenant, key: row.id, shape: row.shape() });
+        }
         for old in &change.old {
             self.secret_changed(&mut state, old.digest, change.row.record(Some(old.ends_at)));
         }
@@ -166,7 +192,32 @@ impl Pump {
         silent()
     }
 
-    /// Serves the shards until the sidecar ends.
+    /// Asks the coordinator how everybody stands. `None` when it does not say within that time.
+    pub(crate) async fn look(&self, within: Duration) -> Option<Look> {
+        let wish = {
+            let mut state = self.lock();
+            let (wish, is_out) = state.orders.want_look(&self.end);
+            self.note_kept(is_out);
+            wish
+        };
+        let answered = async {
+            loop {
+                let looked = self.looked.notified();
+                if let Some(look) = self.lock().orders.answer_to(wish) {
+                    return look;
+                }
+                looked.await;
+            }
+        };
+        timeout(within, answered).await.ok()
+    }
+
+    /// Waits until a shard has said something, or has since this was last asked.
+    pub(crate) async fn stirred(&self) {
+        self.stirred.notified().await;
+    }
+
+    /// Serves the shards and the coordinator until the sidecar ends.
     ///
     /// # Errors
     /// The runtime cannot wait for the doorbell.
@@ -178,7 +229,7 @@ impl Pump {
             // From here on a heartbeat rings; one that came before is visible to whoever waits for it.
             self.beats.notify_waiters();
             if !self.end.has_event() {
-                let has_backlog = self.lock().outboxes.iter().any(|outbox| !outbox.is_empty());
+                let has_backlog = self.lock().has_backlog();
                 tokio::select! {
                     rung = bell.rung() => rung?,
                     () = self.kept.notified() => {}
@@ -187,6 +238,7 @@ impl Pump {
             }
             self.end.bell().awake();
             self.take_events(&store);
+            self.take_reports();
             pause = if self.flush() { RETRY.0 } else { (pause * 2).min(RETRY.1) };
             tokio::task::yield_now().await;
         }
@@ -195,6 +247,7 @@ impl Pump {
     fn take_events(self: &Arc<Self>, store: &Store) {
         for shard in 0..self.end.shards() {
             for event in std::iter::from_fn(|| self.end.take(shard)).take(BATCH) {
+                self.stirred.notify_one();
                 match event {
                     Event::Started => self.greet(shard),
                     Event::KeyLookup(digest) => self.look_up(shard, digest, store),
@@ -202,6 +255,17 @@ impl Pump {
                     Event::Retired(snapshot) => drop(snapshot),
                 }
             }
+        }
+    }
+
+    fn take_reports(&self) {
+        for report in std::iter::from_fn(|| self.end.take_report()).take(BATCH) {
+            let mut state = self.lock();
+            let shares = state.snapshot.as_ref().map(|snapshot| Arc::clone(snapshot.shares()));
+            let is_out = state.orders.take_report(&self.end, report, shares);
+            self.note_kept(is_out);
+            drop(state);
+            self.looked.notify_waiters();
         }
     }
 
@@ -253,6 +317,16 @@ impl Pump {
         true
     }
 
+    fn order(&self, state: &mut State, order: Order) {
+        self.note_kept(state.orders.give(&self.end, order));
+    }
+
+    fn note_kept(&self, is_out: bool) {
+        if !is_out {
+            self.kept.notify_one();
+        }
+    }
+
     fn send_all(&self, state: &mut State, command: &Command) {
         for shard in 0..self.end.shards() {
             self.send(state, shard, command.clone());
@@ -273,8 +347,9 @@ impl Pump {
 
     /// Sends what was kept. Returns whether nothing is left.
     fn flush(&self) -> bool {
-        let mut all_sent = true;
-        for (shard, outbox) in self.lock().outboxes.iter_mut().enumerate() {
+        let mut state = self.lock();
+        let mut all_sent = state.orders.flush(&self.end);
+        for (shard, outbox) in state.outboxes.iter_mut().enumerate() {
             while let Some(command) = outbox.take() {
                 if let Err(refused) = self.end.send(shard, command) {
                     outbox.put_back(refused);
@@ -292,127 +367,4 @@ impl Pump {
 }
 
 #[cfg(test)]
-mod tests {
-    use obleth_link::{BufferBudget, COMMAND_RING, ShardEnd, links};
-    use obleth_policy::{
-        id::{KeyId, TenantId},
-        unit::UnixMs,
-    };
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::store::rows::{KeyRow, OldSecret};
-
-    const DIGEST: KeyDigest = KeyDigest([7; 32]);
-
-    fn pump(shards: usize) -> (Pump, Vec<ShardEnd>) {
-        let (end, shards) = links(shards, BufferBudget::new(0)).unwrap();
-        (Pump::new(end, 10), shards)
-    }
-
-    fn change(disabled: bool) -> KeyChange {
-        let mut row = KeyRow::draft(TenantId(Uuid::nil()), "k".into(), "sk_0000", DIGEST);
-        row.disabled = disabled;
-        KeyChange { row, old: Vec::new() }
-    }
-
-    fn record(disabled: bool) -> KeyRecord {
-        let unlimited = KeyRecord::unlimited(KeyId(Uuid::nil()), TenantId(Uuid::nil()));
-        KeyRecord { disabled, ..unlimited }
-    }
-
-    fn under_way(pump: &Pump, shards: &[usize]) {
-        pump.lock().flights.insert(DIGEST, Flight { shards: shards.to_vec(), stale: false });
-    }
-
-    #[test]
-    fn a_key_that_is_edited_while_it_is_looked_up_is_looked_up_again() {
-        let (pump, shards) = pump(1);
-        under_way(&pump, &[0]);
-        pump.key_changed(&change(true));
-        assert!(!pump.settle(DIGEST, Ok(Some(record(false)))), "the old row must not go out");
-        assert!(pump.settle(DIGEST, Ok(Some(record(true)))));
-        assert!(matches!(shards[0].take(), Some(Command::KeyChanged(DIGEST))));
-        let answer = shards[0].take();
-        assert!(matches!(answer, Some(Command::KeyAnswer(DIGEST, KeyAnswer::Found(key))) if key.disabled));
-        assert!(shards[0].take().is_none());
-    }
-
-    #[test]
-    fn every_shard_that_asked_gets_the_one_answer() {
-        let (pump, shards) = pump(3);
-        under_way(&pump, &[0, 2]);
-        assert!(pump.settle(DIGEST, Ok(None)));
-        for at in [0, 2] {
-            assert!(matches!(shards[at].take(), Some(Command::KeyAnswer(DIGEST, KeyAnswer::Unknown))));
-        }
-        assert!(shards[1].take().is_none());
-    }
-
-    #[test]
-    fn in_an_outage_a_key_ever_seen_is_answered_as_it_was_last_edited() {
-        let (pump, shards) = pump(1);
-        let answer = |found| {
-            under_way(&pump, &[0]);
-            assert!(pump.settle(DIGEST, found));
-            std::iter::from_fn(|| shards[0].take()).last()
-        };
-        assert!(matches!(answer(Err(Fault::Io)), Some(Command::KeyAnswer(_, KeyAnswer::StoreDown))));
-        answer(Ok(Some(record(false))));
-        pump.key_changed(&change(true));
-        let seen = answer(Err(Fault::Io));
-        assert!(matches!(seen, Some(Command::KeyAnswer(_, KeyAnswer::Unconfirmed(key, _))) if key.disabled));
-        answer(Ok(None));
-        assert!(matches!(answer(Err(Fault::Io)), Some(Command::KeyAnswer(_, KeyAnswer::StoreDown))));
-    }
-
-    #[test]
-    fn a_change_reaches_every_secret_of_the_key_and_what_it_ended_stays_ended_in_an_outage() {
-        let (pump, shards) = pump(1);
-        let old = |n, ends_at| OldSecret { digest: KeyDigest([n; 32]), ends_at: UnixMs(ends_at) };
-        let settle = |digest, found| {
-            pump.lock().flights.insert(digest, Flight { shards: vec![0], stale: false });
-            assert!(pump.settle(digest, found));
-            std::iter::from_fn(|| shards[0].take()).last()
-        };
-        for n in 1..=3 {
-            settle(KeyDigest([n; 32]), Ok(Some(record(false))));
-        }
-        let change = KeyChange { old: vec![old(1, 5000), old(2, 0)], ..change(true) };
-        pump.key_changed(&change);
-        let told: Vec<u8> = std::iter::from_fn(|| shards[0].take())
-            .map(|command| match command {
-                Command::KeyChanged(digest) => digest.0[0],
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(told, [1, 2, 7]);
-        for (n, ends_at) in [(1, Some(5000)), (2, Some(0)), (3, None)] {
-            let Some(Command::KeyAnswer(_, KeyAnswer::Unconfirmed(key, _))) =
-                settle(KeyDigest([n; 32]), Err(Fault::Io))
-            else {
-                panic!("it was seen");
-            };
-            assert_eq!((key.secret_ends_at, key.disabled), (ends_at.map(UnixMs), n != 3), "{n}");
-        }
-    }
-
-    #[test]
-    fn what_a_full_ring_refuses_is_merged_and_sent_later() {
-        let (pump, shards) = pump(1);
-        for _ in 0..COMMAND_RING + 100 {
-            pump.key_changed(&change(false));
-        }
-        for generation in 1..=3 {
-            pump.publish(Arc::new(Snapshot::new(generation, Vec::new(), Vec::new())));
-        }
-        assert!(!pump.flush(), "the ring is still full");
-        assert_eq!(std::iter::from_fn(|| shards[0].take()).count(), COMMAND_RING);
-        assert!(pump.flush());
-        assert!(matches!(shards[0].take(), Some(Command::Snapshot(s)) if s.generation == 3));
-        assert!(matches!(shards[0].take(), Some(Command::AllKeysChanged)));
-        assert!(shards[0].take().is_none());
-        pump.key_changed(&change(false));
-        assert!(matches!(shards[0].take(), Some(Command::KeyChanged(DIGEST))));
-    }
-}
+mod tests;

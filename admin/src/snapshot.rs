@@ -10,18 +10,25 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use obleth_link::MAX_POOLS;
 use obleth_policy::{
-    id::{EndpointId, ModelId, PoolIx, TenantId, TenantIx},
-    snapshot::{Endpoint, Model, Secret, Snapshot, Tenant, Timers},
+    coordinator::GroupShape,
+    cost::Rates,
+    id::{EndpointId, GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
+    snapshot::{Brownout, Division, Endpoint, Model, Secret, Snapshot, Tenant, Timers},
     unit::LimitMs,
 };
 use uuid::Uuid;
 
 use crate::{
     address::{ApiBase, Host, Target},
+    directory::Directory,
     pump::Pump,
     resolve::Names,
-    store::rows::{Credential, EndpointRow, ModelRow, Registry, Timeouts, grant, network_grant},
+    store::rows::{
+        Credential, DEFAULT_GROUP, EndpointRow, GroupRow, ModelRow, Registry, TenantRow, Timeouts,
+        TokenWeights, grant, network_grant,
+    },
 };
 
 /// What rows that state nothing fall back to.
@@ -31,6 +38,9 @@ pub(crate) struct Defaults {
     pub(crate) upstream: Option<(ApiBase, Option<Secret>)>,
     pub(crate) timers: Timers,
     pub(crate) model_max_in_flight: u32,
+    pub(crate) brownout: Brownout,
+    /// Requests in flight, over all pools.
+    pub(crate) ceiling: u32,
 }
 
 /// Builds snapshots and hands them to the pump.
@@ -45,6 +55,7 @@ pub(crate) struct Publisher {
 #[derive(Debug, Default)]
 struct Latest {
     registry: Registry,
+    directory: Arc<Directory>,
     complained: HashSet<EndpointId>,
     /// Deleted models whose index is not free yet.
     leaving: HashSet<ModelId>,
@@ -55,8 +66,11 @@ struct Latest {
 struct Places {
     generation: u64,
     pools: HashMap<ModelId, PoolIx>,
-    /// Indexes below the highest one that no model has.
+    /// The lowest index that no model ever had.
+    next_pool: u32,
+    /// Indexes below it that no model has.
     free_pools: BTreeSet<u32>,
+    groups: HashMap<GroupId, GroupIx>,
     tenants: HashMap<TenantId, TenantIx>,
 }
 
@@ -68,9 +82,14 @@ impl Places {
         if let Some(pool) = self.pools.get(&id) {
             return *pool;
         }
-        // Every index below this one is taken when none is free.
-        let next = u32::try_from(self.pools.len()).unwrap_or(u32::MAX);
-        let pool = PoolIx(self.free_pools.pop_first().unwrap_or(next));
+        // A fresh one while there is room: what is known of a pool, its books and its lengths, is known by its index.
+        let is_fresh = (self.next_pool as usize) < MAX_POOLS || self.free_pools.is_empty();
+        let pool = PoolIx(match self.free_pools.first().copied().filter(|_| !is_fresh) {
+            Some(free) => free,
+            None => self.next_pool,
+        });
+        self.free_pools.remove(&pool.0);
+        self.next_pool = self.next_pool.max(pool.0.saturating_add(1));
         self.pools.insert(id, pool);
         pool
     }
@@ -83,6 +102,15 @@ impl Places {
         }
         self.pools.remove(&id);
         self.free_pools.insert(pool.0)
+    }
+
+    /// The default group has a place of its own, whatever its id.
+    fn group(&mut self, row: &GroupRow) -> GroupIx {
+        if row.name == DEFAULT_GROUP {
+            return GroupIx::DEFAULT;
+        }
+        let after_default = u32::try_from(self.groups.len()).unwrap_or(u32::MAX).saturating_add(1);
+        *self.groups.entry(row.id).or_insert(GroupIx(after_default))
     }
 
     fn tenant(&mut self, id: TenantId) -> TenantIx {
@@ -124,26 +152,47 @@ impl Publisher {
         let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
         let places = places.get_or_insert_default();
         places.generation += 1;
-        let Latest { registry, complained, leaving } = latest;
+        let Latest { registry, directory, complained, leaving } = latest;
         // Only those that the shards were told of earlier: one that vanishes now may still get requests.
         leaving.retain(|id| !places.free_pool(*id, |pool| self.pump.gauges().pool_in_flight(pool) > 0));
         let before = self.pump.snapshot();
         let listed: HashSet<ModelId> = registry.models.iter().map(|row| row.id).collect();
         leaving
             .extend(before.iter().flat_map(|s| s.models()).map(|m| m.id).filter(|id| !listed.contains(id)));
-        let models = registry.models.iter().map(|row| self.model(row, places, complained)).collect();
-        let tenants = registry.tenants.iter().map(|row| Tenant {
+        let models: Vec<Model> =
+            registry.models.iter().map(|row| self.model(row, places, complained)).collect();
+        let groups: HashMap<&str, GroupIx> =
+            registry.groups.iter().map(|row| (row.name.as_str(), places.group(row))).collect();
+        let tenant = |row| self.tenant(row, places, &groups);
+        let tenants: Vec<Tenant> = registry.tenants.iter().map(tenant).collect();
+        let names = Arc::make_mut(directory);
+        models.iter().for_each(|model| names.note_pool(model.pool, model.id, &model.name));
+        groups.iter().for_each(|(name, ix)| names.note_group(*ix, name));
+        tenants.iter().for_each(|tenant| names.note_tenant(tenant.ix, tenant.id, &tenant.name));
+        let shape = |row: &GroupRow| GroupShape { group: places.group(row), weight: row.weight };
+        let groups = registry.groups.iter().map(shape).collect();
+        let division = Division { ceiling: self.defaults.ceiling, groups };
+        self.pump.publish(Arc::new(Snapshot::new(places.generation, models, tenants, division)));
+    }
+
+    /// Who is behind the indexes.
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.lock().directory)
+    }
+
+    fn tenant(&self, row: &TenantRow, places: &mut Places, groups: &HashMap<&str, GroupIx>) -> Tenant {
+        Tenant {
             id: row.id,
             ix: places.tenant(row.id),
             name: row.name.as_str().into(),
             status: row.status,
             weight: row.weight,
-            group: row.group_name.as_str().into(),
+            group: groups.get(row.group_name.as_str()).copied().unwrap_or(GroupIx::DEFAULT),
+            max_in_flight: row.max_in_flight,
+            brownout: row.brownout.unwrap_or(self.defaults.brownout),
             grant: grant(row.allowed_models.as_deref()),
             networks: network_grant(row.allowed_ips.as_deref()),
-        });
-        let tenants = tenants.collect();
-        self.pump.publish(Arc::new(Snapshot::new(places.generation, models, tenants)));
+        }
     }
 
     fn model(&self, row: &ModelRow, places: &mut Places, complained: &mut HashSet<EndpointId>) -> Model {
@@ -172,6 +221,8 @@ impl Publisher {
             max_model_len: row.max_model_len,
             endpoints,
             timers: timers(self.defaults.timers, row.timeouts),
+            rates: rates(row.weights),
+            sends_priority: row.sends_priority,
         }
     }
 
@@ -240,10 +291,29 @@ fn timers(default: Timers, own: Timeouts) -> Timers {
     }
 }
 
+fn rates(own: TokenWeights) -> Rates {
+    let default = Rates::default();
+    Rates {
+        input_milli: own.input_milli.unwrap_or(default.input_milli),
+        output_milli: own.output_milli.unwrap_or(default.output_milli),
+        cached_milli: own.cached_milli.unwrap_or(default.cached_milli),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{networks::Networks, resolve::KnownNames};
+
+    fn defaults() -> Defaults {
+        Defaults {
+            upstream: None,
+            timers: Timers::default(),
+            model_max_in_flight: 1,
+            brownout: Brownout::Never,
+            ceiling: 256,
+        }
+    }
 
     #[test]
     fn an_index_stays_with_its_row() {
@@ -253,6 +323,26 @@ mod tests {
         assert_eq!(
             (places.pool(id(2)), places.pool(id(1)), places.pool(id(3))),
             (PoolIx(1), PoolIx(0), PoolIx(2))
+        );
+    }
+
+    #[test]
+    fn the_default_group_comes_first_whatever_its_id_and_others_keep_their_place() {
+        let mut places = Places::default();
+        let row = |n: u128, name: &str| GroupRow {
+            id: GroupId(Uuid::from_u128(n)),
+            name: name.into(),
+            weight: 100,
+            created_at: obleth_policy::unit::UnixMs(0),
+        };
+        assert_eq!((places.group(&row(1, "gold")), places.group(&row(2, "iron"))), (GroupIx(1), GroupIx(2)));
+        assert_eq!(
+            (places.group(&row(3, "default")), places.group(&row(4, "default"))),
+            (GroupIx(0), GroupIx(0))
+        );
+        assert_eq!(
+            (places.group(&row(2, "renamed")), places.group(&row(5, "tin"))),
+            (GroupIx(2), GroupIx(3))
         );
     }
 
@@ -270,13 +360,13 @@ mod tests {
         let ask: crate::resolve::Ask =
             |_, port| Box::pin(async move { Ok(vec![SocketAddr::from(([10, 0, 0, 1], port))]) });
         let names = Arc::new(Names::new(ask, Networks::default(), KnownNames::default()));
-        let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
+        let defaults = defaults();
         let publisher = Publisher::new(defaults, Arc::clone(&names), Arc::new(Pump::new(end, 1)));
         let registry = |enabled| {
             let endpoint = EndpointRow::draft("default".into(), "http://backend:80/v1".into());
             let endpoints = vec![EndpointRow { enabled, ..endpoint }];
             let model = ModelRow { enabled, endpoints, ..ModelRow::draft("m".into()) };
-            Registry { sequence: 1, tenants: Vec::new(), models: vec![model] }
+            Registry { sequence: 1, models: vec![model], ..Registry::default() }
         };
         publisher.prepare(&registry(false));
         names.refresh(&|| {}).await;
@@ -287,12 +377,24 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_models_index_is_used_again_lowest_first_once_nothing_of_it_runs() {
+    fn a_new_model_gets_an_index_that_nothing_is_known_of() {
+        let mut places = Places::default();
+        let id = |n| ModelId(Uuid::from_u128(n));
+        assert_eq!(places.pool(id(1)), PoolIx(0));
+        assert!(places.free_pool(id(1), |_| false));
+        assert_eq!((places.pool(id(2)), places.pool(id(3))), (PoolIx(1), PoolIx(2)));
+    }
+
+    #[test]
+    fn a_deleted_models_index_is_used_again_when_there_is_no_fresh_one_lowest_first_once_nothing_of_it_runs()
+    {
+        let first = u32::try_from(MAX_POOLS).unwrap() - 3;
+        *PLACES.lock().unwrap() = Some(Places { next_pool: first, ..Places::default() });
         let (end, shards) = obleth_link::links(1, obleth_link::BufferBudget::new(0)).unwrap();
         let pump = Arc::new(Pump::new(end, 1));
         let names =
             Arc::new(Names::new(crate::resolve::ask_system, Networks::default(), KnownNames::default()));
-        let defaults = Defaults { upstream: None, timers: Timers::default(), model_max_in_flight: 1 };
+        let defaults = defaults();
         let publisher = Publisher::new(defaults, names, Arc::clone(&pump));
         let sequence = std::cell::Cell::new(0);
         let pools = |models: &[u128]| -> Vec<u32> {
@@ -300,11 +402,11 @@ mod tests {
             let row =
                 |n: &u128| ModelRow { id: ModelId(Uuid::from_u128(*n)), ..ModelRow::draft(n.to_string()) };
             let models = models.iter().map(row).collect();
-            publisher.publish(Registry { sequence: sequence.get(), tenants: Vec::new(), models });
-            pump.snapshot().unwrap().models().iter().map(|model| model.pool.0).collect()
+            publisher.publish(Registry { sequence: sequence.get(), models, ..Registry::default() });
+            pump.snapshot().unwrap().models().iter().map(|model| model.pool.0 - first).collect()
         };
         assert_eq!(pools(&[1, 2, 3]), [0, 1, 2]);
-        let busy = shards[0].gauges().pool_in_flight(PoolIx(0)).unwrap();
+        let busy = shards[0].gauges().pool_in_flight(PoolIx(first)).unwrap();
         busy.add(1);
         assert_eq!(pools(&[3]), [2]);
         assert_eq!(pools(&[3, 4]), [2, 1], "0 is still busy");

@@ -14,6 +14,8 @@ fn invalid_input_is_refused_with_the_member_that_is_at_fault() {
         sidecar.expect(201, ("POST", "/models"), r#"{"model_name":"m","api_base":"http://127.0.0.1:1"}"#);
     let (tenant, key) = (format!("/tenants/{tenant}"), format!("/keys/{key}"));
     let model = format!("/models/{}", model["id"].as_str().unwrap());
+    let group = sidecar.expect(201, ("POST", "/groups"), r#"{"name":"gold"}"#);
+    let group = format!("/groups/{}", group["id"].as_str().unwrap());
     let rows: &[(&str, &str, &str, Value)] = &[
         ("POST", "/tenants", "{}", json!("name")),
         ("POST", "/tenants", r#"{"name":""}"#, json!("name")),
@@ -36,6 +38,13 @@ fn invalid_input_is_refused_with_the_member_that_is_at_fault() {
         ("PUT", &format!("{tenant}/quota"), "{}", json!("tokens_per_minute")),
         ("PUT", &format!("{tenant}/quota"), r#"{"max":1}"#, json!("max")),
         ("PUT", &format!("{tenant}/weight"), "{}", json!("weight")),
+        ("PUT", &format!("{tenant}/weight"), r#"{"weight":0}"#, json!("weight")),
+        ("PUT", &format!("{tenant}/weight"), r#"{"weight":-5}"#, json!("weight")),
+        ("PUT", &format!("{tenant}/brownout"), "{}", json!("brownout")),
+        ("PUT", &format!("{tenant}/brownout"), r#"{"brownout":"degrade"}"#, json!("brownout")),
+        ("PATCH", &tenant, r#"{"max_in_flight":-1}"#, json!("max_in_flight")),
+        ("PATCH", &tenant, r#"{"group_name":"nobody"}"#, json!("group_name")),
+        ("PATCH", &tenant, r#"{"brownout":5}"#, json!("brownout")),
         ("PUT", &format!("{tenant}/group"), r#"{"group_name":"nobody"}"#, json!("group_name")),
         ("PUT", &format!("{tenant}/status"), r#"{"status":5}"#, json!("status")),
         ("PUT", &format!("{tenant}/allowlist"), "{}", json!("allowed_models")),
@@ -54,8 +63,12 @@ fn invalid_input_is_refused_with_the_member_that_is_at_fault() {
         ("POST", &format!("{key}/rotate"), r#"{"grace":5}"#, json!("grace")),
         ("POST", &format!("{key}/rotate"), "{", Value::Null),
         ("PUT", &format!("{key}/disabled"), r#"{"disabled":"no"}"#, json!("disabled")),
+        ("PUT", &format!("{key}/weight"), r#"{"weight":0}"#, json!("weight")),
+        ("PATCH", &key, r#"{"max_in_flight":-1}"#, json!("max_in_flight")),
         ("PUT", &format!("{key}/quota"), "{}", json!("tokens_per_minute")),
         ("POST", "/groups", r#"{"name":"a","weight":1000001}"#, json!("weight")),
+        ("POST", "/groups", r#"{"name":"a","weight":0}"#, json!("weight")),
+        ("PATCH", &group, r#"{"weight":0}"#, json!("weight")),
         ("POST", "/models", "{}", json!("model_name")),
         ("POST", "/models", r#"{"model_name":"a","api_base":"http://0x7f.1"}"#, json!("api_base")),
         ("POST", "/models", r#"{"model_name":"a","api_base":"ftp://h"}"#, json!("api_base")),
@@ -84,6 +97,15 @@ fn invalid_input_is_refused_with_the_member_that_is_at_fault() {
         ("PATCH", &model, r#"{"timeouts":{"idle":1}}"#, json!("timeouts.idle")),
         ("PATCH", &model, r#"{"max_in_flight":4294967296}"#, json!("max_in_flight")),
         ("PUT", &format!("{model}/capacity"), "{}", json!("max_in_flight")),
+        ("PUT", &format!("{model}/capacity"), r#"{"max_in_flight":-1}"#, json!("max_in_flight")),
+        ("PATCH", &model, r#"{"input_weight":-0.001}"#, json!("input_weight")),
+        ("PATCH", &model, r#"{"input_weight":"1"}"#, json!("input_weight")),
+        ("PATCH", &model, r#"{"output_weight":1000.001}"#, json!("output_weight")),
+        ("PATCH", &model, r#"{"output_weight":0.0001}"#, json!("output_weight")),
+        ("PATCH", &model, r#"{"output_weight":1.0005}"#, json!("output_weight")),
+        ("PATCH", &model, r#"{"cached_input_weight":1.001}"#, json!("cached_input_weight")),
+        ("PATCH", &model, r#"{"sends_priority":1}"#, json!("sends_priority")),
+        ("PATCH", &model, r#"{"sends_priority":null}"#, json!("sends_priority")),
         ("PUT", &format!("{model}/enabled"), r#"{"enabled":1}"#, json!("enabled")),
         ("GET", "/keys?limit=0", "", json!("limit")),
         ("GET", "/keys?limit=1001", "", json!("limit")),
@@ -170,8 +192,7 @@ fn nothing_but_the_health_answers_without_the_token() {
 #[test]
 fn unknown_paths_methods_and_large_bodies_get_the_one_error_shape() {
     let sidecar = Running::start();
-    for path in
-        ["/budgets", "/audit", "/tokens", "/usage", "/fairshare/live", "/export", "/mcp-servers", "/keys/"]
+    for path in ["/budgets", "/audit", "/tokens", "/usage", "/fairshare", "/export", "/mcp-servers", "/keys/"]
     {
         let answer = sidecar.get(path);
         assert_eq!((answer.status, answer.refusal().0.as_str()), (404, "unknown_endpoint"), "{path}");

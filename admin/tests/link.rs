@@ -6,6 +6,7 @@ use std::{collections::HashMap, io::Write};
 
 use obleth_link::{Command, Event};
 use obleth_policy::{
+    id::GroupIx,
     key::{KeyAnswer, KeyDigest},
     outcome::Code,
     snapshot::{ModelGrant, Snapshot, TenantStatus},
@@ -182,7 +183,7 @@ fn a_snapshot_holds_what_operators_wrote_and_is_sent_before_the_answer() {
     assert_eq!(endpoint.credential.as_ref().unwrap().expose(), "sk-up");
     let id = obleth_policy::id::TenantId(tenant["id"].as_str().unwrap().parse().unwrap());
     let tenant = snapshot.tenant(id).unwrap();
-    assert_eq!((&*tenant.name, tenant.weight, &*tenant.group), ("acme", 7, "default"));
+    assert_eq!((&*tenant.name, tenant.weight, tenant.group), ("acme", 7, GroupIx::DEFAULT));
     assert_eq!(
         (tenant.status, &tenant.grant),
         (TenantStatus::Suspended, &ModelGrant::Only(["m".into()].into()))

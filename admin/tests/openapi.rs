@@ -6,7 +6,8 @@ mod running;
 
 use std::{cell::RefCell, collections::BTreeSet};
 
-use running::{Answer, Running, TOKEN, send};
+use obleth_link::{Order, Report};
+use running::{Answer, Running, TOKEN, next_order, send};
 use serde_json::{Map, Value, json};
 
 /// A sidecar, its document, and the operations that were asked so far.
@@ -85,7 +86,7 @@ fn judge(schema: &Value, value: &Value, document: &Value, fault: &mut dyn FnMut(
                     Value::Array(_) => "array",
                     Value::Object(_) => "object",
                 };
-                if !types.contains(&kind) {
+                if !types.contains(&kind) && (kind != "integer" || !types.contains(&"number")) {
                     fault(format!("{kind} is not {types:?}"));
                 }
             }
@@ -112,11 +113,15 @@ fn judge(schema: &Value, value: &Value, document: &Value, fault: &mut dyn FnMut(
             "items" => {
                 value.as_array().into_iter().flatten().for_each(|item| judge(rule, item, document, fault))
             }
-            "enum" if value.is_string() && !rule.as_array().unwrap().contains(value) => {
+            "enum" if !rule.as_array().unwrap().contains(value) => {
                 fault(format!("not one of {rule}"));
             }
-            "minimum" if value.as_i64() < rule.as_i64() && value.is_i64() => fault(format!("below {rule}")),
-            "maximum" if value.as_i64() > rule.as_i64() => fault(format!("above {rule}")),
+            "minimum" if value.is_number() && value.as_f64() < rule.as_f64() => {
+                fault(format!("below {rule}"));
+            }
+            "maximum" if value.is_number() && value.as_f64() > rule.as_f64() => {
+                fault(format!("above {rule}"));
+            }
             "format" if value.is_string() && !has_format(rule.as_str().unwrap(), value.as_str().unwrap()) => {
                 fault(format!("not a {rule}"));
             }
@@ -160,6 +165,21 @@ fn the_validator_sees_what_is_wrong() {
     let mut bad = good;
     bad.as_object_mut().unwrap().remove("name");
     assert_eq!(faults(&schema, &bad, &api.document).len(), 1);
+    let schemas = &api.document["components"]["schemas"];
+    let weight = &schemas["Model"]["properties"]["input_weight"];
+    let brownout = &schemas["Tenant"]["properties"]["brownout"];
+    for (schema, value, wrong) in [
+        (weight, json!(0.5), 0),
+        (weight, json!(7), 0),
+        (weight, json!(null), 0),
+        (weight, json!(-0.5), 1),
+        (weight, json!(1000.5), 1),
+        (brownout, json!("allow"), 0),
+        (brownout, json!(null), 0),
+        (brownout, json!("sometimes"), 1),
+    ] {
+        assert_eq!(faults(schema, &value, &api.document).len(), wrong, "{value}");
+    }
 }
 
 #[test]
@@ -185,6 +205,7 @@ fn every_operation_answers_as_the_document_says() {
         ("weight", json!({"weight": 5})),
         ("group", json!({"group_name": "default"})),
         ("status", json!({"status": "suspended"})),
+        ("brownout", json!({"brownout": "allow"})),
         ("allowlist", json!({"allowed_models": null})),
     ] {
         ask("PUT", &format!("/tenants/{{id}}/{sub}"), &tenant, body);
@@ -215,6 +236,15 @@ fn every_operation_answers_as_the_document_says() {
     ask("PUT", "/models/{id}/capacity", &model, json!({"max_in_flight": 3}));
     ask("GET", "/models/{id}", &model, Value::Null);
     ask("GET", "/stats", "", Value::Null);
+    ask("GET", "/fairshare/history", "", Value::Null);
+    api.sidecar.hush();
+    let played = api.sidecar.coordinator.clone();
+    let coordinator = std::thread::spawn(move || {
+        while !matches!(next_order(&played), Order::Look) {}
+        played.report(Report::Live(Vec::new()));
+    });
+    ask("GET", "/fairshare/live", "", Value::Null);
+    coordinator.join().unwrap();
     for (path, id) in
         [("/models/{id}", model), ("/keys/{id}", key), ("/tenants/{id}", tenant), ("/groups/{id}", group)]
     {
@@ -339,6 +369,7 @@ fn example(schema: &Value, name: &str) -> Value {
         (_, "string") if schema["format"] == "date-time" => json!("2030-01-01T00:00:00Z"),
         (_, "string") => json!("some-text"),
         (_, "integer") => json!(5),
+        (_, "number") => json!(0.125),
         (_, "boolean") => json!(true),
         ("endpoints", _) => json!([{"api_base": "http://127.0.0.1:3", "api_key": null}]),
         (_, "array") => json!(["a", "b"]),

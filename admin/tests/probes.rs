@@ -65,10 +65,19 @@ fn ready_means_that_every_shard_accepts_and_nobody_is_leaving() {
 #[test]
 fn metrics_have_the_names_of_the_contract_and_add_up_over_shards() {
     let sidecar = Running::start();
+    let model = r#"{"model_name":"m","api_base":"http://127.0.0.1:1"}"#;
+    sidecar.expect(201, ("POST", "/models"), model);
+    let Command::Snapshot(snapshot) = sidecar.shards[0].next() else { panic!("no snapshot") };
+    let pool = snapshot.models()[0].pool;
     for shard in &sidecar.shards {
         let gauges = shard.0.gauges();
         gauges.start_serving(Driver::IoUring);
         gauges.in_flight.add(2);
+        gauges.queued.add(3);
+        gauges.pool_in_flight(pool).unwrap().add(2);
+        gauges.pool_queued(pool).unwrap().add(3);
+        gauges.queue_wait.record(250, 250_000);
+        gauges.degraded.add(1);
         gauges.requests(Route::Chat, Ending::OK).unwrap().add(3);
         for (code, count) in [(Code::InvalidApiKey, 1), (Code::MissingApiKey, 1), (Code::UpstreamRejected, 5)]
         {
@@ -88,7 +97,14 @@ fn metrics_have_the_names_of_the_contract_and_add_up_over_shards() {
     let lines: Vec<&str> = answer.body.lines().collect();
     let expected = [
         "obleth_in_flight 4",
-        "obleth_queue_depth 0",
+        "obleth_queue_depth 6",
+        r#"obleth_pool_in_flight{model="m"} 4"#,
+        r#"obleth_pool_queue_depth{model="m"} 6"#,
+        r#"obleth_tenant_served_tokens_total{tenant="other"} 0"#,
+        "obleth_degraded_total 2",
+        r#"obleth_queue_wait_seconds_bucket{le="0.1"} 0"#,
+        r#"obleth_queue_wait_seconds_bucket{le="0.25"} 2"#,
+        "obleth_queue_wait_seconds_sum 0.5",
         r#"obleth_requests_total{endpoint="/v1/chat/completions",status="200",outcome="ok"} 6"#,
         r#"obleth_requests_total{endpoint="/v1/chat/completions",status="401",outcome="rejected"} 4"#,
         r#"obleth_requests_total{endpoint="/v1/chat/completions",status="400",outcome="rejected"} 10"#,

@@ -20,7 +20,7 @@ fn a_tenant_lives_from_creation_to_deletion() {
     let expected = json!({
         "id": id, "name": "acme", "weight": 200, "group_name": "default", "status": "active",
         "tokens_per_minute": null, "requests_per_minute": null, "max_in_flight": null,
-        "allowed_models": null, "allowed_ips": null, "created_at": made["created_at"],
+        "allowed_models": null, "allowed_ips": null, "brownout": null, "created_at": made["created_at"],
     });
     assert_eq!(made, expected);
     assert!(made["created_at"].as_str().unwrap().ends_with('Z'));
@@ -39,6 +39,8 @@ fn a_tenant_lives_from_creation_to_deletion() {
         ("quota", r#"{"tokens_per_minute": null}"#, json!({"tokens_per_minute": null})),
         ("weight", r#"{"weight": 7}"#, json!({"weight": 7})),
         ("group", r#"{"group_name": "gold"}"#, json!({"group_name": "gold"})),
+        ("brownout", r#"{"brownout": "reject"}"#, json!({"brownout": "reject"})),
+        ("brownout", r#"{"brownout": null}"#, json!({"brownout": null})),
         ("status", r#"{"status": "suspended"}"#, json!({"status": "suspended"})),
         ("allowlist", r#"{"allowed_models": ["a", "b"]}"#, json!({"allowed_models": ["a", "b"]})),
         ("allowlist", r#"{"allowed_models": []}"#, json!({"allowed_models": []})),
@@ -210,6 +212,7 @@ fn a_model_lives_from_creation_to_deletion() {
             "enabled": true,
         }],
         "timeouts": {"connect_ms": null, "first_byte_ms": null, "idle_ms": null, "total_ms": null},
+        "input_weight": null, "output_weight": null, "cached_input_weight": null, "sends_priority": false,
         "created_at": made["created_at"],
     });
     assert_eq!(made, expected);
@@ -222,6 +225,16 @@ fn a_model_lives_from_creation_to_deletion() {
     );
     let capacity = sidecar.expect(200, ("PUT", &format!("{path}/capacity")), r#"{"max_in_flight":4}"#);
     assert_eq!(capacity["max_in_flight"], 4);
+    let weights =
+        r#"{"input_weight":0.001,"output_weight":1000,"cached_input_weight":0.333,"sends_priority":true}"#;
+    let weighted = sidecar.expect(200, ("PATCH", &path), weights);
+    let shown =
+        ["input_weight", "output_weight", "cached_input_weight", "sends_priority"].map(|m| &weighted[m]);
+    assert_eq!(shown, [&json!(0.001), &json!(1000.0), &json!(0.333), &json!(true)]);
+    assert_eq!(
+        sidecar.expect(200, ("PATCH", &path), r#"{"input_weight":null}"#)["input_weight"],
+        json!(null)
+    );
 
     let patch =
         r#"{"timeouts":{"total_ms":0,"idle_ms":5},"max_model_len":4096,"upstream_model":"u","aliases":[]}"#;
@@ -328,9 +341,11 @@ fn health_stats_and_version_say_what_the_contract_prints() {
     let pool = snapshot.models()[0].pool;
     for shard in &sidecar.shards {
         shard.0.gauges().in_flight.add(2);
+        shard.0.gauges().queued.add(5);
         shard.0.gauges().pool_in_flight(pool).unwrap().add(1);
+        shard.0.gauges().pool_queued(pool).unwrap().add(3);
     }
-    let pools = json!([{"model": "m", "in_flight": 2, "queued": 0, "max_in_flight": 3}]);
-    let expected = json!({"in_flight": 4, "queued": 0, "max_in_flight": 256, "pools": pools});
+    let pools = json!([{"model": "m", "in_flight": 2, "queued": 6, "max_in_flight": 3}]);
+    let expected = json!({"in_flight": 4, "queued": 10, "max_in_flight": 256, "pools": pools});
     assert_eq!(sidecar.get("/stats").json(), expected);
 }

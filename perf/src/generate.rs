@@ -14,7 +14,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    load::{self, Arrivals, Interval, Outcome, Pace, Plan, chat_request, write_hgrm, write_hlog},
+    load::{self, Arrivals, Interval, Outcome, Pace, Plan, Target, chat_request, write_hgrm, write_hlog},
     raise_descriptor_limit, seconds,
     terminal::{remark, say},
 };
@@ -74,15 +74,15 @@ fn rate(text: &str) -> Result<f64, String> {
 /// The URL is no server's, or an answer was not what it should be.
 pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     raise_descriptor_limit()?;
-    let (target, path) = server(&args.url)?;
+    let (address, path) = server(&args.url)?;
     let extra: Vec<&str> = args.header.iter().map(String::as_str).collect();
+    let request = chat_request(address, &path, &args.key, &extra, &body(args).to_string());
     let pace = match args.rate {
         Some(rate) => Pace::Open { rate, arrivals: args.arrivals, seed: 1 },
         None => Pace::Closed { ramp: Duration::ZERO },
     };
     let plan = Plan {
-        target,
-        request: chat_request(target, &path, &args.key, &extra, &body(args).to_string()),
+        targets: vec![Target { address, request }],
         connections: usize::from(args.connections),
         each: None,
         until_spent: false,

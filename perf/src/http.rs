@@ -9,34 +9,96 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use obleth_wire::http1::{HeadScan, Limits, Method, parse_response};
+use obleth_wire::http1::{BodyDecoder, Framing, HeadScan, Limits, Method, Piece, parse_response};
 use serde_json::Value;
 
 /// How long a call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Posts JSON and gives the JSON of the answer.
-///
-/// # Errors
-/// No connection, or an answer that is not 2xx, with what it said.
-pub(crate) fn post(server: SocketAddr, path: &str, token: &str, body: &Value) -> Result<Value> {
-    let body = body.to_string();
-    let mut socket = TcpStream::connect_timeout(&server, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: {server}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    socket.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer)?;
+/// One call: where to, what, and as whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) server: SocketAddr,
+    /// `GET`, `POST` …
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    /// Bearer token; may be empty.
+    pub(crate) token: &'a str,
+}
+
+impl Call<'_> {
+    /// Sends a body and gives that of the answer.
+    ///
+    /// # Errors
+    /// No connection, or an answer that is not 2xx, with what it said.
+    pub(crate) fn send(&self, body: &str) -> Result<Vec<u8>> {
+        let Self { server, method, path, token } = self;
+        let mut socket = TcpStream::connect_timeout(server, PATIENCE)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {server}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer)?;
+        whole(answer).with_context(|| format!("{method} {path}"))
+    }
+
+    /// Sends JSON and gives the JSON of the answer.
+    ///
+    /// # Errors
+    /// As [`Call::send`], or the answer is no JSON.
+    pub(crate) fn json(&self, body: &Value) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.send(&body.to_string())?)?)
+    }
+}
+
+/// The body of an answer that came to its end.
+fn whole(mut answer: Vec<u8>) -> Result<Vec<u8>> {
     let limits = Limits::default();
     let len = HeadScan::default().find_end(&answer, &limits)?.context("no answer")?;
     let head = parse_response(&answer, len, Method::Post, &limits)?;
-    let body = answer.get(len..).unwrap_or_default();
-    if !(200..300).contains(&head.status) {
-        bail!("POST {path}: {} {}", head.status, String::from_utf8_lossy(body));
+    let (mut decoder, mut rest) = (BodyDecoder::new(head.framing, &limits), answer.split_off(len));
+    let mut body = Vec::new();
+    loop {
+        let step = decoder.decode(&rest)?;
+        match step.piece {
+            Piece::Data(range) => body.extend_from_slice(rest.get(range).unwrap_or_default()),
+            Piece::More if head.framing == Framing::UntilClose => break,
+            Piece::More => bail!("half an answer"),
+            Piece::End => break,
+        }
+        rest.drain(..step.consumed);
     }
-    Ok(serde_json::from_slice(body)?)
+    if !(200..300).contains(&head.status) {
+        bail!("{} {}", head.status, String::from_utf8_lossy(&body));
+    }
+    Ok(body)
+}
+
+/// Posts JSON and gives the JSON of the answer.
+///
+/// # Errors
+/// As [`Call::json`].
+pub(crate) fn post(server: SocketAddr, path: &str, token: &str, body: &Value) -> Result<Value> {
+    Call { server, method: "POST", path, token }.json(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_whole_or_not_at_all() {
+        let said = |text: &str| whole(text.into()).map(|body| String::from_utf8(body).unwrap());
+        assert_eq!(said("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap(), "ok");
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\no";
+        assert_eq!(said(&format!("{chunked}k\r\n0\r\n\r\n")).unwrap(), "ok");
+        assert!(said(chunked).is_err());
+        assert!(said("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok").is_err());
+        let refused = said("HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nbusy").unwrap_err();
+        assert_eq!(refused.to_string(), "503 busy");
+    }
 }

@@ -1,9 +1,10 @@
 //! `obleth-perf`: measures obleth beside its peers, or puts load on anything that speaks the OpenAI API.
 //!
-//! `compare` is the command; `load` and `floor` are its parts, for hands. It is no part of the product, and must never
+//! `compare` measures what a request costs, `fairness` who gets how much; `load` and `floor` are parts, for hands. It is no part of the product, and must never
 //! be needed to run it.
 
 mod compare;
+mod fairness;
 mod floor;
 mod generate;
 mod http;
@@ -41,6 +42,8 @@ struct Cli {
 enum Command {
     /// Measure the rows of the table in interleaved rounds
     Compare(CompareArgs),
+    /// Measure who gets how much of a contended pool, and how soon
+    Fairness(FairnessArgs),
     /// Put load on a server that speaks the OpenAI API
     Load(generate::LoadArgs),
     /// Forward bytes and parse nothing, until ended
@@ -82,6 +85,28 @@ struct CompareArgs {
     results: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct FairnessArgs {
+    /// Rows to measure, separated by commas; 0 is what stands beside the rows [default: all]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    rows: Vec<u8>,
+    /// Figures to quote: longer windows, more of them, more seeds; takes about 100 minutes
+    #[arg(long)]
+    full: bool,
+    /// Seconds of a window of rows 11 and 14 [default: as the scenario says]
+    #[arg(long, value_parser = seconds)]
+    secs: Option<f64>,
+    /// The program to measure [default: beside this one]
+    #[arg(long, value_name = "PROGRAM")]
+    obleth: Option<PathBuf>,
+    /// Folder of the scenarios
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"))]
+    scenarios: PathBuf,
+    /// Folder of the results
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
+    results: PathBuf,
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let secs = text.parse().ok().filter(|secs| (0.1..=86_400.0).contains(secs));
     secs.ok_or_else(|| "write seconds, 0.1 to 86400".to_owned())
@@ -93,6 +118,7 @@ fn main() -> ExitCode {
         Command::Floor(args) => floor::run(args.listen, args.to),
         Command::Load(args) => signals::listen().and_then(|()| generate::run(&args)),
         Command::Compare(args) => signals::listen().and_then(|()| compare(args)),
+        Command::Fairness(args) => signals::listen().and_then(|()| fairness(args)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -120,6 +146,25 @@ fn compare(args: CompareArgs) -> Result<()> {
     say(&report::markdown(&groups));
     let machine = report::Machine::look(&asked.obleth);
     let name = report::write(&args.results, &machine, &groups)?;
+    remark(&format!("written: {}.json, .md, .svg", name.display()));
+    Ok(())
+}
+
+fn fairness(args: FairnessArgs) -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("obleth-perf-").tempdir()?;
+    let asked = fairness::Asked {
+        rows: args.rows,
+        full: args.full,
+        secs: args.secs,
+        obleth: subject::program(args.obleth.as_deref())?,
+        scenarios: args.scenarios,
+        folder: folder.path().to_owned(),
+        processors: processors::allowed()?,
+    };
+    raise_descriptor_limit()?;
+    let chapters = fairness::run(&asked)?;
+    say(&fairness::markdown(&chapters));
+    let name = fairness::write(&args.results, &report::Machine::look(&asked.obleth), &chapters)?;
     remark(&format!("written: {}.json, .md, .svg", name.display()));
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! It reads what the kernel counts in `/proc` (proc(5)). It must never count a thread twice, nor forget a worker: nginx's master does nothing.
 
-use std::{fs, path::PathBuf};
+use std::{fs, iter::Sum, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -21,6 +21,16 @@ pub(crate) struct Usage {
     pub(crate) waited_ns: u64,
     /// Times a thread went to sleep by itself.
     pub(crate) switches: u64,
+}
+
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Self>>(usages: I) -> Self {
+        usages.fold(Self::default(), |sum, one| Self {
+            cpu_ns: sum.cpu_ns + one.cpu_ns,
+            waited_ns: sum.waited_ns + one.waited_ns,
+            switches: sum.switches + one.switches,
+        })
+    }
 }
 
 /// Memory, bytes.

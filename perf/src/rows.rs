@@ -56,8 +56,15 @@ pub(crate) const FRAME: Row = row(7, "CPU per SSE frame ÷ floor", 1.3, 1.1);
 pub(crate) const FRAME_WAITING: Row =
     row(7, "CPU per SSE frame when frames wait ÷ floor's when none waits", 1.3, 0.5);
 pub(crate) const GAP: Row = Row { unit: Unit::Micros, ..row(8, "added gap between frames, p99", 50.0, 10.0) };
+/// No later than nginx is what is asked, and how far from it is still no matter; so there is nothing beyond to reach.
+pub(crate) const LATE: Row =
+    Row { unit: Unit::Micros, ..row(8, "event's arrival − stamp, p99, less nginx's", 200.0, 200.0) };
 pub(crate) const TTFT: Row = row(8, "added TTFT ÷ nginx's", 1.1, 1.0);
-pub(crate) const SHARDS: Row = row(9, "CPU per request with 2 shards ÷ 1 shard", 1.1, 1.03);
+pub(crate) const SHARDS: Row = row(9, "CPU per request with 2 shards ÷ 2 processes of 1 shard", 1.1, 1.03);
+pub(crate) const SHARDS_EACH: Row =
+    row(9, "CPU per request with 2 shards ÷ 1 shard, equal rate per shard", 1.1, 1.03);
+pub(crate) const SHARDS_TOTAL: Row =
+    row(9, "CPU per request with 2 shards ÷ 1 shard, equal rate in all", 1.1, 1.03);
 pub(crate) const IDLE_CONNECTION: Row = row(21, "user memory of an idle connection ÷ nginx's", 1.5, 0.8);
 pub(crate) const ACTIVE_STREAM: Row = row(21, "user memory of an active stream ÷ nginx's", 0.6, 0.25);
 pub(crate) const RSS_IDLE: Row = Row { unit: Unit::Megabytes, ..row(22, "RSS idle", 20.0, 8.0) };

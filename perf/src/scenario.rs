@@ -51,7 +51,7 @@ pub(crate) struct Chat {
     pub(crate) connections: Vec<usize>,
 }
 
-/// `latency.toml` and `shards.toml`: open loop, JSON answers.
+/// `latency.toml` and `shards.toml` (there, for each shard): open loop, JSON answers.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Open {

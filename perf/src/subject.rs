@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     http,
@@ -64,12 +64,54 @@ pub(crate) struct Site<'a> {
     pub(crate) backend: SocketAddr,
 }
 
+/// A gateway that runs and has nothing registered yet but the model.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) data_plane: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Gateway {
+    /// A call of the admin API, below `/api/v1`.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(crate) fn admin(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let path = format!("/api/v1{path}");
+        http::Call { server: self.admin, method, path: &path, token: ADMIN_TOKEN }.json(body)
+    }
+
+    /// A new tenant, with an id and a key of its own.
+    ///
+    /// # Errors
+    /// The admin API refuses one.
+    pub(crate) fn tenant(&self, tenant: &Value) -> Result<(String, String)> {
+        let tenant = self.admin("POST", "/tenants", tenant)?;
+        let id = tenant["id"].as_str().context("a tenant without an id")?;
+        let key = self.admin("POST", &format!("/tenants/{id}/keys"), &json!({"name": "bench"}))?;
+        let key = key["secret"].as_str().context("a key without a secret")?;
+        Ok((id.to_owned(), key.to_owned()))
+    }
+}
+
 impl Site<'_> {
-    /// The gateway with so many shards.
+    /// The gateway with so many shards and no limit that a scenario reaches.
     ///
     /// # Errors
     /// It does not start.
     pub(crate) fn obleth(&self, name: &str, shards: usize) -> Result<Subject> {
+        let gateway = self.gateway(name, shards, NO_LIMIT)?;
+        let (_, key) = gateway.tenant(&json!({"name": "bench"}))?;
+        Ok(Subject { name: name.to_owned(), address: gateway.data_plane, key, process: gateway.process })
+    }
+
+    /// The gateway with so many shards, and so many slots in the pool of [`MODEL`].
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn gateway(&self, name: &str, shards: usize, slots: u32) -> Result<Gateway> {
         let data = tempfile::tempdir_in(self.folder)?.keep();
         let any = "127.0.0.1:0".to_owned();
         let mut process = Process::start(&Start {
@@ -92,19 +134,15 @@ impl Site<'_> {
             folder: self.folder,
         })?;
         let line = process.line_with(" ready: ")?;
-        let (data_plane, admin) = (address(&line, 0)?, address(&line, 1)?);
-        let call = |path: &str, body| http::post(admin, &format!("/api/v1{path}"), ADMIN_TOKEN, &body);
+        let (data_plane, admin, metrics) = (address(&line, 0)?, address(&line, 1)?, address(&line, 2)?);
+        let gateway = Gateway { process, data_plane, metrics, admin };
         let model = json!({
             "model_name": MODEL,
             "api_base": format!("http://{}", self.backend),
-            "max_in_flight": NO_LIMIT,
+            "max_in_flight": slots,
         });
-        call("/models", model)?;
-        let tenant = call("/tenants", json!({"name": "bench"}))?;
-        let tenant = tenant["id"].as_str().context("a tenant without an id")?;
-        let key = call(&format!("/tenants/{tenant}/keys"), json!({"name": "bench"}))?;
-        let key = key["secret"].as_str().context("a key without a secret")?.to_owned();
-        Ok(Subject { name: name.to_owned(), address: data_plane, key, process })
+        gateway.admin("POST", "/models", &model)?;
+        Ok(gateway)
     }
 
     /// A forwarder that parses nothing.

@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use obleth_policy::{network::Cidr, snapshot::Secret, unit::LimitMs};
+use obleth_policy::{
+    network::Cidr,
+    snapshot::{Brownout, Secret},
+    unit::LimitMs,
+};
 use obleth_proxy::UpstreamTls;
 
 /// Largest file of certificates; all of a system's are a quarter of it.
@@ -235,6 +239,12 @@ pub(crate) fn log_format(text: &str) -> Result<LogFormat, Refusal> {
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("`{text}` is no log format; write `text` or `json`")),
     }
+}
+
+/// `allow`, `never` or `reject`.
+pub(crate) fn brownout(text: &str) -> Result<Brownout, Refusal> {
+    let no = || format!("`{text}` is no brownout policy; write `allow`, `never` or `reject`");
+    Brownout::of(text).ok_or_else(no)
 }
 
 /// A setting that may be left out: no text is no value.

@@ -7,13 +7,17 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use obleth_admin::Networks;
-use obleth_policy::{network::Cidr, snapshot::Secret, unit::LimitMs};
+use obleth_policy::{
+    network::Cidr,
+    snapshot::{Brownout, Secret},
+    unit::LimitMs,
+};
 use obleth_proxy::UpstreamTls;
 
 use super::{
     Fault,
     parse::{
-        LogFormat, address, admin_token, base_url, boolean, bytes, ca_file, count, database, limit,
+        LogFormat, address, admin_token, base_url, boolean, brownout, bytes, ca_file, count, database, limit,
         log_format, master_key, maybe, millis, networks, seconds, secret, whole32,
     },
     source::Sources,
@@ -100,6 +104,18 @@ settings! {
         "requests in flight in the process";
     open DEFAULT_MODEL_MAX_IN_FLIGHT default_model_max_in_flight: u32 = "32", whole32(1..=10_000_000),
         "pool size of a model that sets none";
+    open ADMISSION_TIMEOUT_MS admission_timeout: Duration = "60000", millis(1..=DAY_MS as u64),
+        "longest wait for a slot, then 503; a client that waits less (`x-stainless-timeout`) counts for itself";
+    open MAX_QUEUE_DEPTH max_queue_depth: u32 = "8192", whole32(1..=10_000_000),
+        "requests that may wait for one model, then 503 at once";
+    open MAX_TENANT_QUEUE_DEPTH max_tenant_queue_depth: u32 = "2048", whole32(1..=10_000_000),
+        "of those, requests of one tenant, then 503 at once";
+    open BROWNOUT_WAIT_MS brownout_wait: Duration = "750", millis(1..=DAY_MS as u64),
+        "wait, predicted or real, after which a tenant's brownout policy applies";
+    open BROWNOUT_MAX_TOKENS brownout_max_tokens: u32 = "256", whole32(1..=10_000_000),
+        "output tokens of an answer that is made shorter";
+    open BROWNOUT_DEFAULT brownout_default: Brownout = "never", brownout,
+        "policy of tenants that set none: `allow` (a shorter answer), `never` (they wait), `reject` (503)";
     open FAIL_OPEN fail_open: bool = "true", boolean, "a store outage never refuses a known caller";
     open KEY_CACHE_ENTRIES key_cache_entries: usize = "100000", count(1..=100_000_000),
         "keys that one core remembers";
@@ -155,11 +171,6 @@ const LATER: &[&str] = &[
     "CLICKHOUSE_USER",
     "CLICKHOUSE_PASSWORD",
     "PROXY_PROTOCOL",
-    "ADMISSION_TIMEOUT_MS",
-    "MAX_QUEUE_DEPTH",
-    "BROWNOUT_WAIT_MS",
-    "BROWNOUT_MAX_TOKENS",
-    "BROWNOUT_DEFAULT",
     "WAL_DIR",
     "WAL_MAX_BYTES",
     "WAL_FSYNC_MS",

@@ -96,6 +96,9 @@ impl Setup {
             .env("TMPDIR", own.path())
             .env("OBLETH_CORES", self.cores.to_string())
             .env("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN)
+            // Room for every crowd; tests of the queue make their own pools small.
+            .env("OBLETH_GLOBAL_MAX_IN_FLIGHT", "100000")
+            .env("OBLETH_DEFAULT_MODEL_MAX_IN_FLIGHT", "10000")
             .current_dir(own.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

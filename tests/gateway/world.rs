@@ -112,6 +112,11 @@ impl World {
         self.post(ENDPOINTS[0], chat(more))
     }
 
+    /// A chat request with another key.
+    pub(crate) fn chat_of(&self, secret: &str) -> Request {
+        Request::post(ENDPOINTS[0], chat("")).key(secret)
+    }
+
     pub(crate) fn connect(&self) -> Connection {
         Connection::open(self.gateway.data)
     }

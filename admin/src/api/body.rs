@@ -172,9 +172,35 @@ impl Fields {
         self.not_null(name, value)
     }
 
+    /// A number within `range`, or null, in thousandths. `range` is in whole ones.
+    pub(crate) fn maybe_thousandths(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<Option<u32>>, ApiError> {
+        let (least, most) = (range.start() * 1000, range.end() * 1000);
+        let what = || {
+            let (start, end) = (range.start(), range.end());
+            format!("must be a number from {start} to {end} with at most three decimals")
+        };
+        self.maybe(name, |value| {
+            let milli = value.as_f64().map(|number| number * 1000.0);
+            let within = milli.filter(|milli| (f64::from(least)..=f64::from(most)).contains(milli));
+            // A decimal fraction is seldom exact in binary; a fourth decimal is at least a tenth away from whole.
+            let whole = within.filter(|milli| (milli - milli.round()).abs() < 1e-3);
+            // In range and whole, so that nothing is cut off.
+            whole.map(|milli| milli.round() as u32).ok_or_else(what)
+        })
+    }
+
+    /// Any text, or null.
+    pub(crate) fn maybe_text(&mut self, name: &str) -> Result<Option<Option<String>>, ApiError> {
+        self.maybe(name, text)
+    }
+
     /// Any text.
     pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        let value = self.maybe(name, text)?;
+        let value = self.maybe_text(name)?;
         self.not_null(name, value)
     }
 

@@ -48,6 +48,7 @@ fn write(out: &mut String, operation: &Operation) {
     }
     let (words, shape) = match &operation.answer {
         Answer::One(shape) => ("The answer has:", shape),
+        Answer::All(shape) => ("The answer is a list of:", shape),
         Answer::Many(shape) => {
             ("The answer is a list, in pages by <code>limit</code> and <code>after</code>, of:", shape)
         }
@@ -88,6 +89,8 @@ fn kind(kind: &Kind) -> String {
         Kind::Text => "text".to_owned(),
         Kind::Flag => "true or false".to_owned(),
         Kind::Number(range) => format!("{} to {}", range.start(), range.end()),
+        Kind::Decimal(range) => format!("{} to {}, also fractions", range.start(), range.end()),
+        Kind::Amount => "number".to_owned(),
         Kind::OneOf(words) => words.join(" | "),
         Kind::Texts => "list of texts".to_owned(),
         Kind::Object(shape) => format!("object: {}", members(shape)),

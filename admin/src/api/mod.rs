@@ -8,6 +8,7 @@ mod backend;
 mod body;
 mod docs;
 mod error;
+mod fairshare;
 mod groups;
 mod health;
 mod keys;
@@ -39,6 +40,7 @@ use openapi::{Api, Body, Operation};
 use crate::{
     pump::Pump,
     resolve::Names,
+    sampler::Sampler,
     snapshot::Publisher,
     store::{
         Db, Store,
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) pump: Arc<Pump>,
     pub(crate) publisher: Arc<Publisher>,
+    pub(crate) sampler: Arc<Sampler>,
     pub(crate) names: Arc<Names>,
     pub(crate) token: TokenDigest,
     pub(crate) pepper: Option<Pepper>,
@@ -101,7 +104,7 @@ impl Shared {
         .await
     }
 
-    /// Makes a change to one key, and returns once every shard has been told that it changed.
+    /// Makes a change to one key, and returns once the coordinator and every shard have been told that it changed.
     async fn change_key(
         self: &Arc<Self>,
         change: impl FnOnce(&mut Db) -> Result<KeyChange, StoreError> + Send + 'static,
@@ -147,6 +150,7 @@ fn operations() -> Api {
         .on(Operation::get("/health", "Whether the stores answer", &shapes::HEALTH).open(), health::health)
         .on(Operation::get("/stats", "What is in flight now", &shapes::STATS), stats::stats)
         .on(Operation::get("/version", "What runs here", &shapes::VERSION), stats::version);
+    let api = fairshare::routes(api);
     let api = groups::routes(api);
     let api = tenants::routes(api);
     let api = keys::routes(api);

@@ -19,13 +19,17 @@ use super::{
 };
 use crate::store::{
     fault::{Kind, StoreError},
-    rows::{ModelRow, Timeouts},
+    rows::{ModelRow, Timeouts, TokenWeights},
 };
 
 /// What time limits may be: up to a week, and 0 for none.
 pub(super) const LIMITS_MS: std::ops::RangeInclusive<i64> = 0..=7 * 24 * 3600 * 1000;
 /// What a context length may be.
 pub(super) const MODEL_LEN: std::ops::RangeInclusive<i64> = 1..=i32::MAX as i64;
+/// What a token may weigh.
+pub(super) const TOKEN_WEIGHTS: std::ops::RangeInclusive<u32> = 0..=1000;
+/// What a cached input token may weigh, as a fraction of another.
+pub(super) const FRACTIONS: std::ops::RangeInclusive<u32> = 0..=1;
 /// Names of a model besides its own.
 const MAX_ALIASES: usize = 100;
 
@@ -45,6 +49,8 @@ struct Edit {
     max_in_flight: Option<Option<u32>>,
     max_model_len: Option<Option<u32>>,
     timeouts: Option<TimeoutsEdit>,
+    weights: WeightsEdit,
+    sends_priority: Option<bool>,
     backend: Backend,
 }
 
@@ -87,6 +93,30 @@ impl TimeoutsEdit {
     }
 }
 
+/// What a body says about the weights of tokens, in thousandths: `null` for one means the default.
+#[derive(Debug, Default)]
+struct WeightsEdit {
+    input_milli: Option<Option<u32>>,
+    output_milli: Option<Option<u32>>,
+    cached_milli: Option<Option<u32>>,
+}
+
+impl WeightsEdit {
+    fn read(body: &mut Fields) -> Result<Self, ApiError> {
+        Ok(Self {
+            input_milli: body.maybe_thousandths("input_weight", TOKEN_WEIGHTS)?,
+            output_milli: body.maybe_thousandths("output_weight", TOKEN_WEIGHTS)?,
+            cached_milli: body.maybe_thousandths("cached_input_weight", FRACTIONS)?,
+        })
+    }
+
+    fn apply(self, to: &mut TokenWeights) {
+        set(&mut to.input_milli, self.input_milli);
+        set(&mut to.output_milli, self.output_milli);
+        set(&mut to.cached_milli, self.cached_milli);
+    }
+}
+
 impl Edit {
     fn read(mut body: Fields) -> Result<Self, ApiError> {
         let edit = Self {
@@ -97,6 +127,8 @@ impl Edit {
             max_in_flight: body.maybe_number("max_in_flight", IN_FLIGHT)?,
             max_model_len: body.maybe_number("max_model_len", MODEL_LEN)?,
             timeouts: TimeoutsEdit::read(&mut body)?,
+            weights: WeightsEdit::read(&mut body)?,
+            sends_priority: body.flag("sends_priority")?,
             backend: Backend::read(&mut body)?,
         };
         body.finish()?;
@@ -114,6 +146,8 @@ impl Edit {
         set(&mut row.upstream_model, self.upstream_model);
         set(&mut row.max_in_flight, self.max_in_flight);
         set(&mut row.max_model_len, self.max_model_len);
+        self.weights.apply(&mut row.weights);
+        set(&mut row.sends_priority, self.sends_priority);
         if let Some(timeouts) = self.timeouts {
             timeouts.apply(&mut row.timeouts);
         }

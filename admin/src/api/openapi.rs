@@ -50,7 +50,10 @@ pub(super) struct Body {
 #[derive(Debug)]
 pub(super) enum Answer {
     One(&'static Shape),
+    /// A list in pages.
     Many(&'static Shape),
+    /// A list that is whole.
+    All(&'static Shape),
 }
 
 impl Body {
@@ -100,6 +103,11 @@ impl Operation {
         query: &'static [&'static str],
     ) -> Self {
         Self { query, ..Self::new("GET", path, about, Answer::Many(shape)) }
+    }
+
+    /// A list that comes whole.
+    pub(super) const fn all(path: &'static str, about: &'static str, shape: &'static Shape) -> Self {
+        Self::new("GET", path, about, Answer::All(shape))
     }
 
     pub(super) const fn post(
@@ -173,7 +181,7 @@ impl Operation {
         let mut responses = Map::new();
         let shown = content(match &self.answer {
             Answer::One(shape) => reference(shape),
-            Answer::Many(shape) => json!({"type": "array", "items": reference(shape)}),
+            Answer::Many(shape) | Answer::All(shape) => json!({"type": "array", "items": reference(shape)}),
         });
         responses.insert(self.status.to_string(), json!({"description": self.about, "content": shown}));
         if self.is_open {
@@ -248,7 +256,7 @@ pub(super) fn document(operations: &[Operation], version: &str) -> Value {
     for operation in operations {
         let path = paths.entry(format!("{PREFIX}{}", operation.path)).or_insert_with(|| json!({}));
         path[operation.method.to_lowercase()] = operation.json();
-        let (Answer::One(shape) | Answer::Many(shape)) = operation.answer;
+        let (Answer::One(shape) | Answer::Many(shape) | Answer::All(shape)) = operation.answer;
         schemas.insert(shape.name.to_owned(), whole(shape));
     }
     schemas.insert(REFUSAL.name.to_owned(), whole(&REFUSAL));
@@ -296,6 +304,8 @@ fn property(member: &Member, nested: fn(&Shape) -> Value) -> Value {
         Kind::Text => json!({"type": "string"}),
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Number(range) => json!({"type": "integer", "minimum": range.start(), "maximum": range.end()}),
+        Kind::Decimal(range) => json!({"type": "number", "minimum": range.start(), "maximum": range.end()}),
+        Kind::Amount => json!({"type": "number"}),
         Kind::OneOf(words) => json!({"type": "string", "enum": words}),
         Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
         Kind::Object(shape) => nested(shape),
@@ -303,6 +313,9 @@ fn property(member: &Member, nested: fn(&Shape) -> Value) -> Value {
     };
     if member.nullable {
         schema["type"] = json!([schema["type"], "null"]);
+        if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+            words.push(Value::Null);
+        }
     }
     if !member.about.is_empty() {
         schema["description"] = json!(member.about);

@@ -9,7 +9,7 @@ use super::{
     IN_FLIGHT, RATES, WEIGHTS,
     backend::PRIORITIES,
     keys::GRACE_SECS,
-    models::{LIMITS_MS, MODEL_LEN},
+    models::{FRACTIONS, LIMITS_MS, MODEL_LEN, TOKEN_WEIGHTS},
 };
 
 /// An object.
@@ -48,6 +48,10 @@ pub(super) enum Kind {
     Text,
     Flag,
     Number(RangeInclusive<i64>),
+    /// Not only whole ones.
+    Decimal(RangeInclusive<u32>),
+    /// Not only whole ones, and without a bound.
+    Amount,
     OneOf(&'static [&'static str]),
     Texts,
     Object(&'static Shape),
@@ -64,6 +68,9 @@ const fn maybe(name: &'static str, kind: Kind, about: &'static str) -> Member {
 
 const COUNT: RangeInclusive<i64> = 0..=(1 << 53) - 1;
 const STATUSES: &[&str] = &["active", "suspended", "archived"];
+const BROWNOUTS: &[&str] = &["allow", "never", "reject"];
+const ABOUT_BROWNOUT: &str =
+    "what happens to requests that would wait long: a shorter answer, nothing, a refusal; null = the default";
 const ABOUT_RATE: &str = "null = unlimited, 0 = none";
 const ABOUT_MODELS: &str = "names or aliases; null = all, [] = none";
 const ABOUT_IPS: &str = "addresses and ranges; null = everywhere, [] = nowhere";
@@ -99,6 +106,104 @@ const POOL: Shape = Shape {
         member("queued", Kind::Number(COUNT), ""),
         member("max_in_flight", Kind::Number(COUNT), ""),
     ],
+};
+
+/// What all levels of the tree show.
+const FIGURES: Shape = Shape {
+    name: "Figures",
+    parts: &[],
+    members: &[
+        member("weight", Kind::Number(WEIGHTS), ""),
+        member("in_flight", Kind::Number(COUNT), ""),
+        member("queued", Kind::Number(COUNT), ""),
+        maybe("oldest_wait_ms", Kind::Number(COUNT), "null = nobody waits"),
+        member("served_tokens", Kind::Amount, "weighted, since the coordinator started"),
+        maybe("share", Kind::Amount, "of what the pool served in the last 10 s; null = nothing"),
+        maybe(
+            "entitlement",
+            Kind::Amount,
+            "of the pool, by weight among those with requests; null = it has none",
+        ),
+    ],
+};
+
+pub(super) const LIVE_POOL: Shape = Shape {
+    name: "LivePool",
+    parts: &[&POOL],
+    members: &[
+        member("pool", Kind::Id, "its model's id"),
+        member("kept", Kind::Number(COUNT), "slots that a core keeps for its next request"),
+        member("contended", Kind::Flag, "somebody has waited a moment ago"),
+        member("groups", Kind::Objects(&LIVE_GROUP), "those that had requests"),
+    ],
+};
+
+const LIVE_GROUP: Shape = Shape {
+    name: "LiveGroup",
+    parts: &[&FIGURES],
+    members: &[member("name", Kind::Text, ""), member("tenants", Kind::Objects(&LIVE_TENANT), "")],
+};
+
+const LIVE_TENANT: Shape = Shape {
+    name: "LiveTenant",
+    parts: &[&FIGURES],
+    members: &[
+        member("id", Kind::Id, ""),
+        member("name", Kind::Text, ""),
+        maybe("max_in_flight", Kind::Number(IN_FLIGHT), "over all pools; null = unlimited"),
+        member("keys", Kind::Objects(&LIVE_KEY), ""),
+    ],
+};
+
+const LIVE_KEY: Shape = Shape {
+    name: "LiveKey",
+    parts: &[&FIGURES],
+    members: &[member("id", Kind::Id, ""), maybe("name", Kind::Text, "null while the store does not answer")],
+};
+
+pub(super) const HISTORY: Shape = Shape {
+    name: "FairshareHistory",
+    parts: &[],
+    members: &[
+        member("every_ms", Kind::Number(COUNT), "time between two samples under traffic"),
+        member("samples", Kind::Objects(&SAMPLE), ""),
+    ],
+};
+
+const SAMPLE: Shape = Shape {
+    name: "Sample",
+    parts: &[],
+    members: &[
+        member("at", Kind::Time, ""),
+        member("covers_ms", Kind::Number(COUNT), "time since the sample before"),
+        member("pools", Kind::Objects(&POOL_SAMPLE), "those with anything in flight, queued or served"),
+    ],
+};
+
+const POOL_SAMPLE: Shape = Shape {
+    name: "PoolSample",
+    parts: &[&SAMPLE_FIGURES],
+    members: &[
+        member("model", Kind::Text, ""),
+        member("pool", Kind::Id, "its model's id"),
+        member("tenants", Kind::Objects(&TENANT_SAMPLE), "those with most, up to 200 in all pools together"),
+    ],
+};
+
+const SAMPLE_FIGURES: Shape = Shape {
+    name: "SampleFigures",
+    parts: &[],
+    members: &[
+        member("in_flight", Kind::Number(COUNT), ""),
+        member("queued", Kind::Number(COUNT), ""),
+        member("served_tokens", Kind::Amount, "weighted, in the time that the sample covers"),
+    ],
+};
+
+const TENANT_SAMPLE: Shape = Shape {
+    name: "TenantSample",
+    parts: &[&SAMPLE_FIGURES],
+    members: &[member("id", Kind::Id, ""), member("name", Kind::Text, "")],
 };
 
 pub(super) const VERSION: Shape = Shape {
@@ -146,6 +251,7 @@ pub(super) const TENANT_EDIT: Shape = Shape {
         maybe("max_in_flight", Kind::Number(IN_FLIGHT), ABOUT_RATE),
         maybe("allowed_models", Kind::Texts, ABOUT_MODELS),
         maybe("allowed_ips", Kind::Texts, ABOUT_IPS),
+        maybe("brownout", Kind::OneOf(BROWNOUTS), ABOUT_BROWNOUT),
     ],
 };
 
@@ -208,8 +314,15 @@ pub(super) const MODEL: Shape = Shape {
         maybe("max_model_len", Kind::Number(MODEL_LEN), "context length in tokens"),
         member("endpoints", Kind::Objects(&ENDPOINT), "where it runs; [] = the default upstream"),
         member("timeouts", Kind::Object(&TIMEOUTS), ""),
+        maybe("input_weight", Kind::Decimal(TOKEN_WEIGHTS), "of one input token; null = 1"),
+        maybe("output_weight", Kind::Decimal(TOKEN_WEIGHTS), "of one output token; null = 2"),
+        maybe("cached_input_weight", Kind::Decimal(FRACTIONS), ABOUT_CACHED),
+        member("sends_priority", Kind::Flag, ABOUT_PRIORITY),
     ],
 };
+
+const ABOUT_CACHED: &str = "what a cached input token counts of an uncached one; null = 0.1";
+const ABOUT_PRIORITY: &str = "its backends order what waits by `priority`: requests get one";
 
 const ENDPOINT: Shape = Shape {
     name: "Endpoint",
@@ -252,6 +365,10 @@ pub(super) const MODEL_EDIT: Shape = Shape {
         maybe("api_key", Kind::Text, "its credential; never shown again"),
         member("endpoints", Kind::Objects(&ENDPOINT_EDIT), ""),
         maybe("timeouts", Kind::Object(&TIMEOUTS), ""),
+        maybe("input_weight", Kind::Decimal(TOKEN_WEIGHTS), "at most three decimals, as the next two"),
+        maybe("output_weight", Kind::Decimal(TOKEN_WEIGHTS), ""),
+        maybe("cached_input_weight", Kind::Decimal(FRACTIONS), ABOUT_CACHED),
+        member("sends_priority", Kind::Flag, "default false"),
     ],
 };
 

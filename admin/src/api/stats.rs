@@ -30,12 +30,12 @@ pub(super) async fn stats(State(app): State<App>) -> Json<Stats> {
     let pools = models.map(|model| Pool {
         model: model.name.to_string(),
         in_flight: gauges.pool_in_flight(model.pool),
-        queued: 0,
+        queued: gauges.pool_queued(model.pool),
         max_in_flight: model.max_in_flight,
     });
     Json(Stats {
         in_flight: gauges.sum(|shard| &shard.in_flight),
-        queued: 0,
+        queued: gauges.sum(|shard| &shard.queued),
         max_in_flight: app.global_max_in_flight,
         pools: pools.collect(),
     })

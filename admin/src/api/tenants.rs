@@ -6,7 +6,11 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use obleth_policy::{id::TenantId, network::Cidr, snapshot::TenantStatus};
+use obleth_policy::{
+    id::TenantId,
+    network::Cidr,
+    snapshot::{Brownout, TenantStatus},
+};
 
 use super::{
     App, IN_FLIGHT, RATES, WEIGHTS, act,
@@ -40,6 +44,15 @@ pub(super) fn routes(api: Api) -> Api {
             set_status,
         )
         .on(
+            Operation::put(
+                "/tenants/{id}/brownout",
+                "Say what happens to requests that would wait long",
+                just(&["brownout"]),
+                &TENANT,
+            ),
+            set_brownout,
+        )
+        .on(
             Operation::put("/tenants/{id}/allowlist", "Set its models", just(&["allowed_models"]), &TENANT),
             set_allowlist,
         )
@@ -63,6 +76,7 @@ struct Edit {
     max_in_flight: Option<Option<u32>>,
     allowed_models: Option<Option<Vec<String>>>,
     allowed_ips: Option<Option<Vec<Cidr>>>,
+    brownout: Option<Option<Brownout>>,
 }
 
 impl Edit {
@@ -77,6 +91,7 @@ impl Edit {
             max_in_flight: body.maybe_number("max_in_flight", IN_FLIGHT)?,
             allowed_models: body.maybe_model_names("allowed_models")?,
             allowed_ips: body.maybe_networks("allowed_ips")?,
+            brownout: brownout(&mut body)?,
         };
         body.finish()?;
         Ok(edit)
@@ -92,6 +107,7 @@ impl Edit {
         set(&mut row.max_in_flight, self.max_in_flight);
         set(&mut row.allowed_models, self.allowed_models);
         set(&mut row.allowed_ips, self.allowed_ips);
+        set(&mut row.brownout, self.brownout);
     }
 }
 
@@ -105,6 +121,12 @@ pub(super) fn set<T>(place: &mut T, value: Option<T>) {
 fn status(body: &mut Fields) -> Result<Option<TenantStatus>, ApiError> {
     let wrong = || ApiError::invalid("status", "`status` must be `active`, `suspended` or `archived`.");
     body.text("status")?.map(|text| status_from(&text).ok_or_else(wrong)).transpose()
+}
+
+fn brownout(body: &mut Fields) -> Result<Option<Option<Brownout>>, ApiError> {
+    let wrong = || ApiError::invalid("brownout", "`brownout` must be `allow`, `never`, `reject` or null.");
+    let named = |name: String| Brownout::of(&name).ok_or_else(wrong);
+    body.maybe_text("brownout")?.map(|name| name.map(named).transpose()).transpose()
 }
 
 async fn update(app: &App, of: &str, action: &'static str, edit: Edit) -> Answer {
@@ -177,6 +199,13 @@ pub(super) async fn set_status(State(app): State<App>, Path(of): Path<String>, m
     let status = Some(body.required("status", status)?);
     body.finish()?;
     update(&app, &of, "tenant.status", Edit { status, ..Edit::default() }).await
+}
+
+pub(super) async fn set_brownout(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+    let brownout = brownout(&mut body)?;
+    let brownout = Some(body.required("brownout", brownout)?);
+    body.finish()?;
+    update(&app, &of, "tenant.brownout", Edit { brownout, ..Edit::default() }).await
 }
 
 pub(super) async fn set_allowlist(

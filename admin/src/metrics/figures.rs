@@ -1,23 +1,31 @@
 //! The shards' figures as metrics: names, help and units of every family.
 //!
-//! Labels come from fixed tables only; what a client typed is never a label.
+//! Labels come from fixed tables and from the configuration only; what a client typed is never a label.
 
 use std::collections::BTreeMap;
 
 use obleth_link::{
     Attempt, Driver, Gauges, Histogram, LATENCY_BOUNDS_MS, OVERHEAD_BOUNDS_US, Phase, ShardGauges,
 };
-use obleth_policy::{outcome::Ending, route::Route};
+use obleth_policy::{cost::Cost, outcome::Ending, route::Route, snapshot::Snapshot};
 
 use super::exposition::{
     Exposition,
     Kind::{self, Counter, Gauge},
 };
 
+/// What is known besides the shards' figures.
+pub(super) struct Shares<'s> {
+    pub(super) snapshot: &'s Snapshot,
+    /// Weighted tokens by the tenant's name.
+    pub(super) served: BTreeMap<&'s str, Cost>,
+}
+
 /// Everything that `/metrics` shows. `busy` has one ratio per shard; `build` is version and commit.
-pub(super) fn text(gauges: &Gauges, busy: &[f64], build: (&str, &str)) -> String {
+pub(super) fn text(gauges: &Gauges, shares: &Shares<'_>, busy: &[f64], build: (&str, &str)) -> String {
     let mut out = Exposition::default();
     traffic(&mut out, gauges);
+    pools_and_tenants(&mut out, gauges, shares);
     times(&mut out, gauges);
     tokens_and_upstreams(&mut out, gauges);
     process(&mut out, gauges, busy, build);
@@ -27,7 +35,8 @@ pub(super) fn text(gauges: &Gauges, busy: &[f64], build: (&str, &str)) -> String
 fn traffic(out: &mut Exposition, gauges: &Gauges) {
     let in_flight = gauges.sum(|shard| &shard.in_flight);
     out.single("obleth_in_flight", Gauge, "Requests between admission and settlement.", in_flight);
-    out.single("obleth_queue_depth", Gauge, "Requests that wait for a slot.", 0);
+    let queued = gauges.sum(|shard| &shard.queued);
+    out.single("obleth_queue_depth", Gauge, "Requests that wait for a slot.", queued);
     let connections = gauges.sum(|shard| &shard.connections);
     out.single(
         "obleth_client_connections",
@@ -55,6 +64,26 @@ fn traffic(out: &mut Exposition, gauges: &Gauges) {
             gauges.shards().filter_map(|shard| shard.client_closed(phase)).map(|c| c.get()).sum::<u64>();
         family.sample(&[("phase", phase.as_str())], count);
     }
+}
+
+fn pools_and_tenants(out: &mut Exposition, gauges: &Gauges, shares: &Shares<'_>) {
+    let models = shares.snapshot.models();
+    let mut family = out.family("obleth_pool_in_flight", Gauge, "Requests in flight, by the pool's model.");
+    for model in models {
+        family.sample(&[("model", &model.name)], gauges.pool_in_flight(model.pool));
+    }
+    let help = "Requests that wait for a slot, by the pool's model.";
+    let mut family = out.family("obleth_pool_queue_depth", Gauge, help);
+    for model in models {
+        family.sample(&[("model", &model.name)], gauges.pool_queued(model.pool));
+    }
+    let help = "Weighted tokens that tenants were served; the tenant `other` is all that have no series.";
+    let mut family = out.family("obleth_tenant_served_tokens_total", Counter, help);
+    for (tenant, served) in &shares.served {
+        family.sample(&[("tenant", tenant)], served.0 as f64 / Cost::TOKEN.0 as f64);
+    }
+    let help = "Requests that got a shorter answer, because they would have waited long.";
+    out.single("obleth_degraded_total", Counter, help, gauges.sum(|shard| &shard.degraded));
 }
 
 type Requests = BTreeMap<(&'static str, u16, &'static str), u64>;
@@ -96,6 +125,13 @@ fn times(out: &mut Exposition, gauges: &Gauges) {
         "From the parsed head to the first byte of the answer.",
     )
     .histogram(&latency, &counts, sum_us as f64 / 1e6);
+    let (counts, sum_us) = merge(gauges, |shard| &shard.queue_wait);
+    let help = "How long requests waited for a slot that had to wait for one.";
+    out.family("obleth_queue_wait_seconds", Kind::Histogram, help).histogram(
+        &latency,
+        &counts,
+        sum_us as f64 / 1e6,
+    );
     let (counts, sum_ns) = merge(gauges, |shard| &shard.overhead);
     out.family(
         "obleth_overhead_seconds",

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{ApiError, envelope},
     pump::Pump,
+    sampler::Sampler,
 };
 
 use busy::BusyClock;
@@ -30,15 +31,16 @@ const LIVE_WITHIN: Duration = Duration::from_secs(1);
 /// What the routes share.
 pub(crate) struct Probes {
     pump: Arc<Pump>,
+    sampler: Arc<Sampler>,
     busy: BusyClock,
-    version: &'static str,
-    commit: &'static str,
+    /// Version and commit.
+    build: (&'static str, &'static str),
 }
 
 impl Probes {
     /// Busy ratios count from now until the first scrape.
-    pub(crate) fn new(pump: Arc<Pump>, version: &'static str, commit: &'static str) -> Self {
-        Self { pump, busy: BusyClock::new(), version, commit }
+    pub(crate) fn new(pump: Arc<Pump>, sampler: Arc<Sampler>, build: (&'static str, &'static str)) -> Self {
+        Self { pump, sampler, busy: BusyClock::new(), build }
     }
 }
 
@@ -54,9 +56,15 @@ pub(crate) fn router(probes: Probes) -> Router {
 }
 
 async fn metrics(State(probes): State<Arc<Probes>>) -> Response {
+    // What tenants were served is as of the last sample; the next scrape shows what came since.
+    probes.sampler.ask();
     let gauges = probes.pump.gauges();
     let busy = probes.busy.ratios(gauges);
-    let text = figures::text(gauges, &busy, (probes.version, probes.commit));
+    let snapshot = probes.pump.snapshot().unwrap_or_default();
+    let history = probes.sampler.history();
+    let shares = figures::Shares { snapshot: &snapshot, served: history.series() };
+    let text = figures::text(gauges, &shares, &busy, probes.build);
+    drop(history);
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
 }
 

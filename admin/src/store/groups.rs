@@ -34,6 +34,11 @@ pub(super) fn by_name(conn: &Connection, name: &str) -> rusqlite::Result<Option<
     conn.query_row(&format!("{SELECT} WHERE name = ?1"), [name], read).optional()
 }
 
+/// All groups, oldest first.
+pub(super) fn all(conn: &Connection) -> rusqlite::Result<Vec<GroupRow>> {
+    conn.prepare(&format!("{SELECT} ORDER BY id"))?.query_map([], read)?.collect()
+}
+
 fn refuse_taken(conn: &Connection, row: &GroupRow) -> Result<(), StoreError> {
     match by_name(conn, &row.name)? {
         Some(other) if other.id != row.id => Err(StoreError::taken("name", Kind::Group, &row.name)),

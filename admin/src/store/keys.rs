@@ -1,6 +1,8 @@
 //! Keys in SQLite, by digest only. Deleting is soft: the digest stays known, so that the key answers that it
 //! was deleted. What rotation does to secrets is in `secrets.rs`.
 
+use std::collections::HashMap;
+
 use obleth_policy::{
     id::{KeyId, TenantId},
     key::{KeyDigest, KeyRecord},
@@ -127,6 +129,21 @@ impl Db {
 
     pub(crate) fn key(&mut self, id: KeyId) -> Result<KeyRow, StoreError> {
         by_id(&self.conn, id)
+    }
+
+    /// What these keys are called, also deleted ones.
+    pub(crate) fn key_names(
+        &mut self,
+        keys: impl IntoIterator<Item = KeyId>,
+    ) -> Result<HashMap<KeyId, String>, StoreError> {
+        let mut statement = self.conn.prepare("SELECT name FROM api_keys WHERE id = ?1")?;
+        let mut names = HashMap::new();
+        for key in keys {
+            if let Some(name) = statement.query_row([key.to_string()], |row| row.get(0)).optional()? {
+                names.insert(key, name);
+            }
+        }
+        Ok(names)
     }
 
     /// The tenant of the draft must exist.

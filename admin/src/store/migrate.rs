@@ -30,6 +30,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "key_secrets",
         sql: include_str!("../../../migrations/sqlite/0002_key_secrets.sql"),
     },
+    Migration { version: 3, name: "shares", sql: include_str!("../../../migrations/sqlite/0003_shares.sql") },
 ];
 
 /// Why a store was not migrated.

@@ -64,6 +64,7 @@ impl Db {
         self.reads += 1;
         Ok(Registry {
             sequence: self.reads,
+            groups: groups::all(&self.conn)?,
             tenants: tenants::all(&self.conn)?,
             models: models::all(&self.conn, &self.vault)?,
         })

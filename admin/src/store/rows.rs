@@ -7,7 +7,8 @@ use obleth_policy::{
     id::{EndpointId, GroupId, KeyId, ModelId, TenantId},
     key::{KeyDigest, KeyRecord},
     network::{Cidr, NetworkGrant},
-    snapshot::{ModelGrant, Secret, TenantStatus},
+    protocol::KeyShape,
+    snapshot::{Brownout, ModelGrant, Secret, TenantStatus},
     unit::UnixMs,
 };
 use serde::{Serialize, Serializer};
@@ -52,6 +53,9 @@ pub(crate) struct TenantRow {
     /// From where its keys may be used; `null` = everywhere, empty = nowhere.
     #[serde(serialize_with = "as_networks")]
     pub(crate) allowed_ips: Option<Vec<Cidr>>,
+    /// What happens to its requests that would wait long; `null` = the default.
+    #[serde(serialize_with = "as_brownout")]
+    pub(crate) brownout: Option<Brownout>,
     #[serde(serialize_with = "as_time")]
     pub(crate) created_at: UnixMs,
 }
@@ -125,8 +129,24 @@ pub(crate) struct ModelRow {
     /// Most preferred first; empty = the default upstream.
     pub(crate) endpoints: Vec<EndpointRow>,
     pub(crate) timeouts: Timeouts,
+    #[serde(flatten)]
+    pub(crate) weights: TokenWeights,
+    /// Its backends order what waits by `priority`.
+    pub(crate) sends_priority: bool,
     #[serde(serialize_with = "as_time")]
     pub(crate) created_at: UnixMs,
+}
+
+/// What a model's tokens weigh for the fair share; `null` = the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct TokenWeights {
+    #[serde(rename = "input_weight", serialize_with = "as_thousandths")]
+    pub(crate) input_milli: Option<u32>,
+    #[serde(rename = "output_weight", serialize_with = "as_thousandths")]
+    pub(crate) output_milli: Option<u32>,
+    /// A cached input token, as a fraction of an uncached one.
+    #[serde(rename = "cached_input_weight", serialize_with = "as_thousandths")]
+    pub(crate) cached_milli: Option<u32>,
 }
 
 /// Time limits of a model in milliseconds; `null` = the default, 0 = off.
@@ -192,6 +212,7 @@ pub(crate) struct Page {
 pub(crate) struct Registry {
     /// Counts reads of the store: of two registries the higher one is newer.
     pub(crate) sequence: u64,
+    pub(crate) groups: Vec<GroupRow>,
     pub(crate) tenants: Vec<TenantRow>,
     /// Oldest first.
     pub(crate) models: Vec<ModelRow>,
@@ -211,6 +232,7 @@ impl TenantRow {
             max_in_flight: None,
             allowed_models: None,
             allowed_ips: None,
+            brownout: None,
             created_at: UnixMs(0),
         }
     }
@@ -250,8 +272,14 @@ impl KeyRow {
             expires_at: self.expires_at,
             grant: grant(self.allowed_models.as_deref()),
             networks: network_grant(self.allowed_ips.as_deref()),
+            shape: self.shape(),
             secret_ends_at,
         }
+    }
+
+    /// What it brings to the division of slots.
+    pub(crate) fn shape(&self) -> KeyShape {
+        KeyShape { weight: self.weight, max_in_flight: self.max_in_flight }
     }
 }
 
@@ -268,6 +296,8 @@ impl ModelRow {
             max_model_len: None,
             endpoints: Vec::new(),
             timeouts: Timeouts::default(),
+            weights: TokenWeights::default(),
+            sends_priority: false,
             created_at: UnixMs(0),
         }
     }
@@ -342,6 +372,14 @@ fn as_networks<S: Serializer>(networks: &Option<Vec<Cidr>>, out: S) -> Result<S:
 
 fn as_status<S: Serializer>(status: &TenantStatus, out: S) -> Result<S::Ok, S::Error> {
     out.serialize_str(status_text(*status))
+}
+
+fn as_brownout<S: Serializer>(policy: &Option<Brownout>, out: S) -> Result<S::Ok, S::Error> {
+    policy.map(Brownout::as_str).serialize(out)
+}
+
+fn as_thousandths<S: Serializer>(milli: &Option<u32>, out: S) -> Result<S::Ok, S::Error> {
+    milli.map(|milli| f64::from(milli) / 1000.0).serialize(out)
 }
 
 fn as_presence<S: Serializer>(credential: &Credential, out: S) -> Result<S::Ok, S::Error> {

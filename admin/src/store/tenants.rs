@@ -1,6 +1,6 @@
 //! Tenants in SQLite. Deleting is soft: the row stays for its history, its name is free again.
 
-use obleth_policy::{id::TenantId, unit::UnixMs};
+use obleth_policy::{id::TenantId, snapshot::Brownout, unit::UnixMs};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
@@ -13,23 +13,27 @@ use super::{
 use crate::clock;
 
 const SELECT: &str = "SELECT t.id, t.name, t.weight, g.name, t.status, t.tokens_per_minute,
-    t.requests_per_minute, t.max_in_flight, t.allowed_models, t.created_at, t.allowed_ips
+    t.requests_per_minute, t.max_in_flight, t.allowed_models, t.created_at, t.allowed_ips,
+    t.brownout
     FROM tenants t JOIN tenant_groups g ON g.id = t.group_id WHERE t.deleted_at IS NULL";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<TenantRow> {
     let status = status_from(row.get_ref(4)?.as_str()?);
+    let unknown = |at: usize| rusqlite::Error::IntegralValueOutOfRange(at, 0);
+    let brownout = row.get_ref(11)?.as_str_or_null()?;
     Ok(TenantRow {
         id: TenantId(id(row, 0)?),
         name: row.get(1)?,
         weight: row.get(2)?,
         group_name: row.get(3)?,
-        status: status.ok_or(rusqlite::Error::IntegralValueOutOfRange(4, 0))?,
+        status: status.ok_or(unknown(4))?,
         tokens_per_minute: row.get(5)?,
         requests_per_minute: row.get(6)?,
         max_in_flight: row.get(7)?,
         allowed_models: names(row, 8)?,
         created_at: UnixMs(row.get(9)?),
         allowed_ips: networks(row, 10)?,
+        brownout: brownout.map(|name| Brownout::of(name).ok_or(unknown(11))).transpose()?,
     })
 }
 
@@ -61,11 +65,11 @@ fn save(tx: &Transaction<'_>, row: &TenantRow, now: UnixMs) -> Result<(), StoreE
     })?;
     let changed = tx.execute(
         "INSERT INTO tenants (id, name, group_id, weight, status, tokens_per_minute, requests_per_minute,
-         max_in_flight, allowed_models, created_at, updated_at, allowed_ips)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+         max_in_flight, allowed_models, created_at, updated_at, allowed_ips, brownout)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
          ON CONFLICT (id) DO UPDATE SET name = ?2, group_id = ?3, weight = ?4, status = ?5,
          tokens_per_minute = ?6, requests_per_minute = ?7, max_in_flight = ?8, allowed_models = ?9,
-         updated_at = ?11, allowed_ips = ?12",
+         updated_at = ?11, allowed_ips = ?12, brownout = ?13",
         params![
             row.id.to_string(),
             row.name,
@@ -78,7 +82,8 @@ fn save(tx: &Transaction<'_>, row: &TenantRow, now: UnixMs) -> Result<(), StoreE
             names_text(row.allowed_models.as_deref()),
             row.created_at.0,
             now.0,
-            networks_text(row.allowed_ips.as_deref())
+            networks_text(row.allowed_ips.as_deref()),
+            row.brownout.map(Brownout::as_str)
         ],
     )?;
     changed_one(changed)

@@ -1,4 +1,5 @@
-//! A sidecar that runs, the shards' ends of its link in the test's hands, and a client that speaks plain HTTP.
+//! A sidecar that runs, the shards' and the coordinator's ends of its link in the test's hands, and a client that
+//! speaks plain HTTP.
 //!
 //! Shared by the tests of this folder; not every one of them uses all of it.
 
@@ -13,10 +14,10 @@ use std::{
 };
 
 use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal};
-use obleth_link::{BufferBudget, Command, Event, ShardEnd, links};
+use obleth_link::{BufferBudget, Command, CoordinatorEnd, Doorbell, Event, Order, ShardEnd, links};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest},
-    snapshot::{Secret, Timers},
+    snapshot::{Brownout, Secret, Timers},
     unit::LimitMs,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,6 +34,7 @@ pub(crate) struct Running {
     pub(crate) admin: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) shards: Vec<Shard>,
+    pub(crate) coordinator: CoordinatorEnd,
     pub(crate) settings: Settings,
     pub(crate) dir: TempDir,
     stop: StopSignal,
@@ -64,6 +66,7 @@ pub(crate) fn settings(dir: &TempDir) -> Settings {
         default_timers: Timers { connect: LimitMs(2000), ..Timers::default() },
         default_model_max_in_flight: 32,
         global_max_in_flight: 256,
+        brownout_default: Brownout::Never,
         key_cache_entries: 100,
         version: "1.2.3",
         commit: "abcdef",
@@ -94,6 +97,7 @@ impl Running {
     pub(crate) fn start_in(dir: TempDir, settings: Settings) -> Result<Self, OpenError> {
         let sidecar = Sidecar::open(settings.clone())?;
         let (link, ends) = links(2, BufferBudget::new(0)).unwrap();
+        let coordinator = link.coordinator();
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (admin, metrics) = (bind(), bind());
         let addresses = (admin.local_addr().unwrap(), metrics.local_addr().unwrap());
@@ -104,6 +108,7 @@ impl Running {
             admin: addresses.0,
             metrics: addresses.1,
             shards: ends.into_iter().map(Shard).collect(),
+            coordinator,
             settings,
             dir,
             stop,
@@ -180,8 +185,9 @@ impl Running {
         (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
     }
 
-    /// Throws away what the shards were told so far.
+    /// Throws away what the shards and the coordinator were told so far.
     pub(crate) fn hush(&self) {
+        while self.coordinator.take_order().is_some() {}
         for shard in &self.shards {
             while shard.0.take().is_some() {}
         }
@@ -206,22 +212,7 @@ impl Shard {
 
     /// The next command, if one comes in time.
     pub(crate) fn next_within(&self, limit: Duration) -> Option<Command> {
-        let bell = self.0.bell();
-        loop {
-            bell.going_to_sleep();
-            if !self.0.has_command() {
-                let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
-                if poll(&mut [PollFd::from_borrowed_fd(bell.fd(), PollFlags::IN)], Some(&limit)).unwrap() == 0
-                {
-                    bell.awake();
-                    return None;
-                }
-            }
-            bell.awake();
-            if let Some(command) = self.0.take() {
-                return Some(command);
-            }
-        }
+        wait(self.0.bell(), limit, || self.0.has_command(), || self.0.take())
     }
 
     /// What the sidecar says about a key.
@@ -233,6 +224,35 @@ impl Shard {
                 Command::KeyAnswer(of, answer) if of == digest => return answer,
                 _ => {}
             }
+        }
+    }
+}
+
+/// The next order to the coordinator; waits for it.
+pub(crate) fn next_order(coordinator: &CoordinatorEnd) -> Order {
+    let order = wait(coordinator.bell(), PATIENCE, || coordinator.has_word(), || coordinator.take_order());
+    order.expect("no order came")
+}
+
+/// What `take` gives, if it gives something in time, asleep by `bell` meanwhile.
+fn wait<T>(
+    bell: &Doorbell,
+    limit: Duration,
+    has_any: impl Fn() -> bool,
+    take: impl Fn() -> Option<T>,
+) -> Option<T> {
+    loop {
+        bell.going_to_sleep();
+        if !has_any() {
+            let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+            if poll(&mut [PollFd::from_borrowed_fd(bell.fd(), PollFlags::IN)], Some(&limit)).unwrap() == 0 {
+                bell.awake();
+                return None;
+            }
+        }
+        bell.awake();
+        if let Some(taken) = take() {
+            return Some(taken);
         }
     }
 }

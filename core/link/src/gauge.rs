@@ -86,6 +86,8 @@ impl<const N: usize> Histogram<N> {
 pub enum Phase {
     /// Its body was still coming in.
     Upload,
+    /// It waited for a slot.
+    Queued,
     /// It waited for the backend's first byte.
     FirstByte,
     /// The answer was on its way.
@@ -94,13 +96,14 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, by index.
-    pub const ALL: [Self; 3] = [Self::Upload, Self::FirstByte, Self::Answer];
+    pub const ALL: [Self; 4] = [Self::Upload, Self::Queued, Self::FirstByte, Self::Answer];
 
     /// As a label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Upload => "upload",
+            Self::Queued => "queued",
             Self::FirstByte => "ttft",
             Self::Answer => "streaming",
         }
@@ -168,6 +171,12 @@ impl Driver {
 pub struct ShardGauges {
     /// Requests between admission and settlement.
     pub in_flight: Counter,
+    /// Requests that wait for a slot.
+    pub queued: Counter,
+    /// Requests whose answer was made shorter, so that they need not wait for so long.
+    pub degraded: Counter,
+    /// How long requests that had to wait did so, in ms (sum in µs).
+    pub queue_wait: Histogram<{ LATENCY_BOUNDS_MS.len() }>,
     /// Client connections.
     pub connections: Counter,
     /// Room that large request bodies take up, of [`crate::BufferBudget`].
@@ -200,6 +209,7 @@ pub struct ShardGauges {
     missing: AtomicBool,
     epoll: AtomicBool,
     pool_in_flight: Box<[Counter]>,
+    pool_queued: Box<[Counter]>,
 }
 
 impl ShardGauges {
@@ -207,6 +217,9 @@ impl ShardGauges {
         let counters = || std::array::from_fn(|_| Counter::default());
         Self {
             in_flight: Counter::default(),
+            queued: Counter::default(),
+            degraded: Counter::default(),
+            queue_wait: Histogram::new(&LATENCY_BOUNDS_MS),
             connections: Counter::default(),
             buffered_bytes: Counter::default(),
             requests: std::array::from_fn(|_| counters()),
@@ -226,6 +239,7 @@ impl ShardGauges {
             missing: AtomicBool::new(false),
             epoll: AtomicBool::new(false),
             pool_in_flight: (0..MAX_POOLS).map(|_| Counter::default()).collect(),
+            pool_queued: (0..MAX_POOLS).map(|_| Counter::default()).collect(),
         }
     }
 
@@ -253,6 +267,12 @@ impl ShardGauges {
         self.pool_in_flight.get(pool.at())
     }
 
+    /// Requests that wait for a slot of a pool, on this shard.
+    #[must_use]
+    pub fn pool_queued(&self, pool: PoolIx) -> Option<&Counter> {
+        self.pool_queued.get(pool.at())
+    }
+
     /// The shard accepts connections from now on, on this driver.
     pub fn start_serving(&self, driver: Driver) {
         self.epoll.store(driver == Driver::Epoll, Ordering::Relaxed);
@@ -263,9 +283,10 @@ impl ShardGauges {
     pub fn stop_serving(&self) {
         self.serving.store(false, Ordering::Release);
         self.in_flight.set(0);
+        self.queued.set(0);
         self.connections.set(0);
         self.buffered_bytes.set(0);
-        self.pool_in_flight.iter().for_each(|count| count.set(0));
+        self.pool_in_flight.iter().chain(&self.pool_queued).for_each(|count| count.set(0));
     }
 
     /// Whether it accepts connections.
@@ -325,6 +346,12 @@ impl Gauges {
     #[must_use]
     pub fn pool_in_flight(&self, pool: PoolIx) -> u64 {
         self.shards().filter_map(|shard| shard.pool_in_flight(pool)).map(Counter::get).sum()
+    }
+
+    /// Requests that wait for a slot of a pool, on all shards.
+    #[must_use]
+    pub fn pool_queued(&self, pool: PoolIx) -> u64 {
+        self.shards().filter_map(|shard| shard.pool_queued(pool)).map(Counter::get).sum()
     }
 
     /// The process is shutting down. There is no way back.

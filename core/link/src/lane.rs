@@ -2,7 +2,12 @@
 
 use std::{io, sync::Arc};
 
-use crate::{BufferBudget, Command, Doorbell, Event, Gauges, Ring, ShardGauges};
+use obleth_policy::protocol::{Down, Up};
+
+use crate::{
+    BufferBudget, Command, CoordinatorEnd, Doorbell, Event, Gauges, Order, Report, Ring, ShardGauges,
+    coordination::Desk,
+};
 
 /// Commands that may wait for one shard. When it is full, the sidecar keeps what it has to say and merges it.
 pub const COMMAND_RING: usize = 4096;
@@ -14,7 +19,7 @@ pub const EVENT_RING: usize = 4096;
 struct Lane {
     commands: Ring<Command>,
     events: Ring<Event>,
-    bell: Doorbell,
+    bell: Arc<Doorbell>,
 }
 
 /// Builds the lanes of `shards` shards. Ends are cheap to clone: a restarted shard takes over its lane.
@@ -24,10 +29,11 @@ struct Lane {
 pub fn links(shards: usize, buffered: Arc<BufferBudget>) -> io::Result<(SidecarEnd, Vec<ShardEnd>)> {
     let gauges = Arc::new(Gauges::new(shards));
     let bell = Arc::new(Doorbell::new()?);
+    let desk = Arc::new(Desk::new(shards)?);
     let lanes = (0..shards)
         .map(|_| {
             let (commands, events) = (Ring::new(COMMAND_RING), Ring::new(EVENT_RING));
-            Ok(Arc::new(Lane { commands, events, bell: Doorbell::new()? }))
+            Ok(Arc::new(Lane { commands, events, bell: Arc::new(Doorbell::new()?) }))
         })
         .collect::<io::Result<Vec<_>>>()?;
     let ends = lanes
@@ -39,9 +45,10 @@ pub fn links(shards: usize, buffered: Arc<BufferBudget>) -> io::Result<(SidecarE
             sidecar: Arc::clone(&bell),
             gauges: Arc::clone(&gauges),
             buffered: Arc::clone(&buffered),
+            desk: Arc::clone(&desk),
         })
         .collect();
-    Ok((SidecarEnd { lanes: lanes.into(), bell, gauges }, ends))
+    Ok((SidecarEnd { lanes: lanes.into(), bell, gauges, desk }, ends))
 }
 
 /// A shard's end.
@@ -54,6 +61,7 @@ pub struct ShardEnd {
     gauges: Arc<Gauges>,
     /// Room for large bodies, shared by all shards.
     pub buffered: Arc<BufferBudget>,
+    desk: Arc<Desk>,
 }
 
 impl ShardEnd {
@@ -63,10 +71,39 @@ impl ShardEnd {
         self.lane.commands.pop()
     }
 
-    /// Whether a command waits.
+    /// The next word of the coordinator, and the life of the shard that it is for.
+    #[must_use]
+    pub fn take_down(&self) -> Option<(u32, Down)> {
+        self.desk.down(self.shard)?.pop()
+    }
+
+    /// Whether a command or a word of the coordinator waits.
     #[must_use]
     pub fn has_command(&self) -> bool {
-        !self.lane.commands.is_empty()
+        !self.lane.commands.is_empty() || self.desk.down(self.shard).is_some_and(|ring| !ring.is_empty())
+    }
+
+    /// Puts a word to the coordinator into the ring, from the life of this number. It is read once
+    /// [`ShardEnd::ring_coordinator`] was called.
+    ///
+    /// # Errors
+    /// The word itself when the ring is full: say it later.
+    pub fn say(&self, life: u32, up: Up) -> Result<(), Up> {
+        match self.desk.up(self.shard) {
+            Some(ring) => ring.push((life, up)).map_err(|(_, up)| up),
+            None => Err(up),
+        }
+    }
+
+    /// Wakes the coordinator if it sleeps.
+    pub fn ring_coordinator(&self) {
+        self.desk.bell().ring();
+    }
+
+    /// A number that no life of any shard had before.
+    #[must_use]
+    pub fn new_life(&self) -> u32 {
+        self.desk.new_life()
     }
 
     /// Tells the sidecar something.
@@ -104,9 +141,33 @@ pub struct SidecarEnd {
     lanes: Arc<[Arc<Lane>]>,
     bell: Arc<Doorbell>,
     gauges: Arc<Gauges>,
+    desk: Arc<Desk>,
 }
 
 impl SidecarEnd {
+    /// The coordinator's end of the same links.
+    #[must_use]
+    pub fn coordinator(&self) -> CoordinatorEnd {
+        let bells = self.lanes.iter().map(|lane| Arc::clone(&lane.bell)).collect();
+        CoordinatorEnd::new(Arc::clone(&self.desk), bells, Arc::clone(&self.bell), Arc::clone(&self.gauges))
+    }
+
+    /// Gives the coordinator an order and wakes it.
+    ///
+    /// # Errors
+    /// The order itself when the ring is full: it must be given again.
+    pub fn order(&self, order: Order) -> Result<(), Order> {
+        let pushed = self.desk.orders().push(order);
+        self.desk.bell().ring();
+        pushed
+    }
+
+    /// The next report of the coordinator.
+    #[must_use]
+    pub fn take_report(&self) -> Option<Report> {
+        self.desk.reports().pop()
+    }
+
     /// How many shards there are.
     #[must_use]
     pub fn shards(&self) -> usize {
@@ -130,10 +191,10 @@ impl SidecarEnd {
         self.lanes.get(shard)?.events.pop()
     }
 
-    /// Whether any shard has said something.
+    /// Whether any shard, or the coordinator, has said something.
     #[must_use]
     pub fn has_event(&self) -> bool {
-        self.lanes.iter().any(|lane| !lane.events.is_empty())
+        self.lanes.iter().any(|lane| !lane.events.is_empty()) || !self.desk.reports().is_empty()
     }
 
     /// The bell that the sidecar sleeps by. It also rings for a heartbeat.

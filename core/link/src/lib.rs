@@ -1,7 +1,7 @@
 //! The thread boundary, whole: if it is not a type here, it does not cross between threads.
 //!
 //! Commands go down to the shards, events come up to the sidecar, each over a bounded lock-free ring with a
-//! doorbell that wakes a sleeper once. Figures are published in [`Gauges`]: one writer each, any reader.
+//! doorbell that wakes a sleeper once. Between them sits the coordinator's desk. Figures are published in [`Gauges`]: one writer each, any reader.
 //! Nothing here blocks, allocates in steady state, or is written by two sides, but for the one shared
 //! [`BufferBudget`], which only large bodies touch.
 
@@ -9,6 +9,7 @@
 
 mod buffer;
 mod command;
+mod coordination;
 mod doorbell;
 mod event;
 mod gauge;
@@ -17,6 +18,7 @@ mod ring;
 
 pub use buffer::BufferBudget;
 pub use command::Command;
+pub use coordination::{COORDINATION_RING, CoordinatorEnd, Order, Report};
 pub use doorbell::Doorbell;
 pub use event::Event;
 pub use gauge::{

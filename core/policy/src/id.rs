@@ -69,6 +69,16 @@ dense_ix!(
     PoolIx
 );
 dense_ix!(
+    /// A group's place in the coordinator's tables.
+    GroupIx
+);
+
+impl GroupIx {
+    /// The group that every new tenant is in.
+    pub const DEFAULT: Self = Self(0);
+}
+
+dense_ix!(
     /// A tenant's place in per-core tables.
     TenantIx
 );

@@ -11,6 +11,7 @@ use crate::{
     id::{KeyId, TenantId},
     network::NetworkGrant,
     outcome::Code,
+    protocol::KeyShape,
     snapshot::{ModelGrant, Tenant, TenantStatus},
     unit::UnixMs,
 };
@@ -87,6 +88,8 @@ pub struct KeyRecord {
     pub grant: ModelGrant,
     /// From where this key may be used.
     pub networks: NetworkGrant,
+    /// Its share among the tenant's keys, and what it may have in flight.
+    pub shape: KeyShape,
     /// First moment at which the secret that it was reached by is unknown: the key was rotated, and this is the
     /// end of the grace. `None` for the newest secret.
     pub secret_ends_at: Option<UnixMs>,
@@ -104,6 +107,7 @@ impl KeyRecord {
             expires_at: None,
             grant: ModelGrant::All,
             networks: NetworkGrant::All,
+            shape: KeyShape { weight: 100, max_in_flight: None },
             secret_ends_at: None,
         }
     }
@@ -167,7 +171,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::id::TenantIx;
+    use crate::{
+        id::{GroupIx, TenantIx},
+        snapshot::Brownout,
+    };
 
     fn key() -> KeyRecord {
         KeyRecord::unlimited(KeyId(Uuid::nil()), TenantId(Uuid::nil()))
@@ -180,7 +187,9 @@ mod tests {
             name: "t".into(),
             status,
             weight: 100,
-            group: "default".into(),
+            group: GroupIx::DEFAULT,
+            max_in_flight: None,
+            brownout: Brownout::Never,
             grant: ModelGrant::All,
             networks: NetworkGrant::All,
         }

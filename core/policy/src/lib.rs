@@ -10,17 +10,25 @@
 //! | [`key`] | what a key and its tenant may do, and who says no |
 //! | [`network`] | where a request comes from, and whether it may |
 //! | [`snapshot`] | the configuration that requests run under, whole and immutable |
+//! | [`cost`] | what a request costs in the scheduler's eyes |
+//! | [`fairness`] | who is next: the tree of virtual times |
 //! | [`admission`] | a core's decision to start a request: ticket in, slot out |
+//! | [`protocol`] | what the cores and the coordinator say to each other |
+//! | [`coordinator`] | who gets the next free slot, over all cores |
 //! | [`route`] | the endpoints of the data plane |
 //! | [`outcome`] | every way a request ends: status, code, label |
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod admission;
+pub mod coordinator;
+pub mod cost;
+pub mod fairness;
 pub mod id;
 pub mod key;
 pub mod network;
 pub mod outcome;
+pub mod protocol;
 pub mod route;
 pub mod snapshot;
 pub mod unit;

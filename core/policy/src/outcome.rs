@@ -157,6 +157,11 @@ codes! {
     ModelNotFound "model_not_found" 404 NotFound Rejected Never "There is no such model. GET /v1/models lists what this key may use.";
     ModelNotAllowed "model_not_allowed" 403 Permission Rejected Never "This API key may not use this model. GET /v1/models lists what it may use.";
     Overloaded "overloaded" 503 Server Rejected Later "The gateway holds as many request bodies as it may. Try again shortly.";
+    QueueFull "queue_full" 503 Server Rejected Later "Too many requests wait for this model. Try again later.";
+    QueueTimeout "queue_timeout" 503 Server Rejected Later "No slot of this model fell free in the time that this request could wait.";
+    DeadlineUnmeetable "deadline_unmeetable" 503 Server Rejected Later "This request would wait for a slot for longer than its client does.";
+    Brownout "brownout" 503 Server Rejected Later "This model is busy, and the tenant's policy is not to wait for long.";
+    PoolClosed "pool_closed" 503 Server Rejected Later "This model takes no requests at the moment: its pool has no slots.";
     Draining "draining" 503 Server Rejected Later "This gateway is shutting down or starting anew. Try again on another connection.";
     UpstreamUnreachable "upstream_unreachable" 502 Server UpstreamError Unsaid "The model's backend cannot be reached.";
     UpstreamError "upstream_error" 502 Server UpstreamError Unsaid "The model's backend failed.";

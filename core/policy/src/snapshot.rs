@@ -9,7 +9,9 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use foldhash::{HashMap, HashMapExt};
 
 use crate::{
-    id::{EndpointId, ModelId, PoolIx, TenantId, TenantIx},
+    coordinator::{GroupShape, PoolShape, Shares, TenantShape},
+    cost::Rates,
+    id::{EndpointId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
     network::NetworkGrant,
     unit::{LimitMs, UnixMs},
 };
@@ -25,13 +27,20 @@ pub struct Snapshot {
     models: Vec<Arc<Model>>,
     by_name: HashMap<Box<str>, Arc<Model>>,
     tenants: HashMap<TenantId, Tenant>,
+    shares: Arc<Shares>,
 }
 
 impl Snapshot {
     /// Puts the rows together. An alias never hides a model's own name; of two equal aliases the older
     /// model's holds (the store refuses both when they are written).
     #[must_use]
-    pub fn new(generation: u64, models: Vec<Model>, tenants: Vec<Tenant>) -> Self {
+    pub fn new(generation: u64, models: Vec<Model>, tenants: Vec<Tenant>, division: Division) -> Self {
+        let shares = Arc::new(Shares {
+            ceiling: division.ceiling,
+            pools: models.iter().map(Model::shape).collect(),
+            groups: division.groups,
+            tenants: tenants.iter().map(Tenant::shape).collect(),
+        });
         let models: Vec<Arc<Model>> = models.into_iter().map(Arc::new).collect();
         let mut by_name = HashMap::with_capacity(models.len());
         for model in &models {
@@ -43,7 +52,7 @@ impl Snapshot {
             }
         }
         let tenants = tenants.into_iter().map(|t| (t.id, t)).collect();
-        Self { generation, models, by_name, tenants }
+        Self { generation, models, by_name, tenants, shares }
     }
 
     /// The enabled model that answers to `name`, be it its own name or an alias.
@@ -58,11 +67,26 @@ impl Snapshot {
         &self.models
     }
 
+    /// How slots are divided under this configuration.
+    #[must_use]
+    pub fn shares(&self) -> &Arc<Shares> {
+        &self.shares
+    }
+
     /// A tenant that exists.
     #[must_use]
     pub fn tenant(&self, id: TenantId) -> Option<&Tenant> {
         self.tenants.get(&id)
     }
+}
+
+/// What models and tenants do not say about the division of slots.
+#[derive(Clone, Debug, Default)]
+pub struct Division {
+    /// Requests in flight, over all pools.
+    pub ceiling: u32,
+    /// The groups that tenants may be in.
+    pub groups: Vec<GroupShape>,
 }
 
 /// A model of the registry.
@@ -90,6 +114,16 @@ pub struct Model {
     pub endpoints: Vec<Endpoint>,
     /// How long each phase of an exchange may take.
     pub timers: Timers,
+    /// What its tokens weigh for the fair share.
+    pub rates: Rates,
+    /// Its backends order what waits by `priority` (vLLM's `--scheduling-policy priority`): requests get one.
+    pub sends_priority: bool,
+}
+
+impl Model {
+    fn shape(&self) -> PoolShape {
+        PoolShape { pool: self.pool, max_in_flight: self.max_in_flight }
+    }
 }
 
 /// One backend of a model.
@@ -138,11 +172,52 @@ pub struct Tenant {
     /// Share against its siblings in the group; 1 or more.
     pub weight: u32,
     /// The group it belongs to.
-    pub group: Box<str>,
+    pub group: GroupIx,
+    /// Requests that it may have in flight, over all models; `None` is no limit.
+    pub max_in_flight: Option<u32>,
+    /// What happens when its requests would wait long.
+    pub brownout: Brownout,
     /// Models that any key of this tenant may use at most.
     pub grant: ModelGrant,
     /// From where any key of this tenant may be used at most.
     pub networks: NetworkGrant,
+}
+
+impl Tenant {
+    fn shape(&self) -> TenantShape {
+        let Self { ix: tenant, group, weight, max_in_flight, .. } = *self;
+        TenantShape { tenant, group, weight, max_in_flight }
+    }
+}
+
+/// What happens to a tenant's request that would wait past the brownout limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Brownout {
+    /// It waits, and gets a shorter answer.
+    Allow,
+    /// It waits.
+    #[default]
+    Never,
+    /// It is refused.
+    Reject,
+}
+
+impl Brownout {
+    /// As operators write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Never => "never",
+            Self::Reject => "reject",
+        }
+    }
+
+    /// The policy of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Allow, Self::Never, Self::Reject].into_iter().find(|policy| policy.as_str() == name)
+    }
 }
 
 /// Whether a tenant's keys work.
@@ -220,13 +295,18 @@ mod tests {
             max_model_len: None,
             endpoints: Vec::new(),
             timers: Timers::default(),
+            rates: Rates::default(),
+            sends_priority: false,
         }
+    }
+
+    fn snapshot(models: Vec<Model>) -> Snapshot {
+        Snapshot::new(1, models, Vec::new(), Division::default())
     }
 
     #[test]
     fn an_alias_finds_its_model_and_never_hides_another_ones_name() {
-        let snapshot =
-            Snapshot::new(1, vec![model("a", &["x", "b"], true), model("b", &["x"], true)], Vec::new());
+        let snapshot = snapshot(vec![model("a", &["x", "b"], true), model("b", &["x"], true)]);
         let name = |asked| snapshot.model(asked).map(|m| &*m.name);
         assert_eq!(name("x"), Some("a"));
         assert_eq!(name("b"), Some("b"));
@@ -235,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_disabled_model_does_not_exist_for_clients() {
-        let snapshot = Snapshot::new(1, vec![model("a", &["x"], false)], Vec::new());
+        let snapshot = snapshot(vec![model("a", &["x"], false)]);
         assert!(snapshot.model("a").is_none());
         assert!(snapshot.model("x").is_none());
         assert_eq!(snapshot.models().len(), 1);

@@ -9,7 +9,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
-    sync::Arc,
     task::Waker,
     time::Duration,
 };
@@ -36,7 +35,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Here it is.
-    Key(Arc<KeyRecord>),
+    Key(Rc<KeyRecord>),
     /// A store said within the last second that there is no such key.
     NoSuchKey,
     /// The sidecar has been asked; wait for the flight.
@@ -75,7 +74,8 @@ impl Flight {
 
 #[derive(Debug)]
 struct Entry {
-    record: Arc<KeyRecord>,
+    /// This core's own copy: the sidecar's has a count that all cores write.
+    record: Rc<KeyRecord>,
     /// When a store last said so.
     confirmed: Instant,
     /// It may have been edited since.
@@ -140,7 +140,7 @@ impl KeyCache {
                 }
             }
             gauges.key_hits.add(1);
-            return Found::Key(Arc::clone(&entry.record));
+            return Found::Key(Rc::clone(&entry.record));
         }
         if self.unknown.borrow().get(&digest).is_some_and(|until| now < *until) {
             gauges.key_hits.add(1);
@@ -164,19 +164,19 @@ impl KeyCache {
     }
 
     /// What may still be used of a key that cannot be confirmed.
-    pub(crate) fn stale(&self, digest: &KeyDigest, now: Instant) -> Option<Arc<KeyRecord>> {
+    pub(crate) fn stale(&self, digest: &KeyDigest, now: Instant) -> Option<Rc<KeyRecord>> {
         let known = self.known.borrow();
         let entry = known.get(digest)?;
         let usable = self.stale_ok.max(self.max_age);
-        (now.since(entry.confirmed) < usable).then(|| Arc::clone(&entry.record))
+        (now.since(entry.confirmed) < usable).then(|| Rc::clone(&entry.record))
     }
 
     /// The sidecar has answered.
     pub(crate) fn answered(&self, digest: KeyDigest, answer: KeyAnswer, now: Instant) {
         match &answer {
-            KeyAnswer::Found(record) => self.remember(digest, Arc::clone(record), now, now),
+            KeyAnswer::Found(record) => self.remember(digest, record, now, now),
             KeyAnswer::Unconfirmed(record, age) => {
-                self.remember(digest, Arc::clone(record), now.minus(*age), now.plus(RETRY_PAUSE));
+                self.remember(digest, record, now.minus(*age), now.plus(RETRY_PAUSE));
             }
             KeyAnswer::Unknown => {
                 self.known.borrow_mut().remove(&digest);
@@ -204,10 +204,10 @@ impl KeyCache {
         self.unknown_order.borrow_mut().clear();
     }
 
-    fn remember(&self, digest: KeyDigest, record: Arc<KeyRecord>, confirmed: Instant, ask_after: Instant) {
+    fn remember(&self, digest: KeyDigest, record: &KeyRecord, confirmed: Instant, ask_after: Instant) {
         self.unknown.borrow_mut().remove(&digest);
         let entry = Entry {
-            record,
+            record: Rc::new(record.clone()),
             confirmed,
             doubted: Cell::new(false),
             ask_after: Cell::new(ask_after),
@@ -251,6 +251,8 @@ impl KeyCache {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use obleth_link::{BufferBudget, SidecarEnd, links};
     use obleth_policy::id::{KeyId, TenantId};
     use uuid::Uuid;
@@ -268,6 +270,8 @@ mod tests {
             fail_open,
             pepper: None,
             max_request_bytes: 0,
+            admission_timeout: Duration::ZERO,
+            brownout: crate::BrownoutLimits { wait: Duration::ZERO, max_tokens: 1 },
             upstream_keepalive: Duration::ZERO,
             upstream_tls: crate::UpstreamTls::of_system(),
             drain_timeout: Duration::ZERO,

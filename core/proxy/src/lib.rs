@@ -1,14 +1,16 @@
 //! The data plane: sockets and tasks on monoio, one shard per core.
 //!
-//! [`run_shard`] is the whole interface: the binary calls it on a thread of its own, with a listener and one
-//! end of the link. Everything in here runs on that one thread, so state is shared by `Rc` and `Cell`, without
-//! a lock.
+//! [`run_shard`] and [`run_coordinator`] are the whole interface: the binary calls each on a thread of its own, with
+//! its end of the link, a shard's with a listener. Everything else in here runs on a shard's one thread, so state is
+//! shared by `Rc` and `Cell`, without a lock.
 //!
 //! | file | what |
 //! |---|---|
 //! | `runtime` | io_uring, or epoll where it is not to be had |
 //! | `shard` | everything that one core owns, and its life from start to drain |
 //! | `death` | what a shard that dies leaves behind, and how it goes |
+//! | `coordinator` | the thread that decides who gets the next slot |
+//! | `slots` | a shard's dealings with it |
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
@@ -33,6 +35,7 @@
 
 mod bench;
 mod connect;
+mod coordinator;
 mod death;
 mod downstream;
 mod keycache;
@@ -41,6 +44,7 @@ mod pool;
 mod request;
 mod runtime;
 mod shard;
+mod slots;
 mod socket;
 mod timer;
 mod tls;
@@ -51,6 +55,8 @@ use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 use obleth_link::ShardEnd;
 use obleth_policy::{key::Pepper, network::Cidr};
 
+pub use coordinator::run_coordinator;
+pub use obleth_policy::coordinator::Limits as QueueLimits;
 pub use tls::{CaFault, UpstreamTls};
 
 /// What a shard must know before it starts. The same for all shards.
@@ -68,6 +74,10 @@ pub struct Settings {
     pub pepper: Option<Pepper>,
     /// Largest request body, `OBLETH_MAX_REQUEST_BYTES`.
     pub max_request_bytes: u64,
+    /// Longest wait for a slot, `OBLETH_ADMISSION_TIMEOUT_MS`.
+    pub admission_timeout: Duration,
+    /// What happens when the wait is long.
+    pub brownout: BrownoutLimits,
     /// How slow a client may be.
     pub client: ClientLimits,
     /// Idle time after which a pooled connection to a backend is closed, `OBLETH_UPSTREAM_KEEPALIVE_MS`.
@@ -80,6 +90,15 @@ pub struct Settings {
     pub trusted_proxies: Arc<[Cidr]>,
     /// Use epoll also where io_uring is to be had, `MONOIO_FORCE_LEGACY_DRIVER`.
     pub force_epoll: bool,
+}
+
+/// When a wait for a slot is long, and what an answer is shortened to then.
+#[derive(Clone, Copy, Debug)]
+pub struct BrownoutLimits {
+    /// A longer wait, predicted or real, has the tenant's policy applied, `OBLETH_BROWNOUT_WAIT_MS`.
+    pub wait: Duration,
+    /// Output tokens of a shortened answer, `OBLETH_BROWNOUT_MAX_TOKENS`.
+    pub max_tokens: u32,
 }
 
 /// How slow a client may be.

@@ -5,6 +5,7 @@
 //! shard that died leaves nothing behind that could take its successor's connections.
 
 use std::{
+    cell::Cell,
     future::{Future, poll_fn},
     io,
     net::TcpListener,
@@ -37,6 +38,7 @@ pub(crate) struct Listener {
     listener: TcpListener,
     readiness: TcpStream,
     flags: SocketFlags,
+    closed: Cell<bool>,
 }
 
 impl Listener {
@@ -48,12 +50,13 @@ impl Listener {
             Driver::IoUring => SocketFlags::CLOEXEC,
             Driver::Epoll => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         };
-        Ok(Self { listener, readiness, flags })
+        Ok(Self { listener, readiness, flags, closed: Cell::new(false) })
     }
 
     /// Stops listening, also through other descriptors of the same socket: who waits to be accepted is told at
     /// once, instead of waiting for somebody who is not coming.
     pub(crate) fn close(&self) {
+        self.closed.set(true);
         // Fails only when it is closed already.
         let _ = rustix::net::shutdown(&self.listener, Shutdown::Both);
     }
@@ -71,7 +74,7 @@ impl Listener {
     }
 }
 
-/// Accepts for as long as the shard lives.
+/// Accepts until the listener is closed.
 pub(crate) async fn accept(shard: Rc<Shard>, listener: Rc<Listener>) {
     let mut failing = false;
     loop {
@@ -90,6 +93,9 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Rc<Listener>) {
                 Err(error) => break Some(error),
             }
         };
+        if listener.closed.get() {
+            return;
+        }
         if let Some(error) = failed {
             if !std::mem::replace(&mut failing, true) {
                 tracing::error!(%error, "cannot accept connections; raise the limit on open files (ulimit -n)");

@@ -17,7 +17,7 @@ use std::{
 use foldhash::HashMap;
 use monoio::net::TcpStream;
 use obleth_link::{Command, Driver, Event, ShardEnd};
-use obleth_policy::{admission::Admission, snapshot::Snapshot};
+use obleth_policy::snapshot::Snapshot;
 
 use crate::{
     Settings,
@@ -28,6 +28,7 @@ use crate::{
     listener::{self, Listener},
     pool::Pool,
     request::RequestIds,
+    slots::Slots,
     timer::Timers,
     tls::Connector,
     trouble::Trouble,
@@ -52,7 +53,7 @@ pub(crate) struct Shard {
     pub(crate) bench: Bench,
     pub(crate) tls: Connector,
     pub(crate) trouble: Trouble,
-    pub(crate) admission: RefCell<Admission>,
+    pub(crate) slots: Slots,
     pub(crate) request_ids: RequestIds,
     /// No new request is taken on.
     pub(crate) draining: Cell<bool>,
@@ -105,6 +106,7 @@ impl Shard {
         let bell = TcpStream::from_std(end.bell().fd().try_clone_to_owned()?.into())?;
         let timers = Timers::new();
         let shard = Rc::new(Self {
+            slots: Slots::new(end.new_life(), &timers),
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),
@@ -115,7 +117,6 @@ impl Shard {
             end,
             driver,
             timers,
-            admission: RefCell::default(),
             draining: Cell::new(false),
             expired: Cell::new(false),
             dying: Cell::new(false),
@@ -132,6 +133,8 @@ impl Shard {
         shard.keep_timers();
         shard.keep(Rc::clone(&shard).listen_to_link(bell));
         shard.keep(Rc::clone(&shard).reap_pool());
+        shard.keep(Rc::clone(&shard).report_service());
+        shard.speak();
         shard.announce().await;
         shard.until(|shard| shard.snapshot.borrow().is_some() || shard.draining.get()).await;
         shard.keep(listener::accept(Rc::clone(&shard), Rc::clone(&listener)));
@@ -197,12 +200,17 @@ impl Shard {
         .await;
     }
 
-    /// Handles commands as they come, and sleeps by the doorbell in between.
+    /// Handles what the sidecar and the coordinator say as it comes, and sleeps by the doorbell in between.
     async fn listen_to_link(self: Rc<Self>, bell: TcpStream) {
         loop {
+            self.timers.clock().now();
             while let Some(command) = self.end.take() {
                 self.obey(command);
             }
+            while let Some((life, down)) = self.end.take_down() {
+                self.hear(life, down);
+            }
+            self.speak();
             self.end.bell().going_to_sleep();
             if !self.end.has_command() {
                 // Only readiness: the eventfd is read by the bell itself. An error cannot last, and the

@@ -8,5 +8,5 @@ mod request;
 mod stream;
 
 pub use edit::{Edits, plan};
-pub use request::{BodyFault, Dialect, RequestFields, scan_request};
+pub use request::{BodyFault, Dialect, OutputLimit, RequestFields, scan_request};
 pub use stream::{MAX_EVENT, StreamFilter};

@@ -50,7 +50,8 @@ fn the_fields_are_read() {
     let fields = scan_request(body, CHAT).unwrap();
     assert_eq!(fields.model, "org/m");
     assert!(fields.stream && fields.include_usage && fields.has_priority());
-    assert_eq!((fields.max_tokens, fields.max_completion_tokens), (Some(7), Some(0)));
+    assert_eq!(fields.max_tokens.as_ref().and_then(|limit| limit.tokens), Some(7));
+    assert_eq!(fields.output_limit(), Some(0), "the lower of the two");
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn absent_and_null_fields_are_the_same() {
     ] {
         let fields = scan_request(body.as_bytes(), CHAT).unwrap();
         assert!(!fields.stream && !fields.include_usage && !fields.has_priority(), "{body}");
-        assert_eq!((fields.max_tokens, fields.max_completion_tokens), (None, None));
+        assert_eq!(fields.output_limit(), None);
     }
 }
 
@@ -206,6 +207,36 @@ fn usage_is_asked_for_whatever_stands_there() {
 }
 
 #[test]
+fn an_output_limit_lowers_what_is_higher_and_stands_where_none_was() {
+    let limit = Edits { output_limit: Some(256), ..Edits::default() };
+    for (body, expected) in [
+        (r#"{"model":"m","max_tokens":1000}"#, r#"{"model":"m","max_tokens":256}"#),
+        (r#"{"max_completion_tokens":257,"model":"m"}"#, r#"{"max_completion_tokens":256,"model":"m"}"#),
+        (r#"{"model":"m","max_tokens":256}"#, r#"{"model":"m","max_tokens":256}"#),
+        (
+            r#"{"model":"m","max_tokens":9,"max_completion_tokens":999}"#,
+            r#"{"model":"m","max_tokens":9,"max_completion_tokens":256}"#,
+        ),
+        (r#"{"model":"m","max_tokens":null}"#, r#"{"model":"m","max_tokens":256}"#),
+        (r#"{"model":"m","max_completion_tokens":null}"#, r#"{"model":"m","max_completion_tokens":256}"#),
+        (r#"{"model":"m" ,"a":1}"#, r#"{"model":"m","max_tokens":256 ,"a":1}"#),
+    ] {
+        assert_eq!(edited(body, &limit), expected);
+    }
+}
+
+#[test]
+fn the_gateways_priority_stands_in_place_of_the_clients() {
+    let own = Edits { priority: Some(-3), ask_for_usage: true, ..Edits::default() };
+    assert_eq!(edited(r#"{"model":"m","priority":1}"#, &own), r#"{"model":"m","priority":-3}"#);
+    assert_eq!(edited(r#"{"priority":1,"model":"m","a":1}"#, &own), r#"{"model":"m","priority":-3,"a":1}"#);
+    assert_eq!(
+        edited(r#"{"model":"m","stream":true}"#, &own),
+        r#"{"model":"m","stream_options":{"include_usage":true},"priority":-3,"stream":true}"#
+    );
+}
+
+#[test]
 fn priority_leaves_with_exactly_one_comma() {
     let strip = Edits { strip_priority: true, ..Edits::default() };
     for (body, expected) in [
@@ -224,7 +255,8 @@ fn priority_leaves_with_exactly_one_comma() {
 
 #[test]
 fn all_edits_fit_together_round_the_model() {
-    let all = Edits { upstream_model: Some("a\"b"), ask_for_usage: true, strip_priority: true };
+    let all =
+        Edits { upstream_model: Some("a\"b"), ask_for_usage: true, strip_priority: true, ..Edits::default() };
     assert_eq!(
         edited(r#"{"priority":0,"model":"m","stream":true}"#, &all),
         r#"{"model":"a\"b","stream_options":{"include_usage":true},"stream":true}"#
@@ -336,9 +368,10 @@ proptest! {
         prop_assert_eq!(&fields.model, "alias");
         prop_assert_eq!(fields.stream, expected["stream"] == true);
         prop_assert_eq!(fields.include_usage, fields.stream && expected["stream_options"]["include_usage"] == true);
-        prop_assert_eq!(fields.max_tokens, expected["max_tokens"].as_u64());
+        prop_assert_eq!(fields.max_tokens.and_then(|limit| limit.tokens), expected["max_tokens"].as_u64());
 
-        let edits = Edits { upstream_model: alias.as_deref(), ask_for_usage, strip_priority };
+        let edits =
+            Edits { upstream_model: alias.as_deref(), ask_for_usage, strip_priority, ..Edits::default() };
         let mut touched = Vec::new();
         if let Some(alias) = &alias {
             expected["model"] = json!(alias);
@@ -372,7 +405,12 @@ proptest! {
             let at = cut.index(broken.len());
             broken.splice(at..at, bytes.iter().copied());
             if let Ok(fields) = scan_request(&broken, dialect) {
-                let all = Edits { upstream_model: Some("u"), ask_for_usage: true, strip_priority: true };
+                let all = Edits {
+                    upstream_model: Some("u"),
+                    ask_for_usage: true,
+                    strip_priority: true,
+                    ..Edits::default()
+                };
                 plan(&fields, &all).write(&broken, &mut Vec::new());
             }
         }

@@ -24,8 +24,8 @@ use self::{
     field::Field,
 };
 use crate::{
-    load::{self, Edge, Outcome, Pace, Plan, Times, chat_request},
-    meter::Usage,
+    load::{self, Edge, Outcome, Pace, Plan, Target, Times, chat_request},
+    meter::{Tree, Usage},
     processors::Placement,
     rounds::{Figures, Round, Wanted, interleave},
     rows::{Finding, NUMBERS},
@@ -154,11 +154,16 @@ fn body(exchange: Exchange, streamed: bool) -> String {
     format!("{fixed}{words}\"}}]}}")
 }
 
-/// Load for a subject; `extra` are header lines.
+/// What a subject is asked; `extra` are header lines.
+fn target(subject: &Subject, body: &str, extra: &[&str]) -> Target {
+    let address = subject.address;
+    Target { address, request: chat_request(address, "/v1/chat/completions", &subject.key, extra, body) }
+}
+
+/// Load for a subject.
 fn plan(subject: &Subject, body: &str, extra: &[&str], repeat: Repeat) -> Plan {
     Plan {
-        target: subject.address,
-        request: chat_request(subject.address, "/v1/chat/completions", &subject.key, extra, body),
+        targets: vec![target(subject, body, extra)],
         connections: 1,
         each: None,
         until_spent: false,
@@ -181,20 +186,29 @@ struct Used {
 
 /// Puts a load on a subject and counts what it used.
 fn measure(subject: &Subject, plan: &Plan) -> Result<(Outcome, Used)> {
-    let tree = subject.tree();
+    measure_all(&[subject], plan)
+}
+
+/// Puts a load on subjects and counts what they used together.
+fn measure_all(subjects: &[&Subject], plan: &Plan) -> Result<(Outcome, Used)> {
+    let trees: Vec<_> = subjects.iter().map(|subject| subject.tree()).collect();
     let (mut begin, mut end) = (Usage::default(), Usage::default());
     let outcome = load::run(plan, &mut |edge| {
-        let reading = tree.usage()?;
+        let reading = trees.iter().map(Tree::usage).sum::<Result<_>>()?;
         match edge {
             Edge::Begin => begin = reading,
             Edge::End => end = reading,
         }
         Ok(())
     });
-    let outcome = outcome.map_err(|error| match subject.last_error().as_str() {
-        "it said nothing" => error,
-        _ if error.is::<crate::signals::Interrupted>() => error,
-        said => error.context(format!("{} said: {said}", subject.name)),
+    let outcome = outcome.map_err(|error| {
+        if error.is::<crate::signals::Interrupted>() {
+            return error;
+        }
+        subjects.iter().fold(error, |error, subject| match subject.last_error().as_str() {
+            "it said nothing" => error,
+            said => error.context(format!("{} said: {said}", subject.name)),
+        })
     })?;
     ensure!(outcome.completed > 0, "no request was completed");
     let waited_ns = end.waited_ns.saturating_sub(begin.waited_ns);

@@ -15,7 +15,7 @@ use crate::{
     peers::Peer,
     processors::{self, Placement},
     rounds::{FLOOR, Figures, Round},
-    rows::{FRAME, FRAME_WAITING, Finding, GAP, TTFT},
+    rows::{FRAME, FRAME_WAITING, Finding, GAP, LATE, TTFT},
     scenario::{self, Exchange, Repeat, Stream},
     subject::Subject,
 };
@@ -87,11 +87,59 @@ fn findings(rounds: &[Round], no_nginx: Option<String>) -> Vec<Finding> {
     let (gap, gap_why) = quiet_values(rounds, |round| {
         Some(round.get("obleth", "gap_p99_us")? - round.get("direct", "gap_p99_us")?)
     });
+    let (late, late_why) = quiet_values(rounds, |round| {
+        Some(round.get("obleth", "late_p99_us")? - round.get("nginx", "late_p99_us")?)
+    });
     let (ttft, ttft_why) = quiet_values(rounds, |round| added_ratio(round, "ttft_p50_us", "nginx"));
     vec![
         Finding::new(FRAME, frame).with_remark(why.clone()),
         Finding::new(FRAME_WAITING, waiting).with_remark(why),
         Finding::new(GAP, gap).with_remark(gap_why),
+        Finding::new(LATE, late).with_remark(no_nginx.clone().or(late_why)),
         Finding::new(TTFT, ttft).with_remark(no_nginx.or(ttft_why)),
     ]
+}
+
+// A debug build has no say in how prompt obleth is, so there is no such test in it.
+#[cfg(all(test, not(debug_assertions)))]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        rows::figure,
+        subject::{self, Site},
+    };
+
+    /// Rounds: a busy machine is late by itself.
+    const TRIES: usize = 3;
+
+    #[test]
+    #[ignore = "half a minute of a quiet machine; wants nginx, and obleth built like this test"]
+    fn an_event_arrives_at_most_a_fifth_of_a_millisecond_later_than_through_nginx() {
+        let folder = tempfile::tempdir().unwrap();
+        let test = std::env::current_exe().unwrap();
+        let obleth = subject::program(Some(&test.parent().unwrap().with_file_name("obleth"))).unwrap();
+        let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let scenario: Stream = scenario::read(&scenarios, "stream").unwrap();
+        let placement = Placement::among(&processors::allowed().unwrap(), 1);
+        processors::pin(&placement.load).unwrap();
+        let backend = subject::backend(&obleth, folder.path(), &placement.backend).unwrap();
+        let processors = &placement.subject;
+        let site = Site { obleth: &obleth, folder: folder.path(), processors, backend: backend.address };
+        let [obleth, nginx] = [site.obleth("obleth", 1).unwrap(), site.peer(Peer::Nginx).unwrap()];
+        let late_us = |subject: &Subject| {
+            let (outcome, _) = measure(subject, &paced(&scenario, subject, scenario.repeat)).unwrap();
+            assert!(outcome.lateness.histogram().len() > 10_000, "too few stamped events");
+            outcome.lateness.micros(0.99)
+        };
+        for _ in 0..TRIES {
+            let (ours, theirs) = (late_us(&obleth), late_us(&nginx));
+            println!("p99 of arrival − stamp: {} µs, nginx {} µs", figure(ours), figure(theirs));
+            if ours <= theirs + LATE.must {
+                return;
+            }
+        }
+        panic!("in {TRIES} tries events were later than that every time");
+    }
 }

@@ -20,6 +20,7 @@ pub(crate) struct AnswerReader {
     head: Vec<u8>,
     scan: HeadScan,
     body: Option<Body>,
+    queue_ms: Option<u32>,
     /// An event that has not arrived whole.
     event: Vec<u8>,
 }
@@ -50,6 +51,9 @@ pub(crate) enum Frame<'a> {
     Content(&'a [u8]),
 }
 
+/// Milliseconds that a request waited for a slot, as the gateway says in the head of its answer.
+const QUEUED: &str = "x-obleth-queue-ms";
+
 impl AnswerReader {
     pub(crate) fn new() -> Self {
         Self {
@@ -57,8 +61,14 @@ impl AnswerReader {
             head: Vec::new(),
             scan: HeadScan::default(),
             body: None,
+            queue_ms: None,
             event: Vec::new(),
         }
+    }
+
+    /// What the head of the last answer said about its wait.
+    pub(crate) fn queue_ms(&self) -> Option<u32> {
+        self.queue_ms
     }
 
     /// Takes what one read brought. `on_frame` is called for every event of a stream.
@@ -78,7 +88,8 @@ impl AnswerReader {
                 self.head = rest.to_vec();
                 return Ok(Progress::More);
             };
-            self.body = Some(begin(rest, len, &self.limits)?);
+            self.queue_ms = None;
+            self.body = Some(begin(rest, len, &self.limits, &mut self.queue_ms)?);
             self.scan = HeadScan::default();
             rest = rest.get(len..).unwrap_or_default();
         }
@@ -107,7 +118,7 @@ impl AnswerReader {
 }
 
 /// Judges the head of an answer.
-fn begin(bytes: &[u8], len: usize, limits: &Limits) -> Result<Body> {
+fn begin(bytes: &[u8], len: usize, limits: &Limits, queue_ms: &mut Option<u32>) -> Result<Body> {
     let head = parse_response(bytes, len, Method::Post, limits)?;
     if head.status != 200 {
         let body = bytes.get(len..).unwrap_or_default();
@@ -117,6 +128,8 @@ fn begin(bytes: &[u8], len: usize, limits: &Limits) -> Result<Body> {
     if head.framing == Framing::UntilClose || !head.keep_alive {
         bail!("an answer that ends its connection");
     }
+    let queued = head.iter(bytes).find(|(name, ..)| name.eq_ignore_ascii_case(QUEUED.as_bytes()));
+    *queue_ms = queued.and_then(|(_, value, _)| std::str::from_utf8(value).ok()?.parse().ok());
     let mut kinds = head.iter(bytes).filter(|(name, ..)| name.eq_ignore_ascii_case(b"content-type"));
     let streamed = kinds.any(|(_, value, _)| value.starts_with(b"text/event-stream"));
     let decoder = BodyDecoder::new(head.framing, limits);
@@ -205,6 +218,17 @@ mod tests {
             assert!(matches!(last, Progress::Complete(_)), "{size}");
             assert_eq!(read(JSON, size.min(JSON.len())).unwrap().2, Progress::Complete(11));
         }
+    }
+
+    #[test]
+    fn the_wait_is_read_from_the_head_of_its_own_answer() {
+        let text =
+            String::from_utf8_lossy(JSON).replace("content-type", "X-Obleth-Queue-Ms: 17\r\ncontent-type");
+        let mut reader = AnswerReader::new();
+        reader.take(text.as_bytes(), |_| {}).unwrap();
+        assert_eq!(reader.queue_ms(), Some(17));
+        reader.take(JSON, |_| {}).unwrap();
+        assert_eq!(reader.queue_ms(), None);
     }
 
     #[test]

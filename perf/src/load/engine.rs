@@ -65,8 +65,8 @@ impl<'p> Engine<'p> {
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN | EventFlags::ET)?;
         let mut connections = Vec::with_capacity(plan.connections);
-        for at in 0..plan.connections {
-            let connection = Connection::open(plan.target)?;
+        for (at, target) in (0..plan.connections).zip(plan.targets.iter().cycle()) {
+            let connection = Connection::open(target.address)?;
             epoll::add(&epoll, &connection.socket, EventData::new_u64(at as u64), EventFlags::IN)?;
             connections.push(connection);
         }
@@ -182,7 +182,8 @@ impl<'p> Engine<'p> {
     fn send(&mut self, at: usize, intended: Instant) -> Result<()> {
         let counts = (self.window.0..self.window.1).contains(&intended);
         let Some(connection) = self.connections.get_mut(at) else { return Ok(()) };
-        connection.send(&self.plan.request, intended, counts)
+        let Some(target) = self.plan.targets.get(at % self.plan.targets.len()) else { return Ok(()) };
+        connection.send(&target.request, intended, counts)
     }
 
     fn receive(&mut self, at: usize, buffer: &mut [u8]) -> Result<()> {

@@ -8,6 +8,7 @@ mod connection;
 mod engine;
 mod histogram;
 mod outcome;
+mod random;
 mod schedule;
 
 use std::{net::SocketAddr, time::Duration};
@@ -15,18 +16,18 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Result;
 
 pub(crate) use self::{
+    answer::{AnswerReader, Frame, Progress},
     histogram::{Interval, write_hgrm, write_hlog},
     outcome::{Outcome, Times},
-    schedule::Arrivals,
+    random::Random,
+    schedule::{Arrivals, Schedule},
 };
 
 /// What load to put on whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Who gets it.
-    pub(crate) target: SocketAddr,
-    /// The whole request, head and body; the same every time. Goes out in one write, so at most 64 KiB.
-    pub(crate) request: Vec<u8>,
+    /// Who gets it: connections go to them in turn. At least one.
+    pub(crate) targets: Vec<Target>,
     /// Connections, each with one request at a time.
     pub(crate) connections: usize,
     /// Requests of one connection; unlimited if none.
@@ -43,6 +44,14 @@ pub(crate) struct Plan {
     pub(crate) drain: Option<Duration>,
     /// Whether every answer has as many bytes as the first.
     pub(crate) equal_answers: bool,
+}
+
+/// Somebody who answers, and what is asked of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// The whole request, head and body; the same every time. Goes out in one write, so at most 64 KiB.
+    pub(crate) request: Vec<u8>,
 }
 
 /// When requests leave.

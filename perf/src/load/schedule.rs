@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use super::Random;
+
 /// How requests of one rate lie in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -23,14 +25,14 @@ pub(crate) struct Schedule {
     next: Instant,
     mean_gap: Duration,
     arrivals: Arrivals,
-    random: u64,
+    random: Random,
 }
 
 impl Schedule {
     /// Requests from `start` on, `rate` per second (above 0). Equal seeds give equal schedules.
     pub(crate) fn new(start: Instant, rate: f64, arrivals: Arrivals, seed: u64) -> Self {
         let mean_gap = Duration::from_secs_f64(1.0 / rate);
-        Self { next: start, mean_gap, arrivals, random: seed }
+        Self { next: start, mean_gap, arrivals, random: Random::new(seed) }
     }
 
     /// When the next request is meant to leave.
@@ -46,20 +48,10 @@ impl Schedule {
         }
         let gap = match self.arrivals {
             Arrivals::Uniform => self.mean_gap,
-            Arrivals::Poisson => self.mean_gap.mul_f64(-self.uniform().ln()),
+            Arrivals::Poisson => self.mean_gap.mul_f64(-self.random.uniform().ln()),
         };
         self.next += gap;
         Some(intended)
-    }
-
-    /// A number in (0, 1], by SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
-    fn uniform(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
-        ((mixed >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 }
 

@@ -51,12 +51,12 @@ impl Machine {
     }
 
     /// For the names of files: `2026-11-20-2231`.
-    pub(super) fn date_and_time(&self) -> String {
+    pub(crate) fn date_and_time(&self) -> String {
         self.time.replace('T', "-").replace(':', "").chars().take(15).collect()
     }
 
     /// One paragraph.
-    pub(super) fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         format!(
             "{}, {}, {}, on {} × {}, Linux {}, {} MB of memory, {}: `{}`\n",
             self.obleth,
@@ -72,7 +72,7 @@ impl Machine {
     }
 
     /// For the foot of a picture.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         format!(
             "{} · {} × {} · Linux {} · {}",
             self.obleth, self.processors, self.processor, self.kernel, self.time

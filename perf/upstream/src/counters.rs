@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -28,6 +29,8 @@ pub struct Stats {
     pub max_active: u64,
     /// Requests waiting for a free place now.
     pub queued: u64,
+    /// The most requests open at once, generated and waiting together.
+    pub max_open: u64,
     /// Connections open now.
     pub open_connections: u64,
     /// Connections accepted.
@@ -71,6 +74,24 @@ struct Tally {
     ids: HashMap<String, u32>,
     id_order: VecDeque<String>,
     last: LastRequest,
+    work: Work,
+}
+
+/// For how long places were taken: the time of every request being generated, added up.
+#[derive(Debug, Default)]
+struct Work {
+    done: Duration,
+    /// Until when it is counted; none before the first change.
+    until: Option<Instant>,
+}
+
+impl Work {
+    /// Counts up to `now`, with `active` requests being generated since the last time.
+    fn advance(&mut self, active: u64, now: Instant) {
+        let since =
+            self.until.replace(now).map_or(Duration::ZERO, |until| now.saturating_duration_since(until));
+        self.done += since * u32::try_from(active).unwrap_or(u32::MAX);
+    }
 }
 
 impl Counters {
@@ -99,6 +120,8 @@ impl Counters {
         struct Page<'a> {
             #[serde(flatten)]
             stats: &'a Stats,
+            /// Microseconds, of all requests together, in which one was generated.
+            generating_us: u128,
             by_request_id: BTreeMap<&'a str, u32>,
             last_request: Last<'a>,
         }
@@ -107,21 +130,28 @@ impl Counters {
             head: std::borrow::Cow<'a, str>,
             body: std::borrow::Cow<'a, str>,
         }
-        let tally = self.tally();
+        let mut tally = self.tally();
+        let active = tally.stats.active;
+        tally.work.advance(active, Instant::now());
+        let generating_us = tally.work.done.as_micros();
         let by_request_id = tally.ids.iter().map(|(id, count)| (id.as_str(), *count)).collect();
         let last_request = Last {
             head: String::from_utf8_lossy(&tally.last.head),
             body: String::from_utf8_lossy(&tally.last.body),
         };
-        serde_json::to_vec(&Page { stats: &tally.stats, by_request_id, last_request }).unwrap_or_default()
+        serde_json::to_vec(&Page { stats: &tally.stats, generating_us, by_request_id, last_request })
+            .unwrap_or_default()
     }
 
     /// Forgets everything but what is true now: open connections, active and waiting requests.
     pub fn reset(&self) {
         let mut tally = self.tally();
         let Stats { active, queued, open_connections, .. } = tally.stats;
-        let stats = Stats { active, max_active: active, queued, open_connections, ..Stats::default() };
-        *tally = Tally { stats, ..Tally::default() };
+        let max_open = active + queued;
+        let stats =
+            Stats { active, max_active: active, queued, max_open, open_connections, ..Stats::default() };
+        let work = Work { done: Duration::ZERO, until: Some(Instant::now()) };
+        *tally = Tally { stats, work, ..Tally::default() };
     }
 
     /// A request has arrived.
@@ -160,6 +190,7 @@ impl Counters {
 
 impl Tally {
     fn change(&mut self, from: Phase, to: Phase) {
+        self.work.advance(self.stats.active, Instant::now());
         let stats = &mut self.stats;
         match from {
             Phase::Waiting => stats.queued -= 1,
@@ -172,6 +203,7 @@ impl Tally {
             Phase::Arrived | Phase::Ended => {}
         }
         stats.max_active = stats.max_active.max(stats.active);
+        stats.max_open = stats.max_open.max(stats.active + stats.queued);
     }
 
     fn remember(&mut self, id: &str) {
@@ -275,6 +307,10 @@ mod tests {
         let mut answered = counters.arrived(b"", b"", None);
         answered.waits();
         assert_eq!(counters.stats().queued, 1);
+        let mut waiting = counters.arrived(b"", b"", None);
+        waiting.waits();
+        assert_eq!((counters.stats().max_open, counters.stats().max_active), (2, 0));
+        waiting.ends(Ending::Failed, 0);
         answered.generates(5);
         let mut left = counters.arrived(b"", b"", None);
         left.generates(6);
@@ -295,11 +331,22 @@ mod tests {
         let mut running = counters.arrived(b"head", b"body", Some(b"id"));
         running.generates(5);
         counters.reset();
-        let now = Stats { active: 1, max_active: 1, open_connections: 1, ..Stats::default() };
+        let now = Stats { active: 1, max_active: 1, max_open: 1, open_connections: 1, ..Stats::default() };
         assert_eq!((counters.stats(), counters.count_of("id")), (now, 0));
         running.ends(Ending::Failed, 0);
         drop(connection);
-        assert_eq!(counters.stats(), Stats { max_active: 1, failed: 1, ..Stats::default() });
+        assert_eq!(counters.stats(), Stats { max_active: 1, max_open: 1, failed: 1, ..Stats::default() });
+    }
+
+    #[test]
+    fn work_is_the_time_of_every_request_being_generated() {
+        let (mut work, start) = (Work::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        work.advance(3, start);
+        work.advance(2, start + second);
+        work.advance(0, start + 3 * second);
+        work.advance(1, start + 4 * second);
+        assert_eq!(work.done, 3 * second);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) fn check(bytes: &[u8]) {
         upstream_model: input.option(2).then_some("up\"stream/\u{1}\u{1F600}"),
         ask_for_usage: input.option(3),
         strip_priority: input.option(4),
+        ..Edits::default()
     };
     let scanned = scan_request(input.text, dialect);
     if let Ok(fields) = &scanned {

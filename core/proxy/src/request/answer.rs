@@ -40,6 +40,10 @@ pub(super) fn end(out: &mut Vec<u8>, after: After) {
 pub(super) fn relayed(out: &mut Vec<u8>, call: &Call, tally: &Tally, head: &ResponseHead, head_bytes: &[u8]) {
     begin(out, head.status, call.request_id.as_bytes());
     write::header_u64(out, "x-obleth-overhead-us", tally.overhead_us());
+    write::header_u64(out, "x-obleth-queue-ms", tally.queue_ms());
+    if let Some(limit) = tally.degraded_to() {
+        write::header(out, "x-obleth-degraded", format!("max_tokens={limit}").as_bytes());
+    }
     for (name, value, kind) in head.iter(head_bytes) {
         if kind.comes_back() {
             write::header_bytes(out, name, value);

@@ -3,70 +3,106 @@
 //! The body is scanned in place and never built up as a tree; what must differ for the backend is noted as
 //! edits of single members, so that everything else leaves byte for byte as it came.
 
-use std::{rc::Rc, sync::Arc};
-
 use obleth_policy::{
-    admission::Ticket,
     outcome::{Code, Reject},
     route::Route,
     snapshot::Model,
 };
 use obleth_wire::{
-    openai::{self, BodyFault, Dialect, Edits},
+    openai::{self, BodyFault, Dialect, Edits, RequestFields},
     splice::Splice,
 };
 
 use super::{Stop, lookup::Known, parse::Call, read::Body};
-use crate::{downstream::Downstream, shard::Pinned};
+use crate::downstream::Downstream;
 
-/// A request that may be made, and what it takes.
+/// A request that may be made, and what it takes. What it says of the configuration it borrows from the request's own
+/// pin: a count that all cores write has no place on this path.
 #[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) ticket: Ticket,
-    pub(crate) model: Arc<Model>,
+pub(crate) struct Asked<'p> {
+    pub(crate) known: &'p Known,
+    pub(crate) model: &'p Model,
     pub(crate) body: Body,
     pub(crate) edits: Splice,
     /// The client waits for a stream.
     pub(crate) streamed: bool,
     /// The gateway asks the backend for usage that the client did not ask for.
     pub(crate) strip_usage: bool,
-    /// Holds the configuration that this request runs under.
-    pub(crate) _snapshot: Rc<Pinned>,
+    /// The most tokens that the client lets the answer have, if it says so.
+    pub(crate) output_limit: Option<u64>,
 }
 
-pub(super) fn ask(down: &Downstream, call: &Call, known: Known, body: Body) -> Result<Asked, Stop> {
-    let dialect = match call.route {
-        Route::Completions => Dialect::Completions,
-        Route::Embeddings => Dialect::Embeddings,
-        _ => Dialect::Chat,
-    };
+pub(super) fn ask<'p>(
+    down: &Downstream,
+    call: &Call,
+    known: &'p Known,
+    body: Body,
+) -> Result<Asked<'p>, Stop> {
     let inlet = down.inlet();
     let bytes = inlet.get(body.at.clone()).unwrap_or_default();
-    let fields = openai::scan_request(bytes, dialect).map_err(blame)?;
-    let Known { key, tenant, snapshot } = known;
+    let fields = openai::scan_request(bytes, dialect(call.route)).map_err(blame)?;
+    let Known { key, snapshot, .. } = known;
     let model = snapshot.model(&fields.model).ok_or(Code::ModelNotFound)?;
     let tenant_grants = snapshot.tenant(key.tenant).is_some_and(|tenant| tenant.grant.allows(model));
     if !key.grant.allows(model) || !tenant_grants {
         return Err(Code::ModelNotAllowed.into());
     }
-    let upstream_model = model.upstream_model.as_deref().unwrap_or(&model.name);
-    let edits = openai::plan(
-        &fields,
-        &Edits {
-            upstream_model: (*upstream_model != *fields.model).then_some(upstream_model),
-            ask_for_usage: true,
-            strip_priority: true,
-        },
-    );
+    let edits = plan(model, &fields, Terms::default());
     Ok(Asked {
-        ticket: Ticket { pool: model.pool, tenant },
+        known,
+        output_limit: fields.output_limit(),
         streamed: fields.stream,
         strip_usage: fields.stream && !fields.include_usage,
-        model: Arc::clone(model),
+        model,
         body,
         edits,
-        _snapshot: Rc::clone(&snapshot),
     })
+}
+
+/// On what terms a request was let in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Terms {
+    /// What the backend is to order waiting requests by.
+    pub(super) priority: Option<i32>,
+    /// The answer is made shorter, to this many tokens.
+    pub(super) output_limit: Option<u32>,
+}
+
+impl Asked<'_> {
+    /// Length of the body as it came.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::try_from(self.body.at.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Plans the body's edits anew, for a request that was let in on other terms than it asked for.
+    pub(super) fn agree(&mut self, down: &Downstream, route: Route, terms: Terms) {
+        let inlet = down.inlet();
+        let bytes = inlet.get(self.body.at.clone()).unwrap_or_default();
+        // It was read before and has not changed.
+        if let Ok(fields) = openai::scan_request(bytes, dialect(route)) {
+            self.edits = plan(self.model, &fields, terms);
+        }
+    }
+}
+
+fn dialect(route: Route) -> Dialect {
+    match route {
+        Route::Completions => Dialect::Completions,
+        Route::Embeddings => Dialect::Embeddings,
+        _ => Dialect::Chat,
+    }
+}
+
+fn plan(model: &Model, fields: &RequestFields<'_>, terms: Terms) -> Splice {
+    let upstream_model = model.upstream_model.as_deref().unwrap_or(&model.name);
+    let edits = Edits {
+        upstream_model: (*upstream_model != *fields.model).then_some(upstream_model),
+        ask_for_usage: true,
+        strip_priority: true,
+        priority: terms.priority,
+        output_limit: terms.output_limit,
+    };
+    openai::plan(fields, &edits)
 }
 
 fn blame(fault: BodyFault) -> Reject {

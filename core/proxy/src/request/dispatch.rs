@@ -42,15 +42,15 @@ const BRIEF: Duration = Duration::from_millis(100);
 
 /// An answer that goes to the client: its status is 2xx.
 #[derive(Debug)]
-pub(crate) struct Answering {
+pub(crate) struct Answering<'p> {
     pub(super) answer: Answer,
     pub(super) deadlines: Deadlines,
     pub(super) strip_usage: bool,
-    pub(super) _permit: Permit,
-    pub(super) _asked: Asked,
+    pub(super) permit: Permit,
+    pub(super) _asked: Asked<'p>,
 }
 
-impl Answering {
+impl Answering<'_> {
     /// Whose answer it is.
     pub(super) fn endpoint(&self) -> EndpointId {
         self.answer.upstream.endpoint
@@ -72,13 +72,13 @@ impl Answering {
     }
 }
 
-pub(super) async fn dispatch(
+pub(super) async fn dispatch<'p>(
     shard: &Rc<Shard>,
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    admitted: Admitted,
-) -> Result<Answering, Stop> {
+    admitted: Admitted<'p>,
+) -> Result<Answering<'p>, Stop> {
     let Admitted { asked, permit } = admitted;
     tally.dispatched(shard.timers.clock().now());
     let deadlines = Deadlines::new(asked.model.timers, tally.dispatched_at());
@@ -89,7 +89,7 @@ pub(super) async fn dispatch(
         return Err(verdict::refuse(shard, down, answer, verdict::BODY_TIME).await);
     }
     let strip_usage = asked.strip_usage;
-    Ok(Answering { answer, deadlines, strip_usage, _permit: permit, _asked: asked })
+    Ok(Answering { answer, deadlines, strip_usage, permit, _asked: asked })
 }
 
 fn count(shard: &Shard, attempt: Attempt) {
@@ -118,7 +118,7 @@ struct Search<'a> {
     shard: &'a Rc<Shard>,
     down: &'a Downstream,
     call: &'a Call,
-    asked: &'a Asked,
+    asked: &'a Asked<'a>,
     deadlines: Deadlines,
     connects: Cell<u32>,
 }
@@ -186,7 +186,7 @@ impl Search<'_> {
     }
 
     fn trouble(&self, endpoint: &Endpoint, cause: Cause) {
-        self.shard.trouble.failed(endpoint, &self.asked.model, cause, self.down.now());
+        self.shard.trouble.failed(endpoint, self.asked.model, cause, self.down.now());
     }
 
     fn cut(&self, endpoint: &Endpoint, cause: Cause) -> Stop {
@@ -220,7 +220,7 @@ impl Search<'_> {
         if endpoint.addresses.is_empty() {
             count(shard, Attempt::Unreachable);
         }
-        shard.trouble.unreachable(endpoint, &self.asked.model, &cause, self.down.now());
+        shard.trouble.unreachable(endpoint, self.asked.model, &cause, self.down.now());
         if !is_ours(&cause) {
             shard.bench.sit(endpoint, self.down.now());
         }

@@ -77,7 +77,7 @@ fn bad_head(error: HeadError) -> Failed {
 pub(super) struct Errand<'a> {
     pub(super) down: &'a Downstream,
     pub(super) call: &'a Call,
-    pub(super) asked: &'a Asked,
+    pub(super) asked: &'a Asked<'a>,
     pub(super) endpoint: &'a Endpoint,
     pub(super) deadlines: Deadlines,
 }

@@ -3,7 +3,7 @@
 //! 401 is said only when a store has answered that there is no such key. When none can answer, a key that was
 //! seen before goes on working, and an unknown one is told to come back.
 
-use std::{future::poll_fn, net::IpAddr, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, net::IpAddr, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use obleth_link::Phase;
 use obleth_policy::{
@@ -30,7 +30,7 @@ const CONFIRM_TIME: Duration = Duration::from_millis(500);
 /// A request of a key that works, under the configuration that it will run with.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) key: Arc<KeyRecord>,
+    pub(crate) key: Rc<KeyRecord>,
     pub(crate) tenant: TenantIx,
     pub(crate) snapshot: Rc<Pinned>,
 }
@@ -41,32 +41,11 @@ pub(super) async fn lookup(
     call: &Call,
     claimed: Claimed,
 ) -> Result<Known, Stop> {
-    let found = shard.keys.find(claimed.digest, down.now(), &shard.end);
-    let answer = match found {
-        Found::Key(key) => KeyAnswer::Found(key),
-        Found::NoSuchKey => KeyAnswer::Unknown,
-        Found::CannotAsk => KeyAnswer::StoreDown,
-        Found::Asked(flight) => {
-            tracing::debug!(digest = ?claimed.digest, "key looked up");
-            // The body may be on its way meanwhile, and the client may leave.
-            down.watch();
-            let known = shard.keys.stale(&claimed.digest, down.now()).is_some();
-            match wait(down, &flight, if known { CONFIRM_TIME } else { LOOKUP_TIME }).await? {
-                Some(answer) => answer,
-                None => {
-                    // Whoever comes after this one asks again, instead of waiting for an answer that is lost.
-                    shard.keys.answered(claimed.digest, KeyAnswer::StoreDown, down.now());
-                    KeyAnswer::StoreDown
-                }
-            }
-        }
-    };
-    let key = match answer {
-        KeyAnswer::Found(key) => key,
-        KeyAnswer::Unknown => return Err(Code::InvalidApiKey.into()),
-        KeyAnswer::Unconfirmed(..) | KeyAnswer::StoreDown => {
-            shard.keys.stale(&claimed.digest, down.now()).ok_or(Code::AuthStoreUnavailable)?
-        }
+    let key = match shard.keys.find(claimed.digest, down.now(), &shard.end) {
+        Found::Key(key) => key,
+        Found::NoSuchKey => return Err(Code::InvalidApiKey.into()),
+        Found::CannotAsk => stale(shard, down, &claimed)?,
+        Found::Asked(flight) => asked(shard, down, &claimed, &flight).await?,
     };
     let now = shard.timers.clock().recent_unix_ms();
     // A store has said until when it knows this secret; that needs no asking again.
@@ -79,6 +58,33 @@ pub(super) async fn lookup(
     judge(&key, tenant, now, || client(shard, down, call))?;
     let tenant = tenant.map(|tenant| tenant.ix).ok_or(Code::TenantNotFound)?;
     Ok(Known { key, tenant, snapshot })
+}
+
+/// The key once the sidecar has answered, or what may still be used of it if no store could.
+async fn asked(
+    shard: &Shard,
+    down: &Downstream,
+    claimed: &Claimed,
+    flight: &Flight,
+) -> Result<Rc<KeyRecord>, Stop> {
+    tracing::debug!(digest = ?claimed.digest, "key looked up");
+    // The body may be on its way meanwhile, and the client may leave.
+    down.watch();
+    let known = shard.keys.stale(&claimed.digest, down.now()).is_some();
+    match wait(down, flight, if known { CONFIRM_TIME } else { LOOKUP_TIME }).await? {
+        Some(KeyAnswer::Found(key)) => Ok(Rc::new(KeyRecord::clone(&key))),
+        Some(KeyAnswer::Unknown) => Err(Code::InvalidApiKey.into()),
+        Some(KeyAnswer::Unconfirmed(..) | KeyAnswer::StoreDown) => stale(shard, down, claimed),
+        None => {
+            // Whoever comes after this one asks again, instead of waiting for an answer that is lost.
+            shard.keys.answered(claimed.digest, KeyAnswer::StoreDown, down.now());
+            stale(shard, down, claimed)
+        }
+    }
+}
+
+fn stale(shard: &Shard, down: &Downstream, claimed: &Claimed) -> Result<Rc<KeyRecord>, Stop> {
+    Ok(shard.keys.stale(&claimed.digest, down.now()).ok_or(Code::AuthStoreUnavailable)?)
 }
 
 /// The client's address, as far as it can be believed.

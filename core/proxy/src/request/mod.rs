@@ -35,7 +35,7 @@ mod settle;
 mod stream;
 mod verdict;
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use obleth_link::Phase;
 use obleth_policy::{
@@ -153,9 +153,9 @@ async fn infer(
     let claimed = authenticate::authenticate(shard, down, call)?;
     let known = lookup::lookup(shard, down, call, claimed).await?;
     let body = read::read(shard, down, call).await?;
-    let asked = ask::ask(down, call, known, body)?;
-    let admitted = admit::admit(shard, asked)?;
-    let model = Arc::clone(&admitted.asked.model);
+    let asked = ask::ask(down, call, &known, body)?;
+    let admitted = admit::admit(shard, down, call, tally, asked).await?;
+    let model = admitted.asked.model;
     let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;
     let endpoint = answering.endpoint();
     if answering.encoded() {
@@ -167,9 +167,9 @@ async fn infer(
     };
     let now = || shard.timers.clock().now();
     match tally.cause() {
-        Some(cause) => shard.trouble.failed_in(&model, endpoint, cause, now()),
+        Some(cause) => shard.trouble.failed_in(model, endpoint, cause, now()),
         None if shard.trouble.is_none() || ended.is_err() => {}
-        None => shard.trouble.succeeded(&model, endpoint, now()),
+        None => shard.trouble.succeeded(model, endpoint, now()),
     }
     ended
 }

@@ -32,9 +32,10 @@ pub(super) async fn relay(
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    answering: Answering,
+    answering: Answering<'_>,
 ) -> Result<After, Stop> {
-    let Answering { mut answer, deadlines, _permit: permit, _asked: asked, .. } = answering;
+    // The slot is free only after the backend's connection is let go: variables go in reverse order.
+    let Answering { mut permit, _asked: asked, mut answer, deadlines, .. } = answering;
     let after = answer::after(shard, call);
     let mut usage = JsonUsage::new();
     let mut held = Vec::new();
@@ -93,6 +94,7 @@ pub(super) async fn relay(
             head_sent = true;
             tally.first_byte(down.now());
             tally.used(usage.finish(), 0);
+            permit.used(usage.finish(), 0);
             out = match down.send(out).await {
                 Ok(emptied) => emptied,
                 Err(_) => return Err(Stop::ClientGone(Phase::Answer)),

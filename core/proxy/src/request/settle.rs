@@ -23,6 +23,8 @@ pub(crate) struct Tally {
     dispatched_at: Option<Instant>,
     first_byte_at: Option<Instant>,
     left: Option<Phase>,
+    queued: Option<Duration>,
+    degraded: Option<u32>,
     usage: Option<Usage>,
     counted_output: u64,
     fault: Option<Code>,
@@ -37,6 +39,8 @@ impl Tally {
             dispatched_at: None,
             first_byte_at: None,
             left: None,
+            queued: None,
+            degraded: None,
             usage: None,
             counted_output: 0,
             fault: None,
@@ -56,6 +60,31 @@ impl Tally {
     /// The first byte of content goes to the client; only the first call counts.
     pub(super) fn first_byte(&mut self, now: Instant) {
         self.first_byte_at.get_or_insert(now);
+    }
+
+    /// What was asked for.
+    pub(super) fn route(&self) -> Route {
+        self.route
+    }
+
+    /// The request has waited for a slot this long.
+    pub(super) fn queued(&mut self, waited: Duration) {
+        self.queued = Some(waited);
+    }
+
+    /// How long it has waited for a slot, in milliseconds.
+    pub(super) fn queue_ms(&self) -> u64 {
+        self.queued.map_or(0, |waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The answer is made shorter, to this many tokens.
+    pub(super) fn degraded(&mut self, max_tokens: u32) {
+        self.degraded = Some(max_tokens);
+    }
+
+    /// What the answer was made shorter to.
+    pub(super) fn degraded_to(&self) -> Option<u32> {
+        self.degraded
     }
 
     /// The client left in this phase.
@@ -90,10 +119,10 @@ impl Tally {
     }
 
     fn overhead(&self) -> Option<Duration> {
-        self.dispatched_at.map(|at| at.since(self.parsed_at))
+        self.dispatched_at.map(|at| at.since(self.parsed_at).saturating_sub(self.queued.unwrap_or_default()))
     }
 
-    /// From the parsed head to dispatch, in microseconds.
+    /// From the parsed head to dispatch, less the wait for a slot, in microseconds.
     pub(super) fn overhead_us(&self) -> u64 {
         self.overhead().map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
     }

@@ -59,9 +59,10 @@ pub(super) async fn stream(
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    answering: Answering,
+    answering: Answering<'_>,
 ) -> Result<After, Stop> {
-    let Answering { mut answer, deadlines, strip_usage, _permit: permit, _asked: asked } = answering;
+    // The slot is free only after the backend's connection is let go: variables go in reverse order.
+    let Answering { mut permit, _asked: asked, mut answer, deadlines, strip_usage } = answering;
     let after = answer::after(shard, call);
     let mut events = Events {
         down,
@@ -76,6 +77,7 @@ pub(super) async fn stream(
     loop {
         let decoded = answer.decode(|data| filter.push(data, &mut payload));
         tally.used(filter.usage(), filter.content_events());
+        permit.used(filter.usage(), filter.content_events());
         let ended = match decoded {
             Ok(ended) => ended,
             Err(_) => {
@@ -92,6 +94,7 @@ pub(super) async fn stream(
                 payload.truncate(whole);
             }
             tally.used(filter.usage(), filter.content_events());
+            permit.used(filter.usage(), filter.content_events());
         }
         let done = filter.done();
         // Without `[DONE]` the end is none, unless the backend has said itself that it failed.

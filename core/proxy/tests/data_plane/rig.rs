@@ -11,15 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use obleth_link::{BufferBudget, Command, Event, SidecarEnd, links};
+use obleth_link::{BufferBudget, Command, Event, Order, SidecarEnd, links};
 use obleth_policy::{
-    id::{EndpointId, KeyId, ModelId, PoolIx, TenantId, TenantIx},
+    cost::Rates,
+    id::{EndpointId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
     key::{KeyAnswer, KeyDigest, KeyRecord},
     network::NetworkGrant,
-    snapshot::{Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
+    snapshot::{Brownout, Division, Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
     unit::{LimitMs, UnixMs},
 };
-use obleth_proxy::{ClientLimits, Settings};
+use obleth_proxy::{BrownoutLimits, ClientLimits, QueueLimits, Settings};
 use uuid::Uuid;
 
 /// Each test runs on io_uring and on epoll.
@@ -36,6 +37,7 @@ pub(crate) struct Rig {
     played: Arc<Played>,
     shard: Option<JoinHandle<()>>,
     player: Option<JoinHandle<()>>,
+    coordinator: Option<JoinHandle<()>>,
 }
 
 /// What the sidecar's player saw, and what it is told.
@@ -85,8 +87,13 @@ impl Rig {
             let (sidecar, played) = (sidecar.clone(), Arc::clone(&played));
             move || play(&sidecar, &played)
         });
-        let (shard, player) = (Some(shard), Some(player));
-        Self { address, sidecar, backend, _simulated: None, played, shard, player }
+        let desk = sidecar.coordinator();
+        let coordinator = std::thread::spawn(move || {
+            let limits = QueueLimits { queue: 1000, tenant_queue: 1000 };
+            obleth_proxy::run_coordinator(desk, limits).unwrap();
+        });
+        let (shard, player, coordinator) = (Some(shard), Some(player), Some(coordinator));
+        Self { address, sidecar, backend, _simulated: None, played, shard, player, coordinator }
     }
 
     fn keep(mut self, simulated: obleth_upstream::Handle) -> Self {
@@ -119,7 +126,9 @@ impl Rig {
     }
 
     pub(crate) fn publish(&self, generation: u64) {
-        self.send(Command::Snapshot(snapshot(generation, self.backend)));
+        let snapshot = snapshot(generation, self.backend);
+        self.sidecar.order(Order::Shares(Arc::clone(snapshot.shares()))).unwrap();
+        self.send(Command::Snapshot(snapshot));
     }
 
     pub(crate) fn lookups(&self) -> usize {
@@ -172,6 +181,10 @@ impl Drop for Rig {
         if let Some(player) = self.player.take() {
             let _ = player.join();
         }
+        let _ = self.sidecar.order(Order::Stop);
+        if let Some(coordinator) = self.coordinator.take() {
+            let _ = coordinator.join();
+        }
     }
 }
 
@@ -184,6 +197,8 @@ pub(crate) fn settings(force_epoll: bool) -> Settings {
         fail_open: true,
         pepper: None,
         max_request_bytes: 64 << 20,
+        admission_timeout: Duration::from_secs(60),
+        brownout: BrownoutLimits { wait: Duration::from_millis(750), max_tokens: 256 },
         client: ClientLimits::default(),
         upstream_keepalive: Duration::from_secs(4),
         upstream_tls: obleth_proxy::UpstreamTls::of_system(),
@@ -247,6 +262,8 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
             credential: None,
         }],
         timers: Timers { connect, first_byte: limit, idle: limit, total: LimitMs(0) },
+        rates: Rates::default(),
+        sends_priority: false,
     };
     let tenant = Tenant {
         id: TenantId(Uuid::from_u128(2)),
@@ -254,11 +271,14 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         name: "tenant".into(),
         status: TenantStatus::Active,
         weight: 100,
-        group: "default".into(),
+        group: GroupIx::DEFAULT,
+        max_in_flight: None,
+        brownout: Brownout::Never,
         grant: ModelGrant::All,
         networks: NetworkGrant::All,
     };
-    Arc::new(Snapshot::new(generation, vec![model], vec![tenant]))
+    let division = Division { ceiling: 1000, groups: Vec::new() };
+    Arc::new(Snapshot::new(generation, vec![model], vec![tenant], division))
 }
 
 /// A chat request with this key and these further header lines.

@@ -66,6 +66,8 @@ pub enum HeaderKind {
     RateLimit,
     /// `x-forwarded-for`
     ForwardedFor,
+    /// `x-stainless-timeout`, `x-stainless-read-timeout`: how many seconds an SDK waits.
+    Patience,
     /// Everything else.
     Other,
 }
@@ -100,6 +102,8 @@ impl HeaderKind {
             15 if is(b"x-forwarded-for") => Self::ForwardedFor,
             16 if is(b"content-encoding") => Self::ContentEncoding,
             17 if is(b"transfer-encoding") => Self::TransferEncoding,
+            19 if is(b"x-stainless-timeout") => Self::Patience,
+            24 if is(b"x-stainless-read-timeout") => Self::Patience,
             _ => match name.first() {
                 Some(b'x' | b'X') if starts(b"x-obleth-") => Self::Obleth,
                 Some(b'x' | b'X') if starts(b"x-ratelimit-") => Self::RateLimit,
@@ -122,6 +126,7 @@ impl HeaderKind {
             | Self::OpenAi
             | Self::RateLimit
             | Self::ForwardedFor
+            | Self::Patience
             | Self::Other => true,
             Self::Authorization
             | Self::XApiKey

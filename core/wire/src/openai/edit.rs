@@ -20,6 +20,10 @@ pub struct Edits<'a> {
     pub ask_for_usage: bool,
     /// Whether a client's `priority` is taken out.
     pub strip_priority: bool,
+    /// The gateway's own `priority`, in place of the client's.
+    pub priority: Option<i32>,
+    /// The most tokens that the answer may have.
+    pub output_limit: Option<u32>,
 }
 
 /// Plans `edits` for the body that `fields` were read from. An empty splice means that the body leaves as it came.
@@ -31,24 +35,54 @@ pub fn plan(fields: &RequestFields<'_>, edits: &Edits<'_>) -> Splice {
     if edits.ask_for_usage && fields.stream {
         ask_for_usage(fields, &mut splice);
     }
-    if let Some(cut) = fields.priority.as_ref().filter(|_| edits.strip_priority) {
+    if let Some(cut) = fields.priority.as_ref().filter(|_| edits.strip_priority || edits.priority.is_some()) {
         splice.replace(cut.range(), b"");
+    }
+    if let Some(priority) = edits.priority {
+        insert(fields, &mut splice, format!(r#","priority":{priority}"#).as_bytes());
+    }
+    if let Some(limit) = edits.output_limit {
+        limit_output(fields, limit, &mut splice);
     }
     splice
 }
 
+/// After the model, which every body has: so a comma in front is right wherever the model stands.
+fn insert(fields: &RequestFields<'_>, splice: &mut Splice, members: &[u8]) {
+    let after_model = fields.model_value.end;
+    splice.replace(after_model..after_model, members);
+}
+
+/// Lowers the limits that the client gave, or gives one where it gave none.
+fn limit_output(fields: &RequestFields<'_>, limit: u32, splice: &mut Splice) {
+    let text = limit.to_string();
+    let mut limited = false;
+    for given in [&fields.max_tokens, &fields.max_completion_tokens].into_iter().flatten() {
+        limited |= given.tokens.is_some();
+        if given.tokens.is_some_and(|tokens| tokens > u64::from(limit)) {
+            splice.replace(given.value.clone(), text.as_bytes());
+        }
+    }
+    if limited {
+        return;
+    }
+    match fields.max_tokens.as_ref().or(fields.max_completion_tokens.as_ref()) {
+        // `null` stands where the limit belongs.
+        Some(given) => {
+            splice.replace(given.value.clone(), text.as_bytes());
+        }
+        None => insert(fields, splice, format!(r#","max_tokens":{text}"#).as_bytes()),
+    }
+}
+
 fn ask_for_usage(fields: &RequestFields<'_>, splice: &mut Splice) {
-    match &fields.stream_options {
-        // After the model, which every body has: so a comma in front is right wherever the model stands.
-        StreamOptions::Absent => {
-            let after_model = fields.model_value.end;
-            splice.replace(after_model..after_model, OPTIONS_MEMBER)
-        }
-        StreamOptions::Null(value) => splice.replace(value.clone(), OPTIONS_VALUE),
-        StreamOptions::Without { open, empty } => {
-            splice.replace(*open..*open, if *empty { USAGE_ALONE } else { USAGE_BEFORE_OTHERS })
-        }
+    let (at, text) = match &fields.stream_options {
+        StreamOptions::Absent => return insert(fields, splice, OPTIONS_MEMBER),
+        StreamOptions::Null(value) => (value.clone(), OPTIONS_VALUE),
+        StreamOptions::Without { open, empty: true } => (*open..*open, USAGE_ALONE),
+        StreamOptions::Without { open, empty: false } => (*open..*open, USAGE_BEFORE_OTHERS),
         StreamOptions::With { asked: true, .. } => return,
-        StreamOptions::With { value, asked: false } => splice.replace(value.clone(), b"true"),
+        StreamOptions::With { value, asked: false } => (value.clone(), b"true".as_slice()),
     };
+    splice.replace(at, text);
 }

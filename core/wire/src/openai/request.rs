@@ -27,10 +27,10 @@ pub struct RequestFields<'b> {
     pub stream: bool,
     /// Whether the client asked for usage in its stream; always false where `stream` is.
     pub include_usage: bool,
-    /// `max_tokens`, in output tokens.
-    pub max_tokens: Option<u64>,
-    /// `max_completion_tokens`, in output tokens.
-    pub max_completion_tokens: Option<u64>,
+    /// `max_tokens`, if it is there.
+    pub max_tokens: Option<OutputLimit>,
+    /// `max_completion_tokens`, if it is there.
+    pub max_completion_tokens: Option<OutputLimit>,
     /// The value of `model`.
     pub(super) model_value: Range<usize>,
     pub(super) stream_options: StreamOptions,
@@ -38,7 +38,25 @@ pub struct RequestFields<'b> {
     pub(super) priority: Option<Cut>,
 }
 
+/// A limit on the answer, as the client wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputLimit {
+    /// In output tokens; `None` for `null`.
+    pub tokens: Option<u64>,
+    /// The value's place in the body.
+    pub(super) value: Range<usize>,
+}
+
 impl RequestFields<'_> {
+    /// The most tokens that the client lets the answer have, if it says so.
+    pub fn output_limit(&self) -> Option<u64> {
+        [&self.max_tokens, &self.max_completion_tokens]
+            .into_iter()
+            .flatten()
+            .filter_map(|limit| limit.tokens)
+            .min()
+    }
+
     /// Whether the client set `priority`, which only the gateway may set.
     pub fn has_priority(&self) -> bool {
         self.priority.is_some()
@@ -191,11 +209,15 @@ fn boolean(param: &'static str, member: Option<Member<'_>>) -> Result<Option<boo
     json::parse_bool(member.raw()).map(Some).ok_or(refused)
 }
 
-/// A number of tokens; `None` where the member is absent or null.
-fn count(param: &'static str, member: Option<Member<'_>>) -> Result<Option<u64>, BodyFault> {
-    let Some(member) = member.filter(|member| member.kind != Kind::Null) else { return Ok(None) };
+/// A number of tokens; `None` where the member is absent.
+fn count(param: &'static str, member: Option<Member<'_>>) -> Result<Option<OutputLimit>, BodyFault> {
+    let Some(member) = member else { return Ok(None) };
     let refused = BodyFault::InvalidParameter { param, message: COUNT };
-    json::parse_u64(member.raw()).map(Some).ok_or(refused)
+    let tokens = match member.kind {
+        Kind::Null => None,
+        _ => Some(json::parse_u64(member.raw()).ok_or(refused)?),
+    };
+    Ok(Some(OutputLimit { tokens, value: member.value }))
 }
 
 fn stream_options(member: Member<'_>) -> Result<StreamOptions, BodyFault> {

@@ -1,0 +1,225 @@
+//! A shard's dealings with the coordinator: words out, words in, and who waits for an answer.
+//!
+//! It exists so that the path of a request sees three things only: a slot, a wait, or a refusal. Words that cannot wait go
+//! out at once, behind one ring of the bell; the rest goes out with them, or when its time has come.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use obleth_policy::{
+    admission::{Admission, Ask, Slot, Verdict, Wait},
+    cost::Cost,
+    id::PoolIx,
+    protocol::{Down, TicketId},
+    unit::Instant,
+};
+
+use crate::{
+    shard::Shard,
+    timer::{Alarm, Timers},
+};
+
+/// Parts that a token per byte is counted in.
+pub(crate) const TOKEN_PARTS: u64 = 1 << 16;
+/// Bytes of a request per token, before anything is known of a pool's requests.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Part of a new request in what is known: a sixteenth.
+const LEARN: u64 = 16;
+/// Pause before words are said again that a full ring has refused.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// What a shard has to do with slots. Owned by the shard.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    admission: RefCell<Admission>,
+    /// By place of the ticket.
+    waiting: RefCell<Vec<Option<Waker>>>,
+    /// Input tokens per byte of a request, by pool, in [`TOKEN_PARTS`].
+    density: RefCell<Vec<u64>>,
+    reports: Alarm,
+    reports_at: Cell<Option<Instant>>,
+}
+
+impl Slots {
+    pub(crate) fn new(life: u32, timers: &Rc<Timers>) -> Self {
+        Self {
+            admission: RefCell::new(Admission::new(life)),
+            waiting: RefCell::default(),
+            density: RefCell::default(),
+            reports: timers.alarm(),
+            reports_at: Cell::new(None),
+        }
+    }
+}
+
+/// A place in the queue. Dropping it gives the place up.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    shard: &'a Rc<Shard>,
+    id: TicketId,
+    pool: PoolIx,
+    over: bool,
+}
+
+impl Shard {
+    /// A request wants to start.
+    pub(crate) fn ask_for_slot(self: &Rc<Self>, ask: &Ask) -> Result<Slot, Turn<'_>> {
+        let verdict = self.slots.admission.borrow_mut().ask(self.timers.clock().recent(), ask);
+        self.speak();
+        match verdict {
+            Verdict::Granted(slot) => Ok(slot),
+            Verdict::Queued(id) => Err(Turn::begin(self, id, ask.leaf.pool)),
+        }
+    }
+
+    /// What the input of a running request costs, now that it is known; `per_byte` is how many of its tokens there were
+    /// for each of its bytes, in [`TOKEN_PARTS`].
+    pub(crate) fn learn_input(&self, slot: &Slot, input: Cost, per_byte: u64) {
+        self.slots.admission.borrow_mut().learn_input(slot, input);
+        let mut known = self.slots.density.borrow_mut();
+        if known.len() <= slot.pool.at() {
+            known.resize(slot.pool.at().saturating_add(1), TOKEN_PARTS / BYTES_PER_TOKEN);
+        }
+        if let Some(density) = known.get_mut(slot.pool.at()) {
+            *density = density.saturating_sub(*density / LEARN).saturating_add(per_byte / LEARN);
+        }
+    }
+
+    /// How many tokens a request of so many bytes will have, as those of its pool went before it.
+    pub(crate) fn guess_tokens(&self, pool: PoolIx, bytes: u64) -> u64 {
+        let density = self.slots.density.borrow().get(pool.at()).copied();
+        bytes.saturating_mul(density.unwrap_or(TOKEN_PARTS / BYTES_PER_TOKEN)) / TOKEN_PARTS
+    }
+
+    /// A running request has cost this much so far.
+    pub(crate) fn slot_progress(&self, slot: &Slot, cost: Cost) {
+        self.slots.admission.borrow_mut().progress(self.timers.clock().recent(), slot, cost);
+        self.expect_report();
+    }
+
+    /// A request has ended, and has cost this much.
+    pub(crate) fn release_slot(&self, slot: Slot, cost: Cost) {
+        self.slots.admission.borrow_mut().release(self.timers.clock().recent(), slot, cost);
+        self.speak();
+    }
+
+    /// What the coordinator said.
+    pub(crate) fn hear(&self, life: u32, down: Down) {
+        let mut admission = self.slots.admission.borrow_mut();
+        if down == Down::Resync {
+            admission.hello(self.end.new_life());
+            return;
+        }
+        if let Some(ticket) = admission.obey(self.timers.clock().recent(), life, down)
+            && let Some(waker) =
+                self.slots.waiting.borrow_mut().get_mut(ticket.place as usize).and_then(Option::take)
+        {
+            waker.wake();
+        }
+    }
+
+    /// Says what cannot wait, if there is something.
+    pub(crate) fn speak(&self) {
+        if self.slots.admission.borrow().is_urgent() {
+            self.say_all();
+        } else {
+            self.expect_report();
+        }
+    }
+
+    fn say_all(&self) {
+        let mut admission = self.slots.admission.borrow_mut();
+        let life = admission.life();
+        let now = self.timers.clock().recent();
+        let mut has_said = false;
+        let all_said = admission.say(now, |up| {
+            self.end.say(life, up)?;
+            has_said = true;
+            Ok(())
+        });
+        drop(admission);
+        if has_said {
+            self.end.ring_coordinator();
+        }
+        if all_said {
+            self.expect_report();
+        } else {
+            self.slots.reports_at.set(Some(now));
+            self.slots.reports.set(now.plus(AGAIN));
+        }
+    }
+
+    /// Has the report's alarm go when there will be something to say.
+    fn expect_report(&self) {
+        let due = self.slots.admission.borrow().reports_at();
+        let Some(due) = due else { return };
+        if self.slots.reports_at.get().is_none_or(|known| due < known) {
+            self.slots.reports_at.set(Some(due));
+            self.slots.reports.set(due);
+        }
+    }
+
+    /// Reports service when its time has come. Never returns.
+    pub(crate) async fn report_service(self: Rc<Self>) {
+        loop {
+            self.slots.reports.wait().await;
+            self.slots.reports.clear();
+            self.slots.reports_at.set(None);
+            self.timers.clock().now();
+            self.say_all();
+        }
+    }
+}
+
+impl<'a> Turn<'a> {
+    fn begin(shard: &'a Rc<Shard>, id: TicketId, pool: PoolIx) -> Self {
+        let gauges = shard.end.gauges();
+        gauges.queued.add(1);
+        if let Some(count) = gauges.pool_queued(pool) {
+            count.add(1);
+        }
+        Self { shard, id, pool, over: false }
+    }
+
+    /// Waits until the coordinator has answered. The answer is never [`Wait::Waiting`].
+    pub(crate) async fn answer(&mut self) -> Wait {
+        let wait = poll_fn(|cx| {
+            match self.shard.slots.admission.borrow_mut().collect(self.id) {
+                Wait::Waiting => {}
+                over => return Poll::Ready(over),
+            }
+            let mut waiting = self.shard.slots.waiting.borrow_mut();
+            let place = self.id.place as usize;
+            if waiting.len() <= place {
+                waiting.resize(place.saturating_add(1), None);
+            }
+            if let Some(waker) = waiting.get_mut(place) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+        self.over = true;
+        wait
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let gauges = self.shard.end.gauges();
+        gauges.queued.sub(1);
+        if let Some(count) = gauges.pool_queued(self.pool) {
+            count.sub(1);
+        }
+        if !self.over {
+            let now = self.shard.timers.clock().recent();
+            self.shard.slots.admission.borrow_mut().withdraw(now, self.id);
+            self.shard.speak();
+        }
+    }
+}
