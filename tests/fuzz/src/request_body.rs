@@ -1,11 +1,12 @@
 //! A request's fields are read, and its body edited, as a document model of the body says.
 
-use obleth_wire::openai::{Dialect, Edits, RequestFields, plan, scan_request};
+use obleth_wire::openai::{Dialect, Edits, OutputLimit, RequestFields, plan, scan_request};
 
 use crate::{dom::Dom, input::Input};
 
 /// Text: the body of a request. Options 0 and 1: the dialect; option 2: the model has another name upstream; option 3:
-/// usage is asked for; option 4: a priority is taken out.
+/// usage is asked for; option 4: a priority is taken out; option 5: the gateway sets its own; option 6: the answer is
+/// made shorter.
 pub(crate) fn check(bytes: &[u8]) {
     let Some(input) = Input::of(bytes) else { return };
     let dialect = match input.options & 3 {
@@ -17,7 +18,8 @@ pub(crate) fn check(bytes: &[u8]) {
         upstream_model: input.option(2).then_some("up\"stream/\u{1}\u{1F600}"),
         ask_for_usage: input.option(3),
         strip_priority: input.option(4),
-        ..Edits::default()
+        priority: input.option(5).then_some(7),
+        output_limit: (input.option(6) && dialect != Dialect::Embeddings).then_some(256),
     };
     let scanned = scan_request(input.text, dialect);
     if let Ok(fields) = &scanned {
@@ -76,8 +78,9 @@ fn fields_agree(fields: &RequestFields<'_>, dom: &Dom, dialect: Dialect) {
     let asked = read("stream_options").and_then(|options| options.last("include_usage"));
     assert_eq!(fields.stream, read("stream") == Some(&Dom::Bool(true)));
     assert_eq!(fields.include_usage, fields.stream && asked == Some(&Dom::Bool(true)));
-    assert_eq!(fields.max_tokens, read("max_tokens").and_then(Dom::count));
-    assert_eq!(fields.max_completion_tokens, read("max_completion_tokens").and_then(Dom::count));
+    let tokens = |limit: &Option<OutputLimit>| limit.as_ref().map(|limit| limit.tokens);
+    assert_eq!(tokens(&fields.max_tokens), read("max_tokens").map(Dom::count));
+    assert_eq!(tokens(&fields.max_completion_tokens), read("max_completion_tokens").map(Dom::count));
 }
 
 /// The document with the edits made.
@@ -86,16 +89,31 @@ fn wanted(dom: Dom, fields: &RequestFields<'_>, edits: &Edits<'_>) -> Dom {
     let asks = edits.ask_for_usage && fields.stream;
     let absent = members.iter().all(|(name, _)| name != "stream_options");
     let usage = || ("include_usage".to_owned(), Dom::Bool(true));
+    let limits = ["max_tokens", "max_completion_tokens"];
+    let given = fields.output_limit().is_some();
+    let unlimited = limits.into_iter().find(|limit| members.iter().any(|(name, _)| name == limit));
     let mut out = Vec::new();
     for (name, value) in members {
         match (name.as_str(), value) {
-            ("priority", _) if edits.strip_priority => {}
+            ("priority", _) if edits.strip_priority || edits.priority.is_some() => {}
             ("model", value) => {
                 let model = edits.upstream_model.map(|name| Dom::Text(name.to_owned()));
                 out.push((name, model.unwrap_or(value)));
                 if asks && absent {
                     out.push(("stream_options".to_owned(), Dom::Object(vec![usage()])));
                 }
+                let own = edits.priority.map(|priority| Dom::Count(u64::from(priority.unsigned_abs())));
+                out.extend(own.map(|priority| ("priority".to_owned(), priority)));
+                let limit = edits.output_limit.filter(|_| unlimited.is_none());
+                out.extend(limit.map(|limit| ("max_tokens".to_owned(), Dom::Count(limit.into()))));
+            }
+            (limited, value) if edits.output_limit.is_some() && limits.contains(&limited) => {
+                let most = u64::from(edits.output_limit.unwrap_or_default());
+                let lowers = match value.count() {
+                    Some(tokens) => tokens > most,
+                    None => !given && unlimited == Some(limited),
+                };
+                out.push((name, if lowers { Dom::Count(most) } else { value }));
             }
             ("stream_options", Dom::Object(mut options)) if asks => {
                 match options.iter_mut().find(|(name, _)| name == "include_usage") {
