@@ -35,8 +35,9 @@ pub use self::{
     shape::{GroupShape, PoolShape, Shares, TenantShape},
 };
 use crate::{
+    fairness::NodeIx,
     id::PoolIx,
-    protocol::{Down, Refusal, Ticket, Up},
+    protocol::{Down, LeafId, Refusal, Ticket, Up},
     unit::Instant,
 };
 
@@ -111,25 +112,14 @@ impl Coordinator {
 
     /// One message of one shard, of the life that it had when it sent it.
     pub fn take(&mut self, now: Instant, (shard, life): (usize, u32), message: Up, out: &mut Outbox) {
-        if let Up::Hello(life) = message {
-            self.bury(shard);
-            out.retain(|(to, _)| *to != shard);
-            if let Some(known) = self.shards.get_mut(shard) {
-                *known = Shard::Greeting(life);
-            }
-            return;
-        }
-        match self.shards.get_mut(shard) {
-            Some(Shard::Alive(known) | Shard::Greeting(known)) if *known == life => {}
-            _ => return,
-        }
         match message {
-            Up::Hello(_) => {}
-            Up::Told => {
-                if let Some(known) = self.shards.get_mut(shard) {
-                    *known = Shard::Alive(life);
-                }
+            Up::Hello(life) => {
+                self.bury(shard);
+                out.retain(|(to, _)| *to != shard);
+                self.know(shard, Shard::Greeting(life));
             }
+            _ if self.life(shard) != Some(life) => {}
+            Up::Told => self.know(shard, Shard::Alive(life)),
             Up::Ticket(ticket) => self.queue(now, shard, ticket, out),
             Up::Withdraw(id) => {
                 if let Some(ix) = self.tickets.find(shard, id) {
@@ -151,10 +141,15 @@ impl Coordinator {
         }
     }
 
+    fn know(&mut self, shard: usize, state: Shard) {
+        if let Some(known) = self.shards.get_mut(shard) {
+            *known = state;
+        }
+    }
+
     /// This shard is gone: what it had is settled at its last word and its credits are free.
     pub fn bury(&mut self, shard: usize) {
-        let Some(known) = self.shards.get_mut(shard) else { return };
-        *known = Shard::Dead;
+        self.know(shard, Shard::Dead);
         for ix in self.tickets.of_shard(shard) {
             self.drop_ticket(ix);
         }
@@ -248,9 +243,7 @@ impl Coordinator {
         for ix in fresh.drain(..) {
             let Some(waiting) = self.tickets.get(ix) else { continue };
             let (shard, ticket) = (waiting.shard, waiting.ticket);
-            let leaf = waiting.leaf;
-            let Some(pool) = self.pools.of(ticket.leaf.pool) else { continue };
-            let wait_ms = forecast::wait_ms(pool, leaf, self.most_at_once(ticket.leaf));
+            let wait_ms = self.forecast(ticket.leaf, waiting.leaf);
             let why = match ticket.reject_over_ms {
                 Some(limit) if wait_ms > limit => Some(Refusal::Brownout),
                 _ if wait_ms > ticket.patience_ms => Some(Refusal::Unmeetable),
@@ -265,6 +258,11 @@ impl Coordinator {
             }
         }
         self.fresh = fresh;
+    }
+
+    /// How long a ticket at the end of this leaf's chain will wait, in milliseconds.
+    fn forecast(&self, id: LeafId, leaf: NodeIx) -> u32 {
+        self.pools.of(id.pool).map_or(0, |pool| forecast::wait_ms(pool, leaf, self.most_at_once(id)))
     }
 
     /// Pools that somebody waits for call their credits back; pools where nobody has waited for a while hand them out.
@@ -315,10 +313,7 @@ impl Coordinator {
         let limits = self.limits;
         let Some(pool) = self.pools.of_mut(ticket.leaf.pool) else { return };
         if let Some(why) = pool.refuses(leaf, limits) {
-            let retry_after_ms = self
-                .pools
-                .of(ticket.leaf.pool)
-                .map_or(0, |pool| forecast::wait_ms(pool, leaf, self.most_at_once(ticket.leaf)));
+            let retry_after_ms = self.forecast(ticket.leaf, leaf);
             out.push((shard, Down::Refuse { ticket: ticket.id, why, retry_after_ms }));
             return;
         }
