@@ -15,6 +15,7 @@ use obleth_policy::{
     coordinator::GroupShape,
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
+    price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, Secret, Snapshot, Tenant, Timers},
     unit::LimitMs,
 };
@@ -161,13 +162,13 @@ impl Publisher {
             .extend(before.iter().flat_map(|s| s.models()).map(|m| m.id).filter(|id| !listed.contains(id)));
         let models: Vec<Model> =
             registry.models.iter().map(|row| self.model(row, places, complained)).collect();
-        let groups: HashMap<&str, GroupIx> =
-            registry.groups.iter().map(|row| (row.name.as_str(), places.group(row))).collect();
+        let groups: HashMap<&str, (GroupIx, GroupId)> =
+            registry.groups.iter().map(|row| (row.name.as_str(), (places.group(row), row.id))).collect();
         let tenant = |row| self.tenant(row, places, &groups);
         let tenants: Vec<Tenant> = registry.tenants.iter().map(tenant).collect();
         let names = Arc::make_mut(directory);
         models.iter().for_each(|model| names.note_pool(model.pool, model.id, &model.name));
-        groups.iter().for_each(|(name, ix)| names.note_group(*ix, name));
+        groups.iter().for_each(|(name, (ix, _))| names.note_group(*ix, name));
         tenants.iter().for_each(|tenant| names.note_tenant(tenant.ix, tenant.id, &tenant.name));
         let shape = |row: &GroupRow| GroupShape { group: places.group(row), weight: row.weight };
         let groups = registry.groups.iter().map(shape).collect();
@@ -180,14 +181,22 @@ impl Publisher {
         Arc::clone(&self.lock().directory)
     }
 
-    fn tenant(&self, row: &TenantRow, places: &mut Places, groups: &HashMap<&str, GroupIx>) -> Tenant {
+    fn tenant(
+        &self,
+        row: &TenantRow,
+        places: &mut Places,
+        groups: &HashMap<&str, (GroupIx, GroupId)>,
+    ) -> Tenant {
+        let group = groups.get(row.group_name.as_str()).or_else(|| groups.get(DEFAULT_GROUP)).copied();
+        let (group, group_id) = group.unwrap_or((GroupIx::DEFAULT, GroupId(Uuid::nil())));
         Tenant {
             id: row.id,
             ix: places.tenant(row.id),
             name: row.name.as_str().into(),
             status: row.status,
             weight: row.weight,
-            group: groups.get(row.group_name.as_str()).copied().unwrap_or(GroupIx::DEFAULT),
+            group,
+            group_id,
             max_in_flight: row.max_in_flight,
             brownout: row.brownout.unwrap_or(self.defaults.brownout),
             grant: grant(row.allowed_models.as_deref()),
@@ -223,6 +232,7 @@ impl Publisher {
             timers: timers(self.defaults.timers, row.timeouts),
             rates: rates(row.weights),
             sends_priority: row.sends_priority,
+            prices: Prices::default(),
         }
     }
 

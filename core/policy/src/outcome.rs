@@ -52,9 +52,22 @@ pub enum Outcome {
     UpstreamCut,
     /// A time limit passed.
     Timeout,
+    /// The gateway itself died with the request; what is known of it was written when it began.
+    GatewayLost,
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Rejected,
+        Self::ClientGone,
+        Self::UpstreamError,
+        Self::UpstreamCut,
+        Self::Timeout,
+        Self::GatewayLost,
+    ];
+
     /// As it stands in labels and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +78,7 @@ impl Outcome {
             Self::UpstreamError => "upstream_error",
             Self::UpstreamCut => "upstream_cut",
             Self::Timeout => "timeout",
+            Self::GatewayLost => "gateway_lost",
         }
     }
 }

@@ -14,9 +14,10 @@ use std::{
 use obleth_link::{BufferBudget, Command, Event, Order, SidecarEnd, links};
 use obleth_policy::{
     cost::Rates,
-    id::{EndpointId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
+    id::{EndpointId, GroupId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
     key::{KeyAnswer, KeyDigest, KeyRecord},
     network::NetworkGrant,
+    price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
     unit::{LimitMs, UnixMs},
 };
@@ -264,6 +265,7 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         timers: Timers { connect, first_byte: limit, idle: limit, total: LimitMs(0) },
         rates: Rates::default(),
         sends_priority: false,
+        prices: Prices::default(),
     };
     let tenant = Tenant {
         id: TenantId(Uuid::from_u128(2)),
@@ -272,6 +274,7 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         status: TenantStatus::Active,
         weight: 100,
         group: GroupIx::DEFAULT,
+        group_id: GroupId(Uuid::nil()),
         max_in_flight: None,
         brownout: Brownout::Never,
         grant: ModelGrant::All,
