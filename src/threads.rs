@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use obleth_ledger::Slate;
 use obleth_link::ShardEnd;
 use rustix::{
     net::Shutdown,
@@ -98,7 +99,7 @@ impl RestartPace {
 }
 
 /// What a shard's thread does: [`obleth_proxy::run_shard`], or a stand-in of a test.
-pub(crate) type Run = fn(TcpListener, ShardEnd, Arc<obleth_proxy::Settings>) -> io::Result<()>;
+pub(crate) type Run = fn(TcpListener, ShardEnd, Slate, Arc<obleth_proxy::Settings>) -> io::Result<()>;
 
 /// The data plane's threads.
 #[derive(Debug)]
@@ -112,6 +113,7 @@ pub(crate) struct Shards {
 #[derive(Debug)]
 struct Shard {
     end: ShardEnd,
+    ledger: Slate,
     /// The original; the thread has a duplicate. Gone once the process drains.
     listener: Option<TcpListener>,
     processor: Option<usize>,
@@ -125,7 +127,7 @@ impl Shards {
     pub(crate) fn new(
         run: Run,
         listeners: Vec<TcpListener>,
-        ends: Vec<ShardEnd>,
+        ends: Vec<(ShardEnd, Slate)>,
         settings: Arc<obleth_proxy::Settings>,
         news: Sender<News>,
     ) -> Self {
@@ -135,8 +137,9 @@ impl Shards {
             .into_iter()
             .zip(ends)
             .enumerate()
-            .map(|(at, (listener, end))| Shard {
+            .map(|(at, (listener, (end, ledger)))| Shard {
                 end,
+                ledger,
                 listener: Some(listener),
                 processor: processor(at),
                 thread: None,
@@ -160,14 +163,14 @@ impl Shards {
         let Some(listener) = &shard.listener else { return Ok(()) };
         // Without effect on one that listens; one that was shut takes connections again.
         rustix::net::listen(listener, BACKLOG)?;
-        let (listener, end) = (listener.try_clone()?, shard.end.clone());
+        let (listener, end, ledger) = (listener.try_clone()?, shard.end.clone(), shard.ledger.clone());
         let (settings, processor) = (Arc::clone(&self.settings), shard.processor);
         let run = self.run;
         let work = move || {
             if let Some(processor) = processor {
                 pin(processor);
             }
-            run(listener, end, settings).map_err(|error| error.to_string())
+            run(listener, end, ledger, settings).map_err(|error| error.to_string())
         };
         let report = move |ending| News::ShardEnded(at, ending);
         shard.thread = Some(spawn(format!("obleth-shard-{at}"), self.news.clone(), report, work)?);
@@ -323,7 +326,12 @@ mod tests {
     }
 
     /// A shard that answers each connection with a byte, and dies of the byte `!`.
-    fn fragile(listener: TcpListener, _: ShardEnd, _: Arc<obleth_proxy::Settings>) -> io::Result<()> {
+    fn fragile(
+        listener: TcpListener,
+        _: ShardEnd,
+        _: Slate,
+        _: Arc<obleth_proxy::Settings>,
+    ) -> io::Result<()> {
         loop {
             let (mut client, _) = listener.accept()?;
             let mut byte = [0];

@@ -8,3 +8,13 @@ mod record;
 
 pub use position::{NoPosition, Position};
 pub use record::{Admission, Kind, MAX_TEXT, Record, Text, Tokens, UsageSource};
+
+/// stub
+#[derive(Clone, Debug)]
+pub struct Slate;
+impl Slate {
+    /// stub
+    pub fn note(&self, _: Kind, _: &Record) -> bool {
+        true
+    }
+}

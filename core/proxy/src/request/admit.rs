@@ -86,24 +86,26 @@ pub(super) async fn admit<'p>(
     let known = asked.known;
     let tenant = known.snapshot.tenant(known.key.tenant).ok_or(Code::TenantNotFound)?;
     let patience = Patience::of(shard, down, call, tenant)?;
-    let ask = ask(shard, &asked, tenant, patience);
+    let (ask, input_tokens) = ask(shard, &asked, tenant, patience);
     let (slot, terms) = match shard.ask_for_slot(&ask) {
         Ok(slot) => (slot, Terms::default()),
         Err(turn) => wait(shard, down, tally, &asked, (turn, patience)).await?,
     };
     // From here on the slot comes back whatever happens.
     let permit = Permit::new(shard, slot, &asked, ask.input);
+    tally.account.admitted(input_tokens);
     if terms.priority.is_some() || terms.output_limit.is_some() {
         asked.agree(down, call.route, terms);
     }
     Ok(Admitted { asked, permit })
 }
 
-fn ask(shard: &Shard, asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> Ask {
+/// What is asked of admission, and how many tokens the input probably has.
+fn ask(shard: &Shard, asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> (Ask, u64) {
     let most = asked.model.max_model_len.map_or(MOST_GUESSED_TOKENS, u64::from);
     let tokens = shard.guess_tokens(asked.model.pool, asked.bytes()).min(most);
     let Known { key, tenant: owner, .. } = asked.known;
-    Ask {
+    let ask = Ask {
         leaf: LeafId { pool: asked.model.pool, tenant: *owner, key: key.id },
         shape: key.shape,
         capped: tenant.max_in_flight.is_some() || key.shape.max_in_flight.is_some(),
@@ -111,7 +113,8 @@ fn ask(shard: &Shard, asked: &Asked<'_>, tenant: &Tenant, patience: Patience) ->
         streams: asked.streamed,
         patience: patience.limit,
         reject_over: (patience.code == Code::Brownout).then_some(patience.limit),
-    }
+    };
+    (ask, tokens)
 }
 
 /// The slot, once it is this request's turn, and on what terms; or why not.
