@@ -179,7 +179,8 @@ impl Tree {
     pub fn is_forgettable(&self, node: NodeIx) -> bool {
         let Some(this) = self.nodes.get(node.at()) else { return false };
         let v = self.v_of(this.parent);
-        !this.is_active() && this.key <= v.minus(VirtualTime::of(self.mean_cost.get(), u64::from(this.weight)))
+        !this.is_active()
+            && this.key <= v.minus(VirtualTime::of(self.mean_cost.get(), u64::from(this.weight)))
     }
 
     /// The leaf whose request is next, or `None` when nobody waits who may be served.

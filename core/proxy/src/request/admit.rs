@@ -7,7 +7,7 @@ use std::{pin::pin, rc::Rc, time::Duration};
 
 use obleth_link::Phase;
 use obleth_policy::{
-    admission::{Ask, Slot, Wait},
+    admission::{Ask, Counted, Slot, Wait},
     cost::{Cost, Rates},
     outcome::{Code, DEFAULT_RETRY_AFTER_MS, Reject},
     protocol::{LeafId, Refusal},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     downstream::{Downstream, Woke},
     shard::Shard,
-    slots::{TOKEN_PARTS, Turn},
+    slots::Turn,
 };
 
 /// The most input tokens that a request is charged for before its backend has counted them, unless its model says how
@@ -241,9 +241,8 @@ impl Permit {
         let Some(slot) = self.slot.as_ref().filter(|_| cost != self.cost) else { return };
         self.cost = cost;
         if let Some(usage) = usage {
-            let input = self.rates.cost(usage.input, usage.cached_input, 0);
-            let per_byte = usage.input.saturating_mul(TOKEN_PARTS).checked_div(self.bytes).unwrap_or(0);
-            self.shard.learn_input(slot, input, per_byte);
+            let cost = self.rates.cost(usage.input, usage.cached_input, 0);
+            self.shard.learn_input(slot, Counted { cost, tokens: usage.input, bytes: self.bytes });
         }
         self.shard.slot_progress(slot, cost);
     }
