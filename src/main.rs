@@ -21,6 +21,7 @@ mod demo;
 mod exit;
 mod listen;
 mod log;
+mod restarts;
 mod sidecar;
 mod signals;
 mod supervise;
