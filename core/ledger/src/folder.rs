@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
 };
 
@@ -142,12 +142,24 @@ impl Folder {
     }
 }
 
-/// Gives a file its whole size, with room for it on the disk. Where the file system cannot promise room, it is only long.
+/// Gives a file its whole size, zeros with a place of their own on the disk.
 pub(crate) fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(bytes),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, bytes),
         other => Ok(other?),
     }
+}
+
+/// For file systems that give no other promise.
+fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < bytes {
+        let piece = zeros.len().min((bytes - at) as usize);
+        file.write_all_at(&zeros[..piece], at)?;
+        at += piece as u64;
+    }
+    Ok(())
 }
 
 /// Reads `obleth usage log, format 1`, `node …`, `log …`, one line each.
@@ -200,4 +212,16 @@ fn numbered(dir: &Path, before: &str, after: &str, digits: usize) -> io::Result<
         );
     }
     Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_take_a_place_on_the_disk_of_exactly_their_size() {
+        let file = tempfile::tempfile().unwrap();
+        write_zeros(&file, (1 << 20) + 4096).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), (1 << 20) + 4096);
+    }
 }

@@ -22,7 +22,7 @@ mod tests;
 pub use folder::{FORMAT, OpenError};
 pub use position::{NoPosition, Position};
 pub use record::{Admission, Kind, MAX_TEXT, Record, Text, Tokens, UsageSource};
-pub use recovery::{Opened, Options, Recovered, open};
+pub use recovery::{Checkpoint, Opened, Options, Recovered, open};
 pub use slate::Slate;
 pub use tail::{Batch, Figures, Tail};
 pub use writer::{LogWriter, Stop};

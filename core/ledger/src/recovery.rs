@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use uuid::Uuid;
+
 use crate::{
     desk::{Books, Desk},
     encoding,
@@ -25,6 +27,9 @@ use crate::{
 
 /// Streams that a log may have: their numbers have four digits, and a frame has room for all of them.
 const MOST_STREAMS: usize = 1024;
+
+/// Less could not hold a few segments of a few notes.
+const LEAST_BYTES: u64 = 128 << 10;
 
 /// What a log is opened with.
 #[derive(Clone, Debug)]
@@ -41,8 +46,17 @@ pub struct Options {
     pub sync_every: Duration,
     /// Memory per shard; rounded up to a power of two.
     pub slate_bytes: usize,
-    /// What the sink has reached, if it knows: positions of this start are all behind it, and what is before it may go.
-    pub floor: Option<Position>,
+    /// How far the sink is, if it knows.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// How far a sink is, as it has to remember it: a place means nothing without the log that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// [`Tail::log_id`].
+    pub log_id: Uuid,
+    /// The sink has everything before it. New places are all behind it, even if a power cut took that part of the log.
+    pub position: Position,
 }
 
 /// A log that is open.
@@ -54,6 +68,8 @@ pub struct Opened {
     pub writer: LogWriter,
     /// For whoever ships records.
     pub tail: Tail,
+    /// Where to read from: the checkpoint, or the beginning if it is another log's.
+    pub from: Position,
     /// What was found.
     pub recovered: Recovered,
 }
@@ -93,9 +109,13 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     if options.streams > MOST_STREAMS {
         return Err(OpenError::Setting("more than 1024 streams"));
     }
+    if options.max_bytes < LEAST_BYTES {
+        return Err(OpenError::Setting("less than 128 KiB"));
+    }
     let folder = Folder::open(&options.dir, &options.node)?;
     let salt = Salt::of(folder.log_id);
-    let floor = options.floor.unwrap_or_default();
+    let ours = options.checkpoint.filter(|checkpoint| checkpoint.log_id == folder.log_id);
+    let floor = ours.map_or(Position::default(), |checkpoint| checkpoint.position);
     let mut found = Found::default();
     let numbers = at(&folder.dir, folder.segments())?;
     for number in &numbers {
@@ -141,7 +161,7 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     };
     writer.remove_released();
     let tail = Tail::new(desk, slates.clone());
-    Ok(Opened { slates, writer, tail, recovered: found.recovered })
+    Ok(Opened { slates, writer, tail, from: floor, recovered: found.recovered })
 }
 
 impl Found {
@@ -190,16 +210,13 @@ impl Found {
             return Ok(());
         };
         let left = at(&path, Left::read(&path, Place { stream, position }))?;
-        for step in left.walk(Salt::of(folder.log_id)) {
-            match step {
-                Step::Frame(_, frame) => {
-                    self.missing_ends += u64::from(self.learn(&frame));
-                    self.missing.extend_from_slice(frame.bytes);
-                    self.recovered.drained += 1;
-                }
-                Step::Damage => self.recovered.corrupt += 1,
-            }
+        let (notes, damage) = left.notes(Salt::of(folder.log_id));
+        for note in &notes {
+            self.missing_ends += u64::from(self.learn(note));
+            self.missing.extend_from_slice(note.bytes);
         }
+        self.recovered.drained += notes.len() as u64;
+        self.recovered.corrupt += damage;
         Ok(())
     }
 

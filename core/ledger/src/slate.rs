@@ -19,7 +19,7 @@ use crossbeam_utils::CachePadded;
 use crate::{
     desk::Desk,
     folder::preallocate,
-    frame::{MAX_NOTE, Note, Place, Salt, Walk},
+    frame::{Frame, MAX_NOTE, Note, Place, Salt},
     mapping::Mapping,
     record::{Kind, Record},
 };
@@ -153,26 +153,48 @@ impl Ring {
 /// A slate that an earlier process left, read whole.
 #[derive(Debug)]
 pub(crate) struct Left {
-    /// What stands from `first` on.
+    /// The ring, and its beginning once more, for a frame that goes around.
     bytes: Vec<u8>,
+    size: usize,
+    /// How far the log had got.
     first: Place,
 }
 
 impl Left {
-    /// Reads it from the place on that the log had reached. A file whose size no slate has is taken for empty.
+    /// A file whose size no slate has is taken for empty.
     pub(crate) fn read(path: &Path, first: Place) -> io::Result<Self> {
         let mut bytes = std::fs::read(path)?;
-        match bytes.len() {
-            size if size.is_power_of_two() && size >= 8 => {
-                bytes.rotate_left(first.position as usize & (size - 1))
-            }
-            _ => bytes.clear(),
-        }
-        Ok(Self { bytes, first })
+        let size = if bytes.len().is_power_of_two() && bytes.len() >= MAX_NOTE { bytes.len() } else { 0 };
+        bytes.truncate(size);
+        bytes.extend_from_within(..size.min(MAX_NOTE));
+        Ok(Self { bytes, size, first })
     }
 
-    /// What the log does not have yet.
-    pub(crate) fn walk(&self, salt: Salt) -> Walk<'_> {
-        Walk::of_stream(&self.bytes, self.first, salt)
+    /// What the log does not have, in the order in which it was written, and how many damaged stretches lie in between. A
+    /// full log drops notes while its slates go on, so these may be laps ahead of it.
+    pub(crate) fn notes(&self, salt: Salt) -> (Vec<Frame<'_>>, u64) {
+        let (mut notes, mut at) = (Vec::new(), 0);
+        while at < self.size {
+            match Frame::parse(&self.bytes[at..], salt).filter(|frame| self.is_missing(frame, at)) {
+                Some(frame) => {
+                    at += frame.bytes.len();
+                    notes.push(frame);
+                }
+                None => at += 8,
+            }
+        }
+        notes.sort_unstable_by_key(|frame| frame.position);
+        let (mut damage, mut end) = (0, self.first.position);
+        for note in &notes {
+            // What is a lap or more behind was written over, not damaged.
+            damage += u64::from((1..self.size as u64).contains(&(note.position - end)));
+            end = note.end();
+        }
+        (notes, damage)
+    }
+
+    fn is_missing(&self, frame: &Frame<'_>, at: usize) -> bool {
+        let stands_there = frame.position & (self.size as u64 - 1) == at as u64;
+        stands_there && frame.stream == self.first.stream && frame.position >= self.first.position
     }
 }

@@ -66,7 +66,7 @@ fn options(dir: &Path) -> Options {
         max_bytes: 64 << 20,
         sync_every: Duration::from_millis(1),
         slate_bytes: 64 << 10,
-        floor: None,
+        checkpoint: None,
     }
 }
 

@@ -3,9 +3,10 @@
 use std::{fs, path::Path};
 
 use tempfile::tempdir;
+use uuid::Uuid;
 
 use super::{begun, opened, options, record};
-use crate::{Kind, OpenError, Options, Position, Recovered, open};
+use crate::{Checkpoint, Kind, OpenError, Options, Position, Recovered, open};
 
 /// Copies what a dead process left, as it is at this moment.
 fn left(from: &Path) -> tempfile::TempDir {
@@ -79,10 +80,26 @@ fn two_processes_cannot_have_one_folder() {
 #[test]
 fn positions_are_behind_what_the_sink_has_reached_even_if_the_log_is_not() {
     let dir = tempdir().unwrap();
-    let floor = Position { segment: 41, offset: 977 };
-    let log = open(Options { floor: Some(floor), ..options(dir.path()) }).unwrap();
+    let log_id = opened(dir.path()).tail.log_id();
+    let position = Position { segment: 41, offset: 977 };
+    let checkpoint = Some(Checkpoint { log_id, position });
+    let log = open(Options { checkpoint, ..options(dir.path()) }).unwrap();
+    assert_eq!(log.from, position);
     assert!(log.slates[0].note(Kind::End, &record(1)));
     drop(log);
-    let log = open(Options { floor: Some(floor), ..options(dir.path()) }).unwrap();
-    assert_eq!(log.shipped(floor), [1]);
+    let log = open(Options { checkpoint, ..options(dir.path()) }).unwrap();
+    assert_eq!(log.shipped(position), [1]);
+}
+
+#[test]
+fn a_checkpoint_of_another_log_lets_nothing_go() {
+    let dir = tempdir().unwrap();
+    let log = opened(dir.path());
+    assert!(log.slates[0].note(Kind::End, &record(1)));
+    drop(log);
+    drop(opened(dir.path()));
+    let checkpoint = Checkpoint { log_id: Uuid::from_u128(7), position: Position { segment: 99, offset: 0 } };
+    let log = open(Options { checkpoint: Some(checkpoint), ..options(dir.path()) }).unwrap();
+    assert_eq!(log.from, Position::default());
+    assert_eq!(log.shipped(log.from), [1]);
 }
