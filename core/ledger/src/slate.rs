@@ -26,6 +26,8 @@ use crate::{
 
 /// Smallest ring: some hundreds of notes.
 const LEAST_BYTES: usize = 64 << 10;
+/// No page is smaller.
+const LEAST_PAGE: usize = 4096;
 /// The part of a ring, one in so many, that start notes leave free, so that who began finds room to end.
 const FOR_ENDS: u64 = 8;
 
@@ -58,7 +60,7 @@ impl Slate {
         preallocate(&file, words as u64 * 8)?;
         let memory = Mapping::new(&file, words)?;
         // The first store into a page takes a fault; here it is nobody's request that does.
-        for word in memory.words().iter().step_by(rustix::param::page_size() / 8) {
+        for word in memory.words().iter().step_by(LEAST_PAGE / 8) {
             word.store(0, Ordering::Relaxed);
         }
         Ok(Self(Arc::new(Ring {

@@ -121,8 +121,11 @@ impl LogWriter {
         self.slates.iter().all(drained) && self.desk.books().disposable().is_none()
     }
 
-    /// Makes durable what was noted. Returns whether anything was.
-    pub(crate) fn round(&mut self) -> io::Result<bool> {
+    /// One turn of [`LogWriter::run`]: makes durable what was noted, and returns whether anything was.
+    ///
+    /// # Errors
+    /// The disk's. Nothing is lost by it: the next turn tries again.
+    pub fn round(&mut self) -> io::Result<bool> {
         self.remove_released();
         if self.drained.bytes.is_empty() {
             self.roll_if_due()?;
