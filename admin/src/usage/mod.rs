@@ -10,6 +10,7 @@
 //! | `fault.rs` | how a ledger says no |
 //! | `embedded/` | the ledger in a SQLite file |
 
+pub(crate) mod calendar;
 pub(crate) mod embedded;
 pub(crate) mod fault;
 pub(crate) mod report;
