@@ -11,8 +11,12 @@
 //! | `embedded/` | the ledger in a SQLite file |
 
 pub(crate) mod calendar;
+pub(crate) mod cursor;
 pub(crate) mod embedded;
 pub(crate) mod fault;
+#[cfg(test)]
+pub(crate) mod golden;
+pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod row;
 
