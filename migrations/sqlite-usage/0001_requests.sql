@@ -38,9 +38,10 @@ CREATE INDEX requests_tenant ON requests (tenant_id, ts, id);
 CREATE INDEX requests_key ON requests (key_id, ts, id);
 CREATE INDEX requests_model ON requests (model, ts, id);
 
--- Up to where the log is in here. Written in the transaction that brings the rows.
+-- Up to where the log is in here. Written in the transaction that brings the rows. Another log begins anew.
 CREATE TABLE reached (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
+    log_id         BLOB NOT NULL CHECK (length(log_id) = 16),
     segment        INTEGER NOT NULL,
     segment_offset INTEGER NOT NULL
 ) STRICT;

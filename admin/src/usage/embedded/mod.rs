@@ -24,10 +24,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use obleth_ledger::Position;
+use obleth_ledger::{Checkpoint, Position};
 use obleth_policy::unit::UnixMs;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::{
     fault::LedgerFault,
@@ -74,8 +75,13 @@ impl EmbeddedFile {
         Ok(Self { writer, reader })
     }
 
-    /// Starts the threads. Join the handles after the last clone of the ledger is dropped.
-    pub(crate) fn start(self) -> io::Result<(Embedded, [JoinHandle<()>; 2])> {
+    /// Up to where a log is in the file, and which.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Checkpoint>, LedgerFault> {
+        write::checkpoint(&self.writer)
+    }
+
+    /// Starts the threads, for rows of this log. Join the handles after the last clone of the ledger is dropped.
+    pub(crate) fn start(self, log_id: Uuid) -> io::Result<(Embedded, [JoinHandle<()>; 2])> {
         let (writes, to_write) = sync_channel(QUEUE);
         let (questions, to_answer) = sync_channel(QUEUE);
         let Self { writer, reader } = self;
@@ -87,7 +93,7 @@ impl EmbeddedFile {
             })?,
             Builder::new().name("obleth-reports".into()).spawn(move || drop(run(reader, &to_answer)))?,
         ];
-        Ok((Embedded { writes, questions, fails: Arc::default() }, threads))
+        Ok((Embedded { log_id, writes, questions, fails: Arc::default() }, threads))
     }
 }
 
@@ -107,6 +113,7 @@ fn run(mut conn: Connection, queue: &Receiver<Work>) -> Connection {
 /// The way to the ledger's threads. Cheap to clone; the threads end when the last clone is gone.
 #[derive(Clone)]
 pub(crate) struct Embedded {
+    log_id: Uuid,
     writes: SyncSender<Work>,
     questions: SyncSender<Work>,
     fails: Arc<AtomicBool>,
@@ -115,12 +122,14 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Up to where the log is in here.
     pub(crate) async fn reached(&self) -> Result<Option<Position>, LedgerFault> {
-        self.write(|conn| write::reached(conn)).await
+        let log_id = self.log_id;
+        self.write(move |conn| write::reached(conn, log_id)).await
     }
 
     /// Takes rows and the place in the log that they reach up to: both or neither, and both are on the disk when
     /// this returns. What is in already is not taken twice.
     pub(crate) async fn put(&self, rows: Vec<Row>, to: Position) -> Result<(), LedgerFault> {
+        let to = Checkpoint { log_id: self.log_id, position: to };
         self.write(move |conn| write::put(conn, &rows, to)).await
     }
 

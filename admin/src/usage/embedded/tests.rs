@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use obleth_ledger::Position;
 use obleth_policy::{unit::MicroUsd, unit::UnixMs};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::{Embedded, EmbeddedFile};
 use crate::usage::{
@@ -22,7 +23,8 @@ struct Open {
 
 impl Open {
     fn new(dir: &TempDir) -> Self {
-        let (ledger, threads) = EmbeddedFile::open(&dir.path().join("usage.db")).unwrap().start().unwrap();
+        let (ledger, threads) =
+            EmbeddedFile::open(&dir.path().join("usage.db")).unwrap().start(Uuid::from_u128(1)).unwrap();
         Self { ledger: Some(ledger), threads: threads.into() }
     }
 
@@ -148,4 +150,22 @@ async fn more_groups_than_fit_are_refused_and_not_cut_off() {
     assert_eq!(ledger.report(by_key("1970-01-02")).await, Err(LedgerFault::TooManyGroups));
     let fewer = ledger.report(by_key("1970-01-01T00:00:50Z")).await.unwrap();
     assert_eq!(fewer.groups.len(), 50_000);
+}
+
+#[tokio::test]
+async fn another_log_begins_anew_and_brings_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = golden::rows();
+    let path = dir.path().join("usage.db");
+    for (log, from, expected) in [(1, 0, 10), (2, 5, 15)] {
+        let file = EmbeddedFile::open(&path).unwrap();
+        let (ledger, threads) = file.start(Uuid::from_u128(log)).unwrap();
+        assert_eq!(ledger.reached().await, Ok(None), "of this log");
+        ledger.put(rows[from..from + 10].to_vec(), place(10)).await.unwrap();
+        assert_eq!(requests(&ledger).await, expected);
+        drop(ledger);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+    let checkpoint = EmbeddedFile::open(&path).unwrap().checkpoint().unwrap().unwrap();
+    assert_eq!((checkpoint.log_id, checkpoint.position), (Uuid::from_u128(2), place(10)));
 }

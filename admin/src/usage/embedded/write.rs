@@ -2,9 +2,10 @@
 
 use std::sync::LazyLock;
 
-use obleth_ledger::Position;
+use obleth_ledger::{Checkpoint, Position};
 use obleth_policy::unit::UnixMs;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use uuid::Uuid;
 
 use crate::{
     store::fault::Fault,
@@ -24,21 +25,32 @@ static INSERT: LazyLock<String> = LazyLock::new(|| {
     format!("INSERT INTO requests ({names}) VALUES ({places}) ON CONFLICT (ts, id) DO NOTHING")
 });
 
-/// Up to where the log is in the file.
-pub(super) fn reached(conn: &Connection) -> Result<Option<Position>, LedgerFault> {
-    let sql = "SELECT segment, segment_offset FROM reached";
-    let pair = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((segment, offset)): Option<(i64, i64)> = pair else { return Ok(None) };
+/// Up to where a log is in the file, and which.
+pub(super) fn checkpoint(conn: &Connection) -> Result<Option<Checkpoint>, LedgerFault> {
+    let sql = "SELECT log_id, segment, segment_offset FROM reached";
+    let row = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    let Some((log_id, segment, offset)): Option<([u8; 16], i64, i64)> = row else { return Ok(None) };
     match (u64::try_from(segment), u64::try_from(offset)) {
-        (Ok(segment), Ok(offset)) => Ok(Some(Position { segment, offset })),
+        (Ok(segment), Ok(offset)) => {
+            let position = Position { segment, offset };
+            Ok(Some(Checkpoint { log_id: Uuid::from_bytes(log_id), position }))
+        }
         _ => Err(Fault::Damaged.into()),
     }
 }
 
+/// Up to where this log is in the file.
+pub(super) fn reached(conn: &Connection, log_id: Uuid) -> Result<Option<Position>, LedgerFault> {
+    Ok(checkpoint(conn)?
+        .filter(|checkpoint| checkpoint.log_id == log_id)
+        .map(|checkpoint| checkpoint.position))
+}
+
 /// See [`super::Embedded::put`].
-pub(super) fn put(conn: &mut Connection, rows: &[Row], to: Position) -> Result<(), LedgerFault> {
+pub(super) fn put(conn: &mut Connection, rows: &[Row], to: Checkpoint) -> Result<(), LedgerFault> {
+    let Checkpoint { log_id, position: to } = to;
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if reached(&tx)?.is_some_and(|reached| reached >= to) {
+    if reached(&tx, log_id)?.is_some_and(|reached| reached >= to) {
         return Ok(());
     }
     let mut insert = tx.prepare(&INSERT)?;
@@ -51,9 +63,9 @@ pub(super) fn put(conn: &mut Connection, rows: &[Row], to: Position) -> Result<(
     drop(insert);
     let place = |number: u64| i64::try_from(number).map_err(|_| Fault::Other);
     tx.execute(
-        "INSERT INTO reached (one, segment, segment_offset) VALUES (1, ?1, ?2)
-         ON CONFLICT (one) DO UPDATE SET segment = ?1, segment_offset = ?2",
-        params![place(to.segment)?, place(to.offset)?],
+        "INSERT INTO reached (one, log_id, segment, segment_offset) VALUES (1, ?1, ?2, ?3)
+         ON CONFLICT (one) DO UPDATE SET log_id = ?1, segment = ?2, segment_offset = ?3",
+        params![log_id.into_bytes(), place(to.segment)?, place(to.offset)?],
     )?;
     tx.commit()?;
     Ok(())
