@@ -19,6 +19,7 @@ pub(crate) mod golden;
 pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod row;
+pub(crate) mod shipper;
 
 use obleth_ledger::Position;
 
