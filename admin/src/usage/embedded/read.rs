@@ -138,7 +138,7 @@ pub(super) fn page(conn: &Connection, page: &Page) -> Result<Vec<Entry>, LedgerF
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {
         let cells = COLUMNS.iter().enumerate().map(|(at, column)| read(row, at, column.kind));
-        entries.push(Entry(cells.collect::<rusqlite::Result<_>>()?));
+        entries.push(Entry::new(cells.collect::<rusqlite::Result<_>>()?).ok_or(Fault::Damaged)?);
     }
     Ok(entries)
 }
