@@ -244,7 +244,7 @@ fn sidecar_settings(
 ) -> obleth_admin::Settings {
     obleth_admin::Settings {
         database,
-        usage,
+        usage: obleth_admin::UsageSettings { database: usage, retention_days: config.usage_retention_days },
         node: ledger::node(config),
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),

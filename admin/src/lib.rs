@@ -10,6 +10,7 @@
 //! | `pump.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
+//! | `usage/` | the ledger: where records stay, and the reports over them |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
 
@@ -74,7 +75,7 @@ use store::{
     Db, KeyLookup, Store,
     rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
 };
-use usage::{Ledger, embedded::EmbeddedFile, shipper::Shipper};
+use usage::{Ledger, embedded::EmbeddedFile, retention, shipper::Shipper};
 
 /// How long the first snapshot waits for names; what does not resolve by then follows in a later one.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
@@ -90,8 +91,8 @@ const DEMO: &str = "demo";
 pub struct Settings {
     /// The SQLite file; its folder exists. `OBLETH_DATABASE_URL`.
     pub database: PathBuf,
-    /// The file of the embedded usage ledger.
-    pub usage: PathBuf,
+    /// Where usage records stay.
+    pub usage: UsageSettings,
     /// What this gateway is called in the ledger. `OBLETH_NODE`.
     pub node: String,
     /// Encrypts upstream credentials at rest. `OBLETH_MASTER_KEY`.
@@ -120,6 +121,15 @@ pub struct Settings {
     pub version: &'static str,
     /// It was built from.
     pub commit: &'static str,
+}
+
+/// Where usage records stay, and how long.
+#[derive(Clone, Debug)]
+pub struct UsageSettings {
+    /// A SQLite file of their own; its folder exists.
+    pub database: PathBuf,
+    /// Days that they are kept besides today; 0 = for ever. `OBLETH_USAGE_RETENTION_DAYS`.
+    pub retention_days: u32,
 }
 
 /// The backend of models that name none.
@@ -170,9 +180,9 @@ impl Sidecar {
         };
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
-        let usage = EmbeddedFile::open(&settings.usage)?;
+        let usage = EmbeddedFile::open(&settings.usage.database)?;
         let checkpoint =
-            usage.checkpoint().map_err(|_| OpenError::Damaged { path: settings.usage.clone() })?;
+            usage.checkpoint().map_err(|_| OpenError::Damaged { path: settings.usage.database.clone() })?;
         Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
     }
 
@@ -255,10 +265,10 @@ impl Sidecar {
         let (admin, metrics) = (server::adopt(admin)?, server::adopt(metrics)?);
         let (store, handles) = Store::start(db, keys)?;
         threads.extend(handles);
-        let (ledger, handles) = usage.start(tail.log_id())?;
+        let (embedded, handles) = usage.start(tail.log_id())?;
         threads.extend(handles);
-        let ledger = Ledger::Embedded(ledger);
-        let app = assemble(&settings, default_upstream, store, link);
+        let ledger = Ledger::Embedded(embedded.clone());
+        let app = assemble(&settings, default_upstream, (store, ledger.clone()), link);
         let probes =
             Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), (settings.version, settings.commit));
         let pump = Arc::clone(&app.pump).run(app.store.clone());
@@ -266,6 +276,7 @@ impl Sidecar {
         let shipper = Shipper { tail, ledger, node, publisher: Arc::clone(&app.publisher) };
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
         let shipper = tokio::spawn(shipper.run(stop.clone()));
+        tokio::spawn(retention::keep(embedded, settings.usage.retention_days));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
         let metrics = server::serve(metrics, metrics::router(probes), stop);
         let (admin, metrics) = (tokio::spawn(admin), tokio::spawn(metrics));
@@ -284,7 +295,7 @@ impl Sidecar {
 fn assemble(
     settings: &Settings,
     default_upstream: Option<(ApiBase, Option<Secret>)>,
-    store: Store,
+    (store, ledger): (Store, Ledger),
     link: SidecarEnd,
 ) -> App {
     let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
@@ -302,6 +313,7 @@ fn assemble(
         sampler: Arc::new(Sampler::new(Arc::clone(&pump), Arc::clone(&publisher))),
         publisher,
         store,
+        ledger,
         pump,
         names,
         token: TokenDigest::of(&settings.admin_token),

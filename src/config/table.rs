@@ -85,6 +85,8 @@ settings! {
         "data-plane shards, one pinned thread each; unset: one per allowed processor";
     open DATABASE_URL database: Option<PathBuf> = "", maybe(database),
         "`sqlite:PATH`; unset: `obleth.db` in the data folder";
+    open USAGE_RETENTION_DAYS usage_retention_days: u32 = "400", whole32(0..=36_500),
+        "days that usage records are kept; 0: for ever";
     open UPSTREAM_BASE_URL upstream_base_url: Option<String> = "", maybe(base_url),
         "backend for models that name none";
     secret UPSTREAM_API_KEY upstream_api_key: Option<Secret> = "", maybe(secret),
