@@ -15,6 +15,7 @@ mod keys;
 mod list;
 mod models;
 mod openapi;
+mod prices;
 mod shapes;
 mod stats;
 mod tenants;
@@ -154,7 +155,8 @@ fn operations() -> Api {
     let api = groups::routes(api);
     let api = tenants::routes(api);
     let api = keys::routes(api);
-    model_routes(api)
+    let api = model_routes(api);
+    prices::routes(api)
 }
 
 fn model_routes(api: Api) -> Api {

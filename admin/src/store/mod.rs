@@ -13,6 +13,7 @@ mod groups;
 mod keys;
 mod migrate;
 mod models;
+mod prices;
 mod secrets;
 mod sqlite;
 mod tenants;

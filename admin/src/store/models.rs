@@ -2,13 +2,14 @@
 
 use obleth_link::MAX_POOLS;
 use obleth_policy::{id::ModelId, unit::UnixMs};
-use rusqlite::{Connection, Params, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 
 use super::{
     columns::{changed_one, id},
     endpoints,
     fault::{Kind, StoreError},
-    rows::{Act, ModelRow, Page, Timeouts, TokenWeights},
+    prices,
+    rows::{Act, ModelRow, Page, PricesRow, Timeouts, TokenWeights},
     sqlite::Db,
 };
 use crate::{clock, vault::Vault};
@@ -41,10 +42,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
             cached_milli: row.get(13)?,
         },
         sends_priority: row.get(14)?,
+        prices: PricesRow::default(),
     })
 }
 
-/// The models that `tail` selects, with their aliases and endpoints.
+/// The models that `tail` selects, with their aliases, endpoints and prices.
 fn select(
     conn: &Connection,
     vault: &Vault,
@@ -58,11 +60,13 @@ fn select(
     let aliases = "SELECT name FROM model_names WHERE model_id = ?1 AND position > 0 ORDER BY position";
     let mut aliases = conn.prepare(aliases)?;
     let mut of_model = conn.prepare(endpoints::SELECT)?;
+    let mut newest_prices = conn.prepare(prices::NEWEST)?;
     for model in &mut models {
         let id = model.id.to_string();
         model.aliases = aliases.query_map([&id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         model.endpoints =
             of_model.query_map([&id], |row| endpoints::read(row, vault))?.collect::<rusqlite::Result<_>>()?;
+        model.prices = newest_prices.query_row([&id], prices::read).optional()?.unwrap_or_default();
     }
     Ok(models)
 }
@@ -152,6 +156,7 @@ impl Db {
             let mut row = ModelRow { id: ModelId(writer.mint.next(now)), created_at: now, ..draft };
             save(&writer.tx, &row, now)?;
             endpoints::save(writer, &mut row, &[], now)?;
+            prices::save(writer, &mut row, PricesRow::default(), now)?;
             writer.audit(act, (Kind::Model, row.id.0), None, Some(&row))?;
             Ok(row)
         })
@@ -171,6 +176,7 @@ impl Db {
             let now = clock::now();
             save(&writer.tx, &row, now)?;
             endpoints::save(writer, &mut row, &before.endpoints, now)?;
+            prices::save(writer, &mut row, before.prices, now)?;
             writer.audit(act, (Kind::Model, id.0), Some(&before), Some(&row))?;
             Ok(row)
         })

@@ -1,0 +1,18 @@
+-- What use costs.
+
+-- One row per version of a model's price list; the highest is in effect. Micro-USD, per million tokens or characters,
+-- per image, per second; null = no price. Rows are never changed, and stay when their model goes: the ledger names
+-- versions.
+CREATE TABLE prices (
+    id           TEXT PRIMARY KEY,
+    model_id     TEXT NOT NULL,
+    version      INTEGER NOT NULL CHECK (version >= 1),
+    input        INTEGER CHECK (input >= 0),
+    cached_input INTEGER CHECK (cached_input >= 0),
+    output       INTEGER CHECK (output >= 0),
+    image        INTEGER CHECK (image >= 0),
+    second       INTEGER CHECK (second >= 0),
+    character    INTEGER CHECK (character >= 0),
+    created_at   INTEGER NOT NULL,
+    UNIQUE (model_id, version)
+) STRICT, WITHOUT ROWID;
