@@ -44,5 +44,6 @@ mod gateway {
     mod supervision;
     mod tls;
     mod tls_faults;
+    mod usage_matrix;
     mod verdicts;
 }
