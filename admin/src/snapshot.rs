@@ -232,6 +232,7 @@ impl Publisher {
             timers: timers(self.defaults.timers, row.timeouts),
             rates: rates(row.weights),
             sends_priority: row.sends_priority,
+            continuous_usage: row.continuous_usage,
             prices: prices(row.prices),
         }
     }

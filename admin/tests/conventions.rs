@@ -106,6 +106,7 @@ fn invalid_input_is_refused_with_the_member_that_is_at_fault() {
         ("PATCH", &model, r#"{"cached_input_weight":1.001}"#, json!("cached_input_weight")),
         ("PATCH", &model, r#"{"sends_priority":1}"#, json!("sends_priority")),
         ("PATCH", &model, r#"{"sends_priority":null}"#, json!("sends_priority")),
+        ("PATCH", &model, r#"{"continuous_usage":1}"#, json!("continuous_usage")),
         ("PATCH", &model, r#"{"prices":5}"#, json!("prices")),
         ("PATCH", &model, r#"{"prices":{"version":2}}"#, json!("prices.version")),
         ("PATCH", &model, r#"{"prices":{"input_micro_usd":-1}}"#, json!("prices.input_micro_usd")),

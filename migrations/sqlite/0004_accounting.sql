@@ -1,4 +1,4 @@
--- What use costs.
+-- What use costs, and how it is counted.
 
 -- One row per version of a model's price list; the highest is in effect. Micro-USD, per million tokens or characters,
 -- per image, per second; null = no price. Rows are never changed, and stay when their model goes: the ledger names
@@ -16,3 +16,6 @@ CREATE TABLE prices (
     created_at   INTEGER NOT NULL,
     UNIQUE (model_id, version)
 ) STRICT, WITHOUT ROWID;
+
+-- The backends count tokens while they stream, and are asked to.
+ALTER TABLE models ADD COLUMN continuous_usage INTEGER NOT NULL DEFAULT 0 CHECK (continuous_usage IN (0, 1));

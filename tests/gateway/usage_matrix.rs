@@ -5,12 +5,12 @@
 //! another's.
 
 use obleth_upstream::Stats;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     http::{End, Request, Response},
     process::until,
-    world::{ENDPOINTS, MODEL, World, body_of},
+    world::{Canned, ENDPOINTS, MODEL, World, body_of},
 };
 
 /// Where a backend may put a stream's usage; with `none`, a JSON answer has none either.
@@ -138,4 +138,85 @@ fn a_json_answers_bytes_are_those_of_a_direct_call_and_its_figures_the_backends(
     let (_, books) = ask(&world, &world.post(ENDPOINTS[2], embeddings), "embeddings never stream");
     until("embeddings are counted", || books.counted() == books.used());
     world.until_idle();
+}
+
+/// A world whose model is one of a backend that counts while it streams.
+fn continuous() -> World {
+    let world = World::start();
+    world.gateway.patch(&format!("/models/{}", world.model_id), json!({"continuous_usage": true}));
+    world
+}
+
+#[test]
+fn running_counts_are_for_the_gateway_alone_unless_the_client_asks_for_them() {
+    let world = continuous();
+    for endpoint in &ENDPOINTS[..2] {
+        // As vLLM does it; and one that cannot count.
+        for shape in ["final-only", "none"] {
+            for options in STREAM_OPTIONS {
+                for length in LENGTHS {
+                    let what = format!("{endpoint} {shape} {options} {length}");
+                    let body = body_of(endpoint, MODEL, &format!(",\"stream\":true{options}{length}"));
+                    let request = world.post(endpoint, body).header("x-sim-usage", shape);
+                    let (answer, books) = ask(&world, &request, &what);
+                    let sent: Value =
+                        serde_json::from_slice(&world.sim.counters.last_request().body).unwrap();
+                    assert_eq!(sent["stream_options"]["continuous_usage_stats"], true, "{what}");
+                    let expected = if shape == "none" { (0, filled(&answer)) } else { books.used() };
+                    until(&format!("{what}: {expected:?}"), || books.counted() == expected);
+                }
+            }
+        }
+        let plain = body_of(endpoint, MODEL, r#","stream":false"#);
+        ask(&world, &world.post(endpoint, plain.clone()), "not a stream");
+        assert_eq!(world.sim.counters.last_request().body, plain.as_bytes());
+    }
+    world.until_idle();
+}
+
+#[test]
+fn usage_that_comes_with_the_last_choices_reaches_the_client_that_asked_for_it() {
+    // A stand-in that knows nothing of running counts.
+    let canned = Canned::start(concat!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
+        "data: {\"choices\":[{\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":1}}\n\n",
+        "data: [DONE]\n\n",
+    ));
+    let world = World::start();
+    let api_base = format!("http://{}", canned.addr);
+    world.new_model("canned", json!({"api_base": api_base, "continuous_usage": true}));
+    let asked = r#","stream":true,"stream_options":{"include_usage":true}"#;
+    for (more, comes) in [(asked, true), (r#","stream":true"#, false)] {
+        let books = Books::open(&world);
+        let answer = world.ask(&world.post(ENDPOINTS[0], body_of(ENDPOINTS[0], "canned", more)));
+        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+        assert_eq!(answer.text().contains("completion_tokens"), comes, "{}", answer.text());
+        until("its usage counts", || books.counted() == (2, 1));
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_off_is_counted_exactly_where_the_backend_counts_while_it_streams() {
+    let world = continuous();
+    for endpoint in &ENDPOINTS[..2] {
+        for options in [STREAM_OPTIONS[0], STREAM_OPTIONS[5]] {
+            let body = || body_of(endpoint, MODEL, &format!(",\"stream\":true,\"sim_tokens\":500{options}"));
+            let books = Books::open(&world);
+            let cut = world.ask(&world.post(endpoint, body()).header("x-sim-fault", "die-after-tokens"));
+            assert_eq!(cut.end, End::Cut, "{}", cut.text());
+            until("what was generated before it died", || books.counted() == books.used());
+            assert_eq!(books.used().1, 10);
+
+            let books = Books::open(&world);
+            let mut leaving = world.connect();
+            leaving.send(world.post(endpoint, body()).header("x-sim-fault", "stall-after-tokens").bytes());
+            // The tenth of the backend's words; it stalls behind it.
+            leaving.read_until("word");
+            leaving.close();
+            until("what was generated before the client left", || books.counted() == books.used());
+            assert_eq!(books.used().1, 10);
+            world.until_idle();
+        }
+    }
 }

@@ -52,6 +52,7 @@ struct Edit {
     timeouts: Option<TimeoutsEdit>,
     weights: WeightsEdit,
     sends_priority: Option<bool>,
+    continuous_usage: Option<bool>,
     prices: PricesEdit,
     backend: Backend,
 }
@@ -131,6 +132,7 @@ impl Edit {
             timeouts: TimeoutsEdit::read(&mut body)?,
             weights: WeightsEdit::read(&mut body)?,
             sends_priority: body.flag("sends_priority")?,
+            continuous_usage: body.flag("continuous_usage")?,
             prices: PricesEdit::read(&mut body)?,
             backend: Backend::read(&mut body)?,
         };
@@ -151,6 +153,7 @@ impl Edit {
         set(&mut row.max_model_len, self.max_model_len);
         self.weights.apply(&mut row.weights);
         set(&mut row.sends_priority, self.sends_priority);
+        set(&mut row.continuous_usage, self.continuous_usage);
         self.prices.apply(&mut row.prices);
         if let Some(timeouts) = self.timeouts {
             timeouts.apply(&mut row.timeouts);

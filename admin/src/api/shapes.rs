@@ -320,6 +320,7 @@ pub(super) const MODEL: Shape = Shape {
         maybe("output_weight", Kind::Decimal(TOKEN_WEIGHTS), "of one output token; null = 2"),
         maybe("cached_input_weight", Kind::Decimal(FRACTIONS), ABOUT_CACHED),
         member("sends_priority", Kind::Flag, ABOUT_PRIORITY),
+        member("continuous_usage", Kind::Flag, ABOUT_CONTINUOUS),
         member("prices", Kind::Object(&MODEL_PRICES), "in effect for requests that start now"),
     ],
 };
@@ -363,6 +364,8 @@ const PRICES_EDIT: Shape = Shape {
 };
 
 const ABOUT_CACHED: &str = "what a cached input token counts of an uncached one; null = 0.1";
+const ABOUT_CONTINUOUS: &str =
+    "its backends are asked for `continuous_usage_stats`, so that answers that break off are counted exactly";
 const ABOUT_PRIORITY: &str = "its backends order what waits by `priority`: requests get one";
 
 const ENDPOINT: Shape = Shape {
@@ -410,6 +413,7 @@ pub(super) const MODEL_EDIT: Shape = Shape {
         maybe("output_weight", Kind::Decimal(TOKEN_WEIGHTS), ""),
         maybe("cached_input_weight", Kind::Decimal(FRACTIONS), ABOUT_CACHED),
         member("sends_priority", Kind::Flag, "default false"),
+        member("continuous_usage", Kind::Flag, "default false; only for vLLM"),
         maybe("prices", Kind::Object(&PRICES_EDIT), "null = none; a change makes a new version"),
     ],
 };

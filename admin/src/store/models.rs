@@ -16,7 +16,8 @@ use crate::{clock, vault::Vault};
 
 const SELECT: &str = "SELECT m.id, n.name, m.enabled, m.upstream_model, m.max_in_flight, m.max_model_len,
     m.connect_ms, m.first_byte_ms, m.idle_ms, m.total_ms, m.created_at,
-    m.input_weight_milli, m.output_weight_milli, m.cached_weight_milli, m.sends_priority
+    m.input_weight_milli, m.output_weight_milli, m.cached_weight_milli, m.sends_priority,
+    m.continuous_usage
     FROM models m JOIN model_names n ON n.model_id = m.id AND n.position = 0";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
@@ -42,6 +43,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
             cached_milli: row.get(13)?,
         },
         sends_priority: row.get(14)?,
+        continuous_usage: row.get(15)?,
         prices: PricesRow::default(),
     })
 }
@@ -85,12 +87,12 @@ fn save(tx: &Transaction<'_>, row: &ModelRow, now: UnixMs) -> Result<(), StoreEr
     let changed = tx.execute(
         "INSERT INTO models (id, enabled, upstream_model, max_in_flight, max_model_len, connect_ms,
          first_byte_ms, idle_ms, total_ms, created_at, updated_at, input_weight_milli, output_weight_milli,
-         cached_weight_milli, sends_priority)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         cached_weight_milli, sends_priority, continuous_usage)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (id) DO UPDATE SET enabled = ?2, upstream_model = ?3, max_in_flight = ?4,
          max_model_len = ?5, connect_ms = ?6, first_byte_ms = ?7, idle_ms = ?8, total_ms = ?9,
          updated_at = ?11, input_weight_milli = ?12, output_weight_milli = ?13, cached_weight_milli = ?14,
-         sends_priority = ?15",
+         sends_priority = ?15, continuous_usage = ?16",
         params![
             row.id.to_string(),
             row.enabled,
@@ -106,7 +108,8 @@ fn save(tx: &Transaction<'_>, row: &ModelRow, now: UnixMs) -> Result<(), StoreEr
             row.weights.input_milli,
             row.weights.output_milli,
             row.weights.cached_milli,
-            row.sends_priority
+            row.sends_priority,
+            row.continuous_usage
         ],
     )?;
     changed_one(changed)?;

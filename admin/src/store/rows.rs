@@ -133,6 +133,8 @@ pub(crate) struct ModelRow {
     pub(crate) weights: TokenWeights,
     /// Its backends order what waits by `priority`.
     pub(crate) sends_priority: bool,
+    /// Its backends count tokens while they stream.
+    pub(crate) continuous_usage: bool,
     /// Those in effect.
     pub(crate) prices: PricesRow,
     #[serde(serialize_with = "as_time")]
@@ -333,6 +335,7 @@ impl ModelRow {
             timeouts: Timeouts::default(),
             weights: TokenWeights::default(),
             sends_priority: false,
+            continuous_usage: false,
             prices: PricesRow::default(),
             created_at: UnixMs(0),
         }
