@@ -94,8 +94,10 @@ impl Remote {
         let body: Value = text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let error = &body["error"];
         let line = match (error["message"].as_str(), error["param"].as_str()) {
-            (Some(message), Some(param)) => format!("{param}: {message}"),
-            (Some(message), None) => message.to_owned(),
+            (Some(message), Some(param)) if !message.contains(&format!("`{param}`")) => {
+                format!("{param}: {message}")
+            }
+            (Some(message), _) => message.to_owned(),
             (None, _) => "it does not look like an admin API".to_owned(),
         };
         Failure::new(exit, format!("{} answered {status}: {line}", self.base))

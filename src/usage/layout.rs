@@ -21,8 +21,6 @@ const SUMS: [(&str, &str); 6] = [
     ("unpriced_requests", "unpriced"),
 ];
 const COST: &str = "cost_micro_usd";
-/// Words that a report can be cut by in time.
-const SPANS: [&str; 4] = ["hour", "day", "week", "month"];
 
 /// A report, read.
 #[derive(Debug)]
@@ -46,19 +44,15 @@ struct Label {
 }
 
 impl Label {
-    fn of(word: &str, group: &Map<String, Value>) -> Self {
-        if SPANS.contains(&word) {
+    fn of(word: &str) -> Self {
+        let (name, id) = match word {
+            "tenant" | "key" => (format!("{word}_name"), Some(format!("{word}_id"))),
+            "group" => ("group_name".to_owned(), None),
             // The zone's clock shows some hours twice.
-            return Self { word: word.to_owned(), name: "local".to_owned(), id: Some("from".to_owned()) };
-        }
-        let known = |name: &String| group.contains_key(name);
-        let id = Some(format!("{word}_id")).filter(known);
-        let named = [format!("{word}_name"), word.to_owned()].into_iter().find(known);
-        match (named, id) {
-            (Some(name), id) => Self { word: word.to_owned(), name, id },
-            (None, Some(id)) => Self { word: word.to_owned(), name: id, id: None },
-            (None, None) => Self { word: word.to_owned(), name: word.to_owned(), id: None },
-        }
+            "hour" | "day" | "week" | "month" => ("local".to_owned(), Some("from".to_owned())),
+            _ => (word.to_owned(), None),
+        };
+        Self { word: word.to_owned(), name, id }
     }
 }
 
@@ -73,9 +67,7 @@ impl Sheet {
             .map(|group| if let Value::Object(members) = group { Some(members) } else { None })
             .collect();
         let groups = groups?;
-        let nothing = Map::new();
-        let first = groups.first().unwrap_or(&nothing);
-        let labels = by.split(',').map(|word| Label::of(word.trim(), first)).collect();
+        let labels = by.split(',').map(|word| Label::of(word.trim())).collect();
         let told = |name: &str| report.get(name).and_then(Value::as_str).unwrap_or(NONE);
         let about = format!("{} to {} ({}), as of {}", told("from"), told("to"), told("tz"), told("as_of"));
         Some(Self { labels, groups, totals, about })
@@ -235,6 +227,7 @@ mod tests {
         let empty = r#"{"totals":{"requests":0},"groups":[],"from":"a","to":"b","tz":"UTC","as_of":null}"#;
         let sheet = Sheet::read(empty, "tenant").unwrap();
         assert_eq!(sheet.table().lines().count(), 4);
+        assert!(sheet.csv().starts_with("tenant_name,tenant_id,requests,"));
         assert_eq!(sheet.csv().lines().count(), 1);
         for wrong in ["", "[]", "{}", r#"{"totals":{},"groups":[5]}"#] {
             assert!(Sheet::read(wrong, "tenant").is_none(), "{wrong}");
