@@ -30,6 +30,7 @@ mod gateway {
     mod head;
     mod headers;
     mod large_bodies;
+    mod ledger;
     mod life;
     mod live_edits;
     mod matrix;
