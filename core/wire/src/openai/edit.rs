@@ -8,8 +8,9 @@ use crate::splice::Splice;
 
 const USAGE: &str = r#""include_usage":true"#;
 const RUNNING: &str = r#""continuous_usage_stats":true"#;
-const USAGE_ALONE: &[u8] = br#"{"include_usage":true}"#;
-const BOTH_ALONE: &[u8] = br#"{"include_usage":true,"continuous_usage_stats":true}"#;
+const OPTIONS: &[u8] = br#","stream_options":"#;
+const OPTIONS_USAGE: &[u8] = br#","stream_options":{"include_usage":true}"#;
+const OPTIONS_BOTH: &[u8] = br#","stream_options":{"include_usage":true,"continuous_usage_stats":true}"#;
 
 /// The edits that a request needs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,14 +79,11 @@ fn limit_output(fields: &RequestFields<'_>, limit: u32, splice: &mut Splice) {
 }
 
 fn ask_for_usage(fields: &RequestFields<'_>, running: bool, splice: &mut Splice) {
-    let value = if running { BOTH_ALONE } else { USAGE_ALONE };
+    let member = if running { OPTIONS_BOTH } else { OPTIONS_USAGE };
     match &fields.stream_options {
-        StreamOptions::Absent => {
-            insert(fields, splice, b",\"stream_options\":");
-            insert(fields, splice, value);
-        }
+        StreamOptions::Absent => insert(fields, splice, member),
         StreamOptions::Null(at) => {
-            splice.replace(at.clone(), value);
+            splice.replace(at.clone(), member.strip_prefix(OPTIONS).unwrap_or_default());
         }
         StreamOptions::Object { open, empty, include_usage, continuous_usage } => {
             let mut missing = Vec::new();
