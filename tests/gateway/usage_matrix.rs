@@ -2,7 +2,7 @@
 //! brought, and the figures are the backend's own.
 //!
 //! Every case is asked twice, directly and through the gateway, and counted alone, so that no error of one hides behind
-//! another's.
+//! another's. Its row says the same as the figures, and who counted.
 
 use obleth_upstream::Stats;
 use serde_json::{Value, json};
@@ -34,6 +34,44 @@ const LENGTHS: [&str; 4] = ["", r#","sim_tokens":0"#, r#","max_tokens":1"#, r#",
 
 /// Input and output tokens.
 type Tokens = (u64, u64);
+
+/// What rows must say: of each request what it was, its tokens, and who counted them.
+#[derive(Default)]
+struct Rows(Vec<(String, Tokens, &'static str)>);
+
+impl Rows {
+    /// An id for the next request.
+    fn next(&self) -> String {
+        format!("case-{}", self.0.len())
+    }
+
+    /// `source` is of a backend that says nothing; others count themselves.
+    fn expect(&mut self, what: String, tokens: Tokens, (shape, source): (&str, &'static str)) {
+        self.0.push((what, tokens, if shape == "none" { source } else { "upstream" }));
+    }
+
+    #[track_caller]
+    fn check(&self, world: &World) {
+        let mut rows = Vec::new();
+        until("every request has its row", || {
+            rows = world.rows();
+            rows.len() >= self.0.len()
+        });
+        assert_eq!(rows.len(), self.0.len());
+        for (at, (what, (input, output), source)) in self.0.iter().enumerate() {
+            let id = format!("case-{at}");
+            let row = rows.iter().find(|row| row["request_id"] == id).unwrap_or_else(|| panic!("{what}"));
+            assert_eq!(row["usage_source"], *source, "{what} {row:#}");
+            match *source {
+                "upstream" => assert_eq!(row["input_tokens"], *input, "{what} {row:#}"),
+                _ => assert!(row["input_tokens"].as_u64() > Some(0), "{what} {row:#}"),
+            }
+            if *source != "estimated" {
+                assert_eq!(row["output_tokens"], *output, "{what} {row:#}");
+            }
+        }
+    }
+}
 
 /// What the backend itself counts, and what the gateway says.
 struct Books<'w> {
@@ -95,7 +133,7 @@ fn filled(answer: &Response) -> u64 {
 
 #[test]
 fn a_streams_bytes_are_those_of_a_direct_call_and_its_figures_the_backends() {
-    let world = World::start();
+    let (world, mut rows) = (World::start(), Rows::default());
     for endpoint in &ENDPOINTS[..2] {
         for shape in SHAPES {
             for options in STREAM_OPTIONS {
@@ -103,21 +141,23 @@ fn a_streams_bytes_are_those_of_a_direct_call_and_its_figures_the_backends() {
                     let what = format!("{endpoint} {shape} {options} {length}");
                     let body = body_of(endpoint, MODEL, &format!(",\"stream\":true{options}{length}"));
                     let request = world.post(endpoint, body).header("x-sim-usage", shape);
-                    let (answer, books) = ask(&world, &request, &what);
+                    let (answer, books) = ask(&world, &request.header("x-request-id", rows.next()), &what);
                     assert_eq!(answer.header("x-accel-buffering"), Some("no"), "{what}");
                     // Of a backend that says nothing, events are counted: tokens, role and finish reason.
                     let expected = if shape == "none" { (0, filled(&answer)) } else { books.used() };
                     until(&format!("{what}: {expected:?}"), || books.counted() == expected);
+                    rows.expect(what, expected, (shape, "counted"));
                 }
             }
         }
     }
+    rows.check(&world);
     world.until_idle();
 }
 
 #[test]
 fn a_json_answers_bytes_are_those_of_a_direct_call_and_its_figures_the_backends() {
-    let world = World::start();
+    let (world, mut rows) = (World::start(), Rows::default());
     for endpoint in ENDPOINTS {
         for shape in SHAPES {
             for more in
@@ -126,14 +166,16 @@ fn a_json_answers_bytes_are_those_of_a_direct_call_and_its_figures_the_backends(
                 let what = format!("{endpoint} {shape} {more}");
                 let request =
                     world.post(endpoint, body_of(endpoint, MODEL, more)).header("x-sim-usage", shape);
-                let (answer, books) = ask(&world, &request, &what);
+                let (answer, books) = ask(&world, &request.header("x-request-id", rows.next()), &what);
                 assert_eq!(answer.header("transfer-encoding"), None, "{what}");
                 let expected = if shape == "none" { (0, 0) } else { books.used() };
                 assert_eq!(answer.json()["usage"].is_object(), shape != "none", "{what}");
                 until(&format!("{what}: {expected:?}"), || books.counted() == expected);
+                rows.expect(what, expected, (shape, "estimated"));
             }
         }
     }
+    rows.check(&world);
     let embeddings = body_of(ENDPOINTS[2], MODEL, r#","stream":true,"encoding_format":"base64""#);
     let (_, books) = ask(&world, &world.post(ENDPOINTS[2], embeddings), "embeddings never stream");
     until("embeddings are counted", || books.counted() == books.used());
@@ -149,7 +191,7 @@ fn continuous() -> World {
 
 #[test]
 fn running_counts_are_for_the_gateway_alone_unless_the_client_asks_for_them() {
-    let world = continuous();
+    let (world, mut rows) = (continuous(), Rows::default());
     for endpoint in &ENDPOINTS[..2] {
         // As vLLM does it; and one that cannot count.
         for shape in ["final-only", "none"] {
@@ -158,19 +200,23 @@ fn running_counts_are_for_the_gateway_alone_unless_the_client_asks_for_them() {
                     let what = format!("{endpoint} {shape} {options} {length}");
                     let body = body_of(endpoint, MODEL, &format!(",\"stream\":true{options}{length}"));
                     let request = world.post(endpoint, body).header("x-sim-usage", shape);
-                    let (answer, books) = ask(&world, &request, &what);
+                    let (answer, books) = ask(&world, &request.header("x-request-id", rows.next()), &what);
                     let sent: Value =
                         serde_json::from_slice(&world.sim.counters.last_request().body).unwrap();
                     assert_eq!(sent["stream_options"]["continuous_usage_stats"], true, "{what}");
                     let expected = if shape == "none" { (0, filled(&answer)) } else { books.used() };
                     until(&format!("{what}: {expected:?}"), || books.counted() == expected);
+                    rows.expect(what, expected, (shape, "counted"));
                 }
             }
         }
         let plain = body_of(endpoint, MODEL, r#","stream":false"#);
-        ask(&world, &world.post(endpoint, plain.clone()), "not a stream");
+        let request = world.post(endpoint, plain.clone()).header("x-request-id", rows.next());
+        let (_, books) = ask(&world, &request, "not a stream");
         assert_eq!(world.sim.counters.last_request().body, plain.as_bytes());
+        rows.expect("not a stream".to_owned(), books.used(), ("json", "estimated"));
     }
+    rows.check(&world);
     world.until_idle();
 }
 
@@ -198,25 +244,29 @@ fn usage_that_comes_with_the_last_choices_reaches_the_client_that_asked_for_it()
 
 #[test]
 fn a_stream_that_breaks_off_is_counted_exactly_where_the_backend_counts_while_it_streams() {
-    let world = continuous();
+    let (world, mut rows) = (continuous(), Rows::default());
     for endpoint in &ENDPOINTS[..2] {
         for options in [STREAM_OPTIONS[0], STREAM_OPTIONS[5]] {
             let body = || body_of(endpoint, MODEL, &format!(",\"stream\":true,\"sim_tokens\":500{options}"));
             let books = Books::open(&world);
-            let cut = world.ask(&world.post(endpoint, body()).header("x-sim-fault", "die-after-tokens"));
+            let request = |fault| world.post(endpoint, body()).header("x-sim-fault", fault);
+            let cut = world.ask(&request("die-after-tokens").header("x-request-id", rows.next()));
             assert_eq!(cut.end, End::Cut, "{}", cut.text());
             until("what was generated before it died", || books.counted() == books.used());
             assert_eq!(books.used().1, 10);
+            rows.expect("it died".to_owned(), books.used(), ("", ""));
 
             let books = Books::open(&world);
             let mut leaving = world.connect();
-            leaving.send(world.post(endpoint, body()).header("x-sim-fault", "stall-after-tokens").bytes());
+            leaving.send(request("stall-after-tokens").header("x-request-id", rows.next()).bytes());
             // The tenth of the backend's words; it stalls behind it.
             leaving.read_until("word");
             leaving.close();
             until("what was generated before the client left", || books.counted() == books.used());
             assert_eq!(books.used().1, 10);
+            rows.expect("the client left".to_owned(), books.used(), ("", ""));
             world.until_idle();
         }
     }
+    rows.check(&world);
 }
