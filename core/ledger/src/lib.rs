@@ -3,6 +3,10 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+// What tests inside and outside of the crate share knows it by this name.
+#[cfg(test)]
+extern crate self as obleth_ledger;
+
 mod desk;
 mod encoding;
 mod folder;
