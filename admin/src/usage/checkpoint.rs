@@ -54,7 +54,9 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// Another version wrote it.
-    #[error("the checkpoint {path} is of another version of this program: start that one until its log is empty")]
+    #[error(
+        "the checkpoint {path} is of another version of this program: start that one until its log is empty"
+    )]
     OtherVersion {
         /// The file.
         path: PathBuf,
@@ -108,8 +110,7 @@ impl Checkpoint {
             return Ok(());
         }
         let new = self.path.with_extension("checkpoint-new");
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(text(progress).as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;

@@ -9,7 +9,11 @@
 //! | `report.rs` | what is asked of a ledger, and its answer |
 //! | `fault.rs` | how a ledger says no |
 //! | `embedded/` | the ledger in a SQLite file |
+//! | `clickhouse/` | the ledger in ClickHouse |
+//! | `checkpoint.rs` | how far the log is in there |
 
+pub(crate) mod checkpoint;
+pub(crate) mod clickhouse;
 pub(crate) mod embedded;
 pub(crate) mod fault;
 pub(crate) mod report;
@@ -17,6 +21,7 @@ pub(crate) mod row;
 
 use obleth_ledger::Position;
 
+use clickhouse::ClickHouse;
 use embedded::Embedded;
 use fault::LedgerFault;
 use report::{Page, Report, Reported};
@@ -27,6 +32,8 @@ use row::{Entry, Row};
 pub(crate) enum Ledger {
     /// A SQLite file of our own.
     Embedded(Embedded),
+    /// A server.
+    ClickHouse(ClickHouse),
 }
 
 impl Ledger {
@@ -34,6 +41,7 @@ impl Ledger {
     pub(crate) async fn reached(&self) -> Result<Option<Position>, LedgerFault> {
         match self {
             Self::Embedded(ledger) => ledger.reached().await,
+            Self::ClickHouse(ledger) => Ok(ledger.reached().await),
         }
     }
 
@@ -43,6 +51,7 @@ impl Ledger {
         debug_assert!(from <= to, "{from} to {to}");
         match self {
             Self::Embedded(ledger) => ledger.put(rows, to).await,
+            Self::ClickHouse(ledger) => ledger.put(&rows, from, to).await,
         }
     }
 
@@ -50,6 +59,7 @@ impl Ledger {
     pub(crate) async fn report(&self, report: Report) -> Result<Reported, LedgerFault> {
         match self {
             Self::Embedded(ledger) => ledger.report(report).await,
+            Self::ClickHouse(ledger) => ledger.report(&report).await,
         }
     }
 
@@ -57,6 +67,7 @@ impl Ledger {
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<Entry>, LedgerFault> {
         match self {
             Self::Embedded(ledger) => ledger.page(page).await,
+            Self::ClickHouse(ledger) => ledger.page(&page).await,
         }
     }
 }

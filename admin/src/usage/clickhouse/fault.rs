@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn the_class_is_the_servers_number() {
-        let class = |words: &str| ClickHouseFault::from(clickhouse::error::Error::BadResponse(words.into())).class;
+        let class =
+            |words: &str| ClickHouseFault::from(clickhouse::error::Error::BadResponse(words.into())).class;
         assert_eq!(class("Code: 516. DB::Exception: obleth: Authentication failed"), Class::AccessDenied);
         assert_eq!(class("Code: 159. DB::Exception: Timeout exceeded"), Class::TooSlow);
         assert_eq!(class("Code: 60. DB::Exception: Unknown table"), Class::Refused);

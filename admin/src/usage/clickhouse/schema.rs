@@ -30,7 +30,8 @@ const MIGRATIONS: &[Migration] = &[Migration {
     sql: include_str!("../../../../migrations/clickhouse/0001_usage.sql"),
 }];
 /// The steps that were taken.
-const HISTORY: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt64, name String, checksum String,
+const HISTORY: &str =
+    "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt64, name String, checksum String,
     applied_at DateTime64(3, 'UTC')) ENGINE = MergeTree ORDER BY version";
 
 impl Migration {
@@ -81,9 +82,15 @@ async fn history(server: &Server) -> Result<Vec<(u64, String)>, ClickHouseFault>
 fn judge(taken: &[(u64, String)]) -> Result<(), ClickHouseFault> {
     for (version, checksum) in taken {
         match MIGRATIONS.iter().find(|step| step.version == *version) {
-            None => return Err(other(format!("schema version {version} is newer than this program: run the newer one"))),
+            None => {
+                return Err(other(format!(
+                    "schema version {version} is newer than this program: run the newer one"
+                )));
+            }
             Some(step) if step.checksum() != *checksum => {
-                return Err(other(format!("step {version} of the schema is not the one that this program knows")));
+                return Err(other(format!(
+                    "step {version} of the schema is not the one that this program knows"
+                )));
             }
             Some(_) => {}
         }
@@ -102,14 +109,17 @@ async fn take(server: &Server, step: &Migration) -> Result<(), ClickHouseFault> 
 
 /// Rows go out as bytes that name no type: a table with others would take them for something else.
 async fn judge_columns(server: &Server) -> Result<(), ClickHouseFault> {
-    let sql = "SELECT name, replaceRegexpOne(type, '^LowCardinality\\\\((.*)\\\\)$', '\\\\1') FROM system.columns
+    let sql =
+        "SELECT name, replaceRegexpOne(type, '^LowCardinality\\\\((.*)\\\\)$', '\\\\1') FROM system.columns
         WHERE database = {database: String} AND table = 'usage' ORDER BY position";
     let answer = server.ask(server.query(sql).param("database", server.database())).await?;
     let mut bytes = Bytes(&answer);
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let cell = bytes.cell(Kind::Text, false).map_err(|error| other(error.to_string()))?;
-        found.extend(cell.map(|cell| if let Cell::Text(text) = cell { text.into_owned() } else { String::new() }));
+        found.extend(
+            cell.map(|cell| if let Cell::Text(text) = cell { text.into_owned() } else { String::new() }),
+        );
     }
     for column in COLUMNS {
         let mut pairs = found.chunks_exact(2);
@@ -128,7 +138,8 @@ async fn retain(server: &Server, days: Option<u32>) -> Result<(), ClickHouseFaul
         Some(rule) => format!("position(engine_full, 'TTL {rule} SETTINGS') > 0"),
         None => "position(engine_full, ' TTL ') = 0".to_owned(),
     };
-    let sql = format!("SELECT {set} FROM system.tables WHERE database = {{database: String}} AND name = 'usage'");
+    let sql =
+        format!("SELECT {set} FROM system.tables WHERE database = {{database: String}} AND name = 'usage'");
     if exists(server, &sql).await? {
         return Ok(());
     }
