@@ -1,0 +1,102 @@
+//! A way to the server that can be made faulty: it loses answers, cuts requests, or holds them back.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicU8, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+
+const SOUND: u8 = 0;
+const LOSES_ANSWERS: u8 = 1;
+const CUTS: u8 = 2;
+
+/// A proxy on a port of its own. On drop it takes no more connections.
+pub(super) struct Way {
+    address: SocketAddr,
+    state: Arc<State>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    mode: AtomicU8,
+    bytes: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Way {
+    pub(super) async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(carry(client, server, Arc::clone(&shared)));
+            }
+        });
+        Self { address, state, task }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(super) fn sound(&self) {
+        self.state.mode.store(SOUND, Ordering::Relaxed);
+    }
+
+    /// Requests arrive, and answers come, and nobody hears of them.
+    pub(super) fn loses_answers(&self) {
+        self.state.mode.store(LOSES_ANSWERS, Ordering::Relaxed);
+    }
+
+    /// Connections end after so many bytes of a request.
+    pub(super) fn cuts_after(&self, bytes: u64) {
+        self.state.bytes.store(bytes, Ordering::Relaxed);
+        self.state.mode.store(CUTS, Ordering::Relaxed);
+    }
+
+    /// How many answers were lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.state.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The errors are those that the tests are about.
+async fn carry(mut client: TcpStream, server: SocketAddr, state: Arc<State>) {
+    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    match state.mode.load(Ordering::Relaxed) {
+        LOSES_ANSWERS => {
+            let (mut from_client, _to_client) = client.split();
+            let (mut from_server, mut to_server) = server.split();
+            let mut answer = [0; 1024];
+            tokio::select! {
+                _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                Ok(1..) = from_server.read(&mut answer) => { state.lost.fetch_add(1, Ordering::Relaxed); }
+            }
+        }
+        CUTS => {
+            let (from_client, _to_client) = client.split();
+            let mut part = from_client.take(state.bytes.load(Ordering::Relaxed));
+            let _ = tokio::io::copy(&mut part, &mut server).await;
+            let _ = server.shutdown().await;
+        }
+        _ => {
+            let _ = copy_bidirectional(&mut client, &mut server).await;
+        }
+    }
+}
