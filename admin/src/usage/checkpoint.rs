@@ -7,12 +7,13 @@
 //!
 //! ```text
 //! obleth checkpoint 1
+//! log 4c1b7a52-6c1e-4a7e-9d0b-6f1f2a3b4c5d
 //! reached 3:4096
 //! sent 3:901120
 //! check 8f14e45fceea167a
 //! ```
 //!
-//! `-` stands for nothing; `check` is the beginning of the SHA-256 of the lines before it.
+//! A place means nothing without the log that it is in. `-` stands for nothing; `check` is the beginning of the SHA-256 of the lines before it.
 
 use std::{
     fs::{self, File},
@@ -21,8 +22,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use obleth_ledger::Position;
+use obleth_ledger::{Checkpoint, Position};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::random;
 
@@ -71,29 +73,34 @@ pub enum CheckpointError {
     },
 }
 
-/// The file and what it says. One owner.
+/// The file and what it says of one log. One owner.
 #[derive(Debug)]
-pub(crate) struct Checkpoint {
+pub(crate) struct CheckpointFile {
     path: PathBuf,
+    log_id: Uuid,
     progress: Progress,
 }
 
-impl Checkpoint {
-    /// Reads the file in the log's folder. Where there is none, everything up to `durable`, which the log holds already,
-    /// may have been sent by an earlier process.
+/// How far a ledger is that remembers it in a file, for opening the log; `None` where it was never said.
+///
+/// # Errors
+/// See [`CheckpointError`].
+pub fn read_checkpoint(folder: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
+    let said = read(&folder.join(NAME))?;
+    Ok(said.and_then(|(log_id, said)| said.reached.map(|position| Checkpoint { log_id, position })))
+}
+
+impl CheckpointFile {
+    /// Reads the file in the log's folder. Where there is none, or one of another log, everything up to `durable`, which
+    /// the log holds already, may have been sent by an earlier process.
     ///
     /// # Errors
     /// See [`CheckpointError`].
-    pub(crate) fn open(folder: &Path, durable: Position) -> Result<Self, CheckpointError> {
+    pub(crate) fn open(folder: &Path, log_id: Uuid, durable: Position) -> Result<Self, CheckpointError> {
         let path = folder.join(NAME);
-        let progress = match fs::read(&path) {
-            Ok(text) => parse(&text, &path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Progress { reached: None, sent: Some(durable) }
-            }
-            Err(source) => return Err(CheckpointError::Unreadable { path, source }),
-        };
-        Ok(Self { path, progress })
+        let said = read(&path)?.filter(|(of, _)| *of == log_id);
+        let progress = said.map_or(Progress { reached: None, sent: Some(durable) }, |(_, progress)| progress);
+        Ok(Self { path, log_id, progress })
     }
 
     /// What the file says.
@@ -111,7 +118,7 @@ impl Checkpoint {
         }
         let new = self.path.with_extension("checkpoint-new");
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text(progress).as_bytes())?;
+        file.write_all(text(self.log_id, progress).as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &self.path)?;
         File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
@@ -120,11 +127,19 @@ impl Checkpoint {
     }
 }
 
-fn text(progress: Progress) -> String {
+fn text(log_id: Uuid, Progress { reached, sent }: Progress) -> String {
     let place = |position: Option<Position>| position.map_or("-".to_owned(), |position| position.to_string());
-    let lines = format!("{TITLE}\nreached {}\nsent {}\n", place(progress.reached), place(progress.sent));
+    let lines = format!("{TITLE}\nlog {log_id}\nreached {}\nsent {}\n", place(reached), place(sent));
     let check = check(&lines);
     lines + &check
+}
+
+fn read(path: &Path) -> Result<Option<(Uuid, Progress)>, CheckpointError> {
+    match fs::read(path) {
+        Ok(text) => parse(&text, path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Unreadable { path: path.into(), source }),
+    }
 }
 
 fn check(lines: &str) -> String {
@@ -132,7 +147,7 @@ fn check(lines: &str) -> String {
     format!("check {}\n", random::hex(digest.get(..CHECK).unwrap_or_default()))
 }
 
-fn parse(text: &[u8], path: &Path) -> Result<Progress, CheckpointError> {
+fn parse(text: &[u8], path: &Path) -> Result<(Uuid, Progress), CheckpointError> {
     let damaged = || CheckpointError::Damaged { path: path.into() };
     let text = std::str::from_utf8(text).map_err(|_| damaged())?;
     let (title, _) = text.split_once('\n').ok_or_else(damaged)?;
@@ -144,24 +159,27 @@ fn parse(text: &[u8], path: &Path) -> Result<Progress, CheckpointError> {
     if found != check(lines) {
         return Err(damaged());
     }
-    let place = |name: &str| {
+    let value = |name: &str| {
         let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        match line.ok_or_else(damaged)? {
-            "-" => Ok(None),
-            place => place.parse().map(Some).map_err(|_| damaged()),
-        }
+        line.ok_or_else(damaged)
     };
-    Ok(Progress { reached: place("reached")?, sent: place("sent")? })
+    let place = |name: &str| match value(name)? {
+        "-" => Ok(None),
+        place => place.parse().map(Some).map_err(|_| damaged()),
+    };
+    let log_id = value("log")?.parse().map_err(|_| damaged())?;
+    Ok((log_id, Progress { reached: place("reached")?, sent: place("sent")? }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LOG: Uuid = Uuid::from_u128(7);
     const AT: fn(u64, u64) -> Option<Position> = |segment, offset| Some(Position { segment, offset });
 
     fn written(folder: &Path, progress: Progress) -> PathBuf {
-        Checkpoint::open(folder, Position::default()).unwrap().save(progress).unwrap();
+        CheckpointFile::open(folder, LOG, Position::default()).unwrap().save(progress).unwrap();
         folder.join(NAME)
     }
 
@@ -174,7 +192,7 @@ mod tests {
             Progress { reached: None, sent: AT(1, 64) },
         ] {
             written(folder.path(), progress);
-            let found = Checkpoint::open(folder.path(), Position { segment: 9, offset: 9 }).unwrap();
+            let found = CheckpointFile::open(folder.path(), LOG, Position { segment: 9, offset: 9 }).unwrap();
             assert_eq!(found.progress(), progress);
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
@@ -184,8 +202,20 @@ mod tests {
     fn without_a_file_all_that_the_log_holds_may_have_been_sent() {
         let folder = tempfile::tempdir().unwrap();
         let durable = Position { segment: 2, offset: 512 };
-        let found = Checkpoint::open(folder.path(), durable).unwrap().progress();
+        let found = CheckpointFile::open(folder.path(), LOG, durable).unwrap().progress();
         assert_eq!(found, Progress { reached: None, sent: Some(durable) });
+        assert!(read_checkpoint(folder.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_reached_in_another_log_is_nothing_in_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path(), Progress { reached: AT(3, 4096), sent: None });
+        let (other, durable) = (Uuid::from_u128(8), Position { segment: 1, offset: 64 });
+        let found = CheckpointFile::open(folder.path(), other, durable).unwrap().progress();
+        assert_eq!(found, Progress { reached: None, sent: Some(durable) });
+        let said = read_checkpoint(folder.path()).unwrap().unwrap();
+        assert_eq!((said.log_id, Some(said.position)), (LOG, AT(3, 4096)));
     }
 
     #[test]
@@ -195,7 +225,7 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         let refused = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            Checkpoint::open(folder.path(), Position::default()).is_err()
+            CheckpointFile::open(folder.path(), LOG, Position::default()).is_err()
         };
         for at in 0..whole.len() {
             assert!(refused(&whole[..at]), "cut at {at}");
@@ -211,7 +241,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let refusal = |text: &str| {
             fs::write(folder.path().join(NAME), text).unwrap();
-            Checkpoint::open(folder.path(), Position::default()).unwrap_err().to_string()
+            CheckpointFile::open(folder.path(), LOG, Position::default()).unwrap_err().to_string()
         };
         assert!(refusal("obleth checkpoint 2\n").contains("another version"));
         assert!(refusal("").contains("remove it"));

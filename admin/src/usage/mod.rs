@@ -12,10 +12,15 @@
 //! | `clickhouse/` | the ledger in ClickHouse |
 //! | `checkpoint.rs` | how far the log is in there |
 
+pub(crate) mod calendar;
 pub(crate) mod checkpoint;
 pub(crate) mod clickhouse;
+pub(crate) mod cursor;
 pub(crate) mod embedded;
 pub(crate) mod fault;
+#[cfg(test)]
+pub(crate) mod golden;
+pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod row;
 

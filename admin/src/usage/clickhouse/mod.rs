@@ -25,6 +25,7 @@ use std::{path::Path, sync::Arc};
 
 use obleth_ledger::Position;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 pub use server::ClickHouseSettings;
 
@@ -38,6 +39,9 @@ use fault::{Class, ClickHouseFault};
 use server::Server;
 use sink::Sink;
 
+/// Most days that rows are kept for if they end at all. The server's times end in 2106, and rows whose end would be later
+/// would be gone at once.
+const MOST_DAYS: u32 = 10_000;
 /// Longest name of a database.
 const MOST_NAME: usize = 64;
 
@@ -84,7 +88,7 @@ pub(crate) struct Source<'f> {
     /// Its folder; the checkpoint lies there.
     pub(crate) folder: &'f Path,
     /// What tells it from other logs.
-    pub(crate) log_id: String,
+    pub(crate) log_id: Uuid,
     /// How far it goes when the process starts.
     pub(crate) durable: Position,
 }
@@ -103,7 +107,8 @@ struct Inner {
 }
 
 impl ClickHouse {
-    /// Reads the checkpoint; connects to nothing. `retention_days` says after how many days rows end; `None`: never.
+    /// Reads the checkpoint; connects to nothing. `retention_days` says after how many days rows end; `None`, or
+    /// more than [`MOST_DAYS`]: never.
     ///
     /// # Errors
     /// The checkpoint's.
@@ -112,6 +117,7 @@ impl ClickHouse {
         source: Source<'_>,
         retention_days: Option<u32>,
     ) -> Result<Self, CheckpointError> {
+        let retention_days = retention_days.filter(|days| *days <= MOST_DAYS);
         let sink = Sink::open(source.folder, source.durable, source.log_id, retention_days)?;
         let (server, is_ready) = (Server::new(settings), Mutex::new(false));
         Ok(Self(Arc::new(Inner { server, sink, retention_days, is_ready })))

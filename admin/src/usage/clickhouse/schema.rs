@@ -131,19 +131,22 @@ async fn judge_columns(server: &Server) -> Result<(), ClickHouseFault> {
     Ok(())
 }
 
-/// Rows end after so many days, whole parts at a time.
+/// Rows end after so many days, whole parts at a time. Times beyond 2070, of a clock that went astray, are taken for 2070:
+/// with the days added they have to stay below what the server can hold.
 async fn retain(server: &Server, days: Option<u32>) -> Result<(), ClickHouseFault> {
-    let rule = days.map(|days| format!("toDateTime(ts) + toIntervalDay({days})"));
-    let set = match &rule {
-        Some(rule) => format!("position(engine_full, 'TTL {rule} SETTINGS') > 0"),
+    let is_set = match days {
+        Some(days) => format!("position(engine_full, ' + toIntervalDay({days}) SETTINGS ') > 0"),
         None => "position(engine_full, ' TTL ') = 0".to_owned(),
     };
-    let sql =
-        format!("SELECT {set} FROM system.tables WHERE database = {{database: String}} AND name = 'usage'");
+    let sql = format!(
+        "SELECT {is_set} FROM system.tables WHERE database = {{database: String}} AND name = 'usage'"
+    );
     if exists(server, &sql).await? {
         return Ok(());
     }
-    let change = rule.map_or_else(|| "REMOVE TTL".to_owned(), |rule| format!("MODIFY TTL {rule}"));
+    let day = "toDateTime(least(ts, toDateTime64('2070-01-01 00:00:00', 3, 'UTC')))";
+    let change = days
+        .map_or_else(|| "REMOVE TTL".to_owned(), |days| format!("MODIFY TTL {day} + toIntervalDay({days})"));
     server.execute(server.query(&format!("ALTER TABLE usage {change}"))).await
 }
 

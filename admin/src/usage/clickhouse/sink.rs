@@ -17,6 +17,7 @@ use std::{path::Path, sync::Arc};
 use obleth_ledger::Position;
 use obleth_policy::unit::UnixMs;
 use tokio::{sync::Mutex, task::spawn_blocking};
+use uuid::Uuid;
 
 use super::{
     fault::{Class, ClickHouseFault},
@@ -24,7 +25,7 @@ use super::{
     server::Server,
 };
 use crate::usage::{
-    checkpoint::{Checkpoint, CheckpointError, Progress},
+    checkpoint::{CheckpointError, CheckpointFile, Progress},
     row::Row,
 };
 
@@ -40,9 +41,9 @@ const DAY_MS: i64 = 86_400_000;
 /// See the module's text. One per table and gateway.
 #[derive(Debug)]
 pub(super) struct Sink {
-    log_id: String,
+    log_id: Uuid,
     retention_days: Option<u32>,
-    checkpoint: Arc<Mutex<Checkpoint>>,
+    checkpoint: Arc<Mutex<CheckpointFile>>,
 }
 
 impl Sink {
@@ -50,10 +51,10 @@ impl Sink {
     pub(super) fn open(
         folder: &Path,
         durable: Position,
-        log_id: String,
+        log_id: Uuid,
         retention_days: Option<u32>,
     ) -> Result<Self, CheckpointError> {
-        let checkpoint = Arc::new(Mutex::new(Checkpoint::open(folder, durable)?));
+        let checkpoint = Arc::new(Mutex::new(CheckpointFile::open(folder, log_id, durable)?));
         Ok(Self { log_id, retention_days, checkpoint })
     }
 
@@ -73,15 +74,14 @@ impl Sink {
         let token = format!("{}:{from}-{to}", self.log_id);
         let all: Vec<&Row> = rows.iter().collect();
         self.save(Progress { sent: before.sent.max(Some(to)), ..before }).await?;
-        if before.sent.is_some_and(|sent| from < sent) {
+        if Some(from) < before.sent.max(before.reached) {
             self.make_up(server, all, &token).await?;
         } else {
             insert(server, &all, &token).await?;
         }
-        let reached = Some(to);
+        let reached = before.reached.max(Some(to));
         // What was sent beyond this place is still open.
-        let sent = before.sent.filter(|sent| *sent > to);
-        self.save(Progress { reached, sent }).await
+        self.save(Progress { reached, sent: before.sent.filter(|sent| Some(*sent) > reached) }).await
     }
 
     async fn make_up(&self, server: &Server, rows: Vec<&Row>, token: &str) -> Result<(), ClickHouseFault> {
@@ -147,7 +147,7 @@ async fn missing<'r>(server: &Server, rows: Vec<&'r Row>) -> Result<Vec<&'r Row>
     Ok(missing)
 }
 
-async fn present(server: &Server, rows: &[&Row]) -> Result<Vec<uuid::Uuid>, ClickHouseFault> {
+async fn present(server: &Server, rows: &[&Row]) -> Result<Vec<Uuid>, ClickHouseFault> {
     let times = || rows.iter().map(|row| row.record.ts.0);
     let (Some(first), Some(last)) = (times().min(), times().max()) else { return Ok(Vec::new()) };
     let ids: Vec<_> = rows.iter().map(|row| format!("'{}'", row.record.id)).collect();

@@ -8,6 +8,8 @@
 
 mod cells;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{

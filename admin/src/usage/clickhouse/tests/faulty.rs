@@ -4,13 +4,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 const SOUND: u8 = 0;
@@ -29,6 +30,8 @@ struct State {
     mode: AtomicU8,
     bytes: AtomicU64,
     lost: AtomicU64,
+    /// Ends the connections of the mode before.
+    changed: Notify,
 }
 
 impl Way {
@@ -39,7 +42,13 @@ impl Way {
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, server, Arc::clone(&shared)));
+                let state = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = state.changed.notified() => {}
+                        () = carry(client, server, &state) => {}
+                    }
+                });
             }
         });
         Self { address, state, task }
@@ -50,18 +59,23 @@ impl Way {
     }
 
     pub(super) fn sound(&self) {
-        self.state.mode.store(SOUND, Ordering::Relaxed);
+        self.change(SOUND);
     }
 
     /// Requests arrive, and answers come, and nobody hears of them.
     pub(super) fn loses_answers(&self) {
-        self.state.mode.store(LOSES_ANSWERS, Ordering::Relaxed);
+        self.change(LOSES_ANSWERS);
     }
 
     /// Connections end after so many bytes of a request.
     pub(super) fn cuts_after(&self, bytes: u64) {
         self.state.bytes.store(bytes, Ordering::Relaxed);
-        self.state.mode.store(CUTS, Ordering::Relaxed);
+        self.change(CUTS);
+    }
+
+    fn change(&self, mode: u8) {
+        self.state.mode.store(mode, Ordering::Relaxed);
+        self.state.changed.notify_waiters();
     }
 
     /// How many answers were lost.
@@ -77,7 +91,7 @@ impl Drop for Way {
 }
 
 /// The errors are those that the tests are about.
-async fn carry(mut client: TcpStream, server: SocketAddr, state: Arc<State>) {
+async fn carry(mut client: TcpStream, server: SocketAddr, state: &State) {
     let Ok(mut server) = TcpStream::connect(server).await else { return };
     match state.mode.load(Ordering::Relaxed) {
         LOSES_ANSWERS => {

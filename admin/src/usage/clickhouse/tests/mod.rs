@@ -22,13 +22,16 @@ use uuid::Uuid;
 
 use super::*;
 use crate::usage::{
+    Ledger, golden,
     report::Scope,
     row::{COLUMNS, Cell},
 };
 use server::Server;
 
+/// The log that all rows come from.
+const LOG: Uuid = Uuid::from_u128(0x1065);
 /// Days for which the tests' rows are kept: all of them are younger.
-const RETENTION_DAYS: u32 = 36_500;
+const RETENTION_DAYS: u32 = 9_999;
 /// Half an hour before midnight, UTC.
 const EVENING: UnixMs = UnixMs(1_793_489_400_000);
 /// Time between two rows of a batch.
@@ -54,7 +57,7 @@ fn open(url: String, folder: &Path) -> ClickHouse {
 }
 
 fn open_with(settings: &ClickHouseSettings, folder: &Path, durable: Position) -> ClickHouse {
-    let source = Source { folder, log_id: "log".to_owned(), durable };
+    let source = Source { folder, log_id: LOG, durable };
     ClickHouse::open(settings, source, Some(RETENTION_DAYS)).expect("a good checkpoint, or none")
 }
 
@@ -158,12 +161,23 @@ async fn rows_of_one_instant_go_by_the_bytes_of_their_ids() {
     assert_eq!(seen, ids.into_iter().rev().collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn it_answers_as_every_ledger_must() {
+    let Some(server) = Server::start() else { return };
+    let folder = folder();
+    golden::check(&Ledger::ClickHouse(open(server.url(), folder.path()))).await;
+}
+
 #[test]
 fn an_address_has_a_scheme_and_a_host_and_no_credentials() {
-    for good in ["http://clickhouse:8123", "https://ch.example", "http://[::1]:8123/", "http://10.0.0.1:8123/ch"] {
+    for good in
+        ["http://clickhouse:8123", "https://ch.example", "http://[::1]:8123/", "http://10.0.0.1:8123/ch"]
+    {
         assert_eq!(check_clickhouse_url(good), Ok(()), "{good}");
     }
-    for wrong in ["clickhouse:8123", "tcp://clickhouse:9000", "http://", "http://h:0", "http://h:x", "http://h/?a=b"] {
+    for wrong in
+        ["clickhouse:8123", "tcp://clickhouse:9000", "http://", "http://h:0", "http://h:x", "http://h/?a=b"]
+    {
         assert!(check_clickhouse_url(wrong).is_err(), "{wrong}");
     }
     let refused = check_clickhouse_url("http://me:hunter2@host:8123").unwrap_err().to_string();
