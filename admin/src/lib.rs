@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
-//! | `pump.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
+//! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
@@ -15,6 +15,7 @@
 
 mod address;
 mod api;
+mod bell;
 mod clock;
 mod directory;
 mod history;
@@ -60,6 +61,10 @@ pub use random::{generate_key_secret, generate_token};
 pub use resolve::KnownNames;
 pub use stop::StopSignal;
 pub use store::OpenError;
+pub use usage::{
+    CheckpointError, ClickHouseSettings, NoClickHouse, check_clickhouse_database, check_clickhouse_url,
+    read_checkpoint,
+};
 pub use vault::{BadMasterKey, MasterKey};
 
 use address::ApiBase;

@@ -1,7 +1,7 @@
 //! How far the rows of the log have come, for a ledger that cannot remember it together with them.
 //!
-//! A small file in the log's folder: the position reached, and where the batch ends that may have been sent and whose
-//! fate is not known. It is replaced as a whole, so a reader finds the old text or the new one, and it is on the disk
+//! A small file in the log's folder: the position reached, where the batch ends that is under way, and where everything
+//! ends that may have been sent and whose fate is not known. It is replaced as a whole, so a reader finds the old text or the new one, and it is on the disk
 //! before what it allows happens: a batch leaves after the file says that it may have, and the log is let go after the
 //! file says how far it may be.
 //!
@@ -9,6 +9,7 @@
 //! obleth checkpoint 1
 //! log 4c1b7a52-6c1e-4a7e-9d0b-6f1f2a3b4c5d
 //! reached 3:4096
+//! batch 3:901120
 //! sent 3:901120
 //! check 8f14e45fceea167a
 //! ```
@@ -40,6 +41,8 @@ const CHECK: usize = 8;
 pub(crate) struct Progress {
     /// Every row before this is in the ledger.
     pub(crate) reached: Option<Position>,
+    /// Where the batch ends that begins at `reached` and is under way: it has to be sent with the same bounds again.
+    pub(crate) batch: Option<Position>,
     /// Rows before this may be in the ledger; later ones are not.
     pub(crate) sent: Option<Position>,
 }
@@ -99,7 +102,8 @@ impl CheckpointFile {
     pub(crate) fn open(folder: &Path, log_id: Uuid, durable: Position) -> Result<Self, CheckpointError> {
         let path = folder.join(NAME);
         let said = read(&path)?.filter(|(of, _)| *of == log_id);
-        let progress = said.map_or(Progress { reached: None, sent: Some(durable) }, |(_, progress)| progress);
+        let progress =
+            said.map_or(Progress { sent: Some(durable), ..Progress::default() }, |(_, progress)| progress);
         Ok(Self { path, log_id, progress })
     }
 
@@ -127,9 +131,10 @@ impl CheckpointFile {
     }
 }
 
-fn text(log_id: Uuid, Progress { reached, sent }: Progress) -> String {
+fn text(log_id: Uuid, Progress { reached, batch, sent }: Progress) -> String {
     let place = |position: Option<Position>| position.map_or("-".to_owned(), |position| position.to_string());
-    let lines = format!("{TITLE}\nlog {log_id}\nreached {}\nsent {}\n", place(reached), place(sent));
+    let [reached, batch, sent] = [reached, batch, sent].map(place);
+    let lines = format!("{TITLE}\nlog {log_id}\nreached {reached}\nbatch {batch}\nsent {sent}\n");
     let check = check(&lines);
     lines + &check
 }
@@ -168,7 +173,7 @@ fn parse(text: &[u8], path: &Path) -> Result<(Uuid, Progress), CheckpointError> 
         place => place.parse().map(Some).map_err(|_| damaged()),
     };
     let log_id = value("log")?.parse().map_err(|_| damaged())?;
-    Ok((log_id, Progress { reached: place("reached")?, sent: place("sent")? }))
+    Ok((log_id, Progress { reached: place("reached")?, batch: place("batch")?, sent: place("sent")? }))
 }
 
 #[cfg(test)]
@@ -187,9 +192,9 @@ mod tests {
     fn what_was_saved_is_what_the_next_process_finds() {
         let folder = tempfile::tempdir().unwrap();
         for progress in [
-            Progress { reached: AT(3, 4096), sent: AT(3, 901_120) },
-            Progress { reached: AT(4, 0), sent: None },
-            Progress { reached: None, sent: AT(1, 64) },
+            Progress { reached: AT(3, 4096), batch: AT(3, 901_120), sent: AT(3, 901_120) },
+            Progress { reached: AT(4, 0), ..Progress::default() },
+            Progress { sent: AT(1, 64), ..Progress::default() },
         ] {
             written(folder.path(), progress);
             let found = CheckpointFile::open(folder.path(), LOG, Position { segment: 9, offset: 9 }).unwrap();
@@ -203,17 +208,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let durable = Position { segment: 2, offset: 512 };
         let found = CheckpointFile::open(folder.path(), LOG, durable).unwrap().progress();
-        assert_eq!(found, Progress { reached: None, sent: Some(durable) });
+        assert_eq!(found, Progress { sent: Some(durable), ..Progress::default() });
         assert!(read_checkpoint(folder.path()).unwrap().is_none());
     }
 
     #[test]
     fn what_was_reached_in_another_log_is_nothing_in_this_one() {
         let folder = tempfile::tempdir().unwrap();
-        written(folder.path(), Progress { reached: AT(3, 4096), sent: None });
+        written(folder.path(), Progress { reached: AT(3, 4096), ..Progress::default() });
         let (other, durable) = (Uuid::from_u128(8), Position { segment: 1, offset: 64 });
         let found = CheckpointFile::open(folder.path(), other, durable).unwrap().progress();
-        assert_eq!(found, Progress { reached: None, sent: Some(durable) });
+        assert_eq!(found, Progress { sent: Some(durable), ..Progress::default() });
         let said = read_checkpoint(folder.path()).unwrap().unwrap();
         assert_eq!((said.log_id, Some(said.position)), (LOG, AT(3, 4096)));
     }
@@ -221,7 +226,8 @@ mod tests {
     #[test]
     fn a_file_that_is_cut_or_altered_anywhere_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let path = written(folder.path(), Progress { reached: AT(3, 4096), sent: AT(3, 901_120) });
+        let path =
+            written(folder.path(), Progress { reached: AT(3, 4096), batch: None, sent: AT(3, 901_120) });
         let whole = fs::read(&path).unwrap();
         let refused = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();

@@ -11,6 +11,7 @@
 //! | `embedded/` | the ledger in a SQLite file |
 //! | `clickhouse/` | the ledger in ClickHouse |
 //! | `checkpoint.rs` | how far the log is in there |
+//! | `shipper.rs` | from the log into the ledger |
 
 pub(crate) mod calendar;
 pub(crate) mod checkpoint;
@@ -23,8 +24,12 @@ pub(crate) mod golden;
 pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod row;
+pub(crate) mod shipper;
 
 use obleth_ledger::Position;
+
+pub use checkpoint::{CheckpointError, read_checkpoint};
+pub use clickhouse::{ClickHouseSettings, NoClickHouse, check_clickhouse_database, check_clickhouse_url};
 
 use clickhouse::ClickHouse;
 use embedded::Embedded;
@@ -47,6 +52,23 @@ impl Ledger {
         match self {
             Self::Embedded(ledger) => ledger.reached().await,
             Self::ClickHouse(ledger) => Ok(ledger.reached().await),
+        }
+    }
+
+    /// Where a batch ends that an earlier process may have sent without hearing of it: it should be put again with the
+    /// same bounds.
+    pub(crate) async fn under_way(&self) -> Option<Position> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::ClickHouse(ledger) => ledger.under_way().await,
+        }
+    }
+
+    /// Makes what it needs to take rows, so that what is wrong is known before there are any.
+    pub(crate) async fn prepare(&self) -> Result<(), LedgerFault> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::ClickHouse(ledger) => ledger.prepare().await,
         }
     }
 

@@ -128,9 +128,16 @@ impl ClickHouse {
         self.0.sink.progress().await.reached
     }
 
-    /// Where the batch ends that was under way when the process died. To send it again it must end there, too.
-    pub(crate) async fn sent(&self) -> Option<Position> {
-        self.0.sink.progress().await.sent
+    /// Where the batch ends that was under way when a process died: it should be put with the same bounds again, so that
+    /// it has the same token, in case it is still arriving.
+    pub(crate) async fn under_way(&self) -> Option<Position> {
+        self.0.sink.progress().await.batch
+    }
+
+    /// Makes the database and its tables, or looks whether they are ours.
+    pub(crate) async fn prepare(&self) -> Result<(), LedgerFault> {
+        self.ready().await?;
+        Ok(())
     }
 
     /// Takes the rows between two places of the log; see `sink.rs`. One at a time.

@@ -71,17 +71,21 @@ impl Sink {
         (from, to): (Position, Position),
     ) -> Result<(), ClickHouseFault> {
         let before = self.progress().await;
+        let is_new = before.sent.max(before.reached) <= Some(from);
         let token = format!("{}:{from}-{to}", self.log_id);
         let all: Vec<&Row> = rows.iter().collect();
-        self.save(Progress { sent: before.sent.max(Some(to)), ..before }).await?;
-        if Some(from) < before.sent.max(before.reached) {
-            self.make_up(server, all, &token).await?;
-        } else {
+        if !rows.is_empty() {
+            self.save(Progress { batch: Some(to), sent: before.sent.max(Some(to)), ..before }).await?;
+        }
+        if is_new {
             insert(server, &all, &token).await?;
+        } else {
+            self.make_up(server, all, &token).await?;
         }
         let reached = before.reached.max(Some(to));
         // What was sent beyond this place is still open.
-        self.save(Progress { reached, sent: before.sent.filter(|sent| Some(*sent) > reached) }).await
+        let sent = before.sent.filter(|sent| Some(*sent) > reached);
+        self.save(Progress { reached, batch: None, sent }).await
     }
 
     async fn make_up(&self, server: &Server, rows: Vec<&Row>, token: &str) -> Result<(), ClickHouseFault> {
