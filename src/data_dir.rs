@@ -73,6 +73,11 @@ impl DataDir {
         self.path.join("obleth.db")
     }
 
+    /// The usage ledger's file.
+    pub(crate) fn usage_database(&self) -> PathBuf {
+        self.path.join("usage.db")
+    }
+
     /// The operator's secrets, else those in the folder, else fresh ones. `database` is the store that the
     /// master key is for.
     ///

@@ -99,7 +99,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     threads::raise_descriptor_limit();
     threads::keep_pages_small();
 
-    let settings = sidecar_settings(&config, &secrets, database);
+    let settings = sidecar_settings(&config, &secrets, (database, folder.usage_database()));
     let mut sidecar = obleth_admin::Sidecar::open(settings.clone()).map_err(sidecar::open_failure)?;
     let demo = if args.demo { Some(Demo::start(&mut sidecar)?) } else { None };
     let shards = config.cores.map_or_else(threads::default_shards, |cores| cores as usize);
@@ -230,10 +230,15 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
 fn sidecar_settings(
     config: &Config,
     secrets: &Secrets,
-    database: std::path::PathBuf,
+    (database, usage): (std::path::PathBuf, std::path::PathBuf),
 ) -> obleth_admin::Settings {
     obleth_admin::Settings {
         database,
+        usage: obleth_admin::UsageSettings {
+            database: usage,
+            retention_days: config.usage_retention_days,
+            clickhouse: config.clickhouse(),
+        },
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),
         pepper: pepper(config),

@@ -10,6 +10,7 @@
 //! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
+//! | `usage/` | the ledger: where records stay, and the reports over them |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
 
@@ -78,6 +79,7 @@ use store::{
     Db, KeyLookup, Store,
     rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
 };
+use usage::{Ledger, embedded::EmbeddedFile, retention};
 
 /// How long the first snapshot waits for names; what does not resolve by then follows in a later one.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
@@ -93,6 +95,8 @@ const DEMO: &str = "demo";
 pub struct Settings {
     /// The SQLite file; its folder exists. `OBLETH_DATABASE_URL`.
     pub database: PathBuf,
+    /// Where usage records stay.
+    pub usage: UsageSettings,
     /// Encrypts upstream credentials at rest. `OBLETH_MASTER_KEY`.
     pub master_key: MasterKey,
     /// What admin requests must show. `OBLETH_ADMIN_TOKEN`.
@@ -119,6 +123,17 @@ pub struct Settings {
     pub version: &'static str,
     /// It was built from.
     pub commit: &'static str,
+}
+
+/// Where usage records stay, and how long.
+#[derive(Clone, Debug)]
+pub struct UsageSettings {
+    /// A SQLite file of their own; its folder exists.
+    pub database: PathBuf,
+    /// Days that they are kept besides today; 0 = for ever. `OBLETH_USAGE_RETENTION_DAYS`.
+    pub retention_days: u32,
+    /// A server that keeps them instead. `OBLETH_CLICKHOUSE_URL`.
+    pub clickhouse: Option<ClickHouseSettings>,
 }
 
 /// The backend of models that name none.
@@ -152,6 +167,7 @@ pub struct Sidecar {
     default_upstream: Option<(ApiBase, Option<Secret>)>,
     db: Db,
     keys: KeyLookup,
+    usage: EmbeddedFile,
 }
 
 impl Sidecar {
@@ -167,7 +183,8 @@ impl Sidecar {
         };
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
-        Ok(Self { settings, default_upstream, db, keys })
+        let usage = EmbeddedFile::open(&settings.usage.database)?;
+        Ok(Self { settings, default_upstream, db, keys, usage })
     }
 
     /// Puts the demo's tenant, model and a fresh key into the store. What an earlier demo left is used again;
@@ -240,15 +257,19 @@ impl Sidecar {
         stop: StopSignal,
         threads: &mut Vec<JoinHandle<()>>,
     ) -> io::Result<()> {
-        let Self { settings, default_upstream, db, keys } = self;
+        let Self { settings, default_upstream, db, keys, usage } = self;
         let (admin, metrics) = (server::adopt(admin)?, server::adopt(metrics)?);
         let (store, handles) = Store::start(db, keys)?;
         threads.extend(handles);
-        let app = assemble(&settings, default_upstream, store, link);
+        let (embedded, handles) = usage.start()?;
+        threads.extend(handles);
+        let ledger = Ledger::Embedded(embedded.clone());
+        let app = assemble(&settings, default_upstream, (store, ledger), link);
         let probes =
             Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), (settings.version, settings.commit));
         let pump = Arc::clone(&app.pump).run(app.store.clone());
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
+        tokio::spawn(retention::keep(embedded, settings.usage.retention_days));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
         let metrics = server::serve(metrics, metrics::router(probes), stop);
         let (admin, metrics) = (tokio::spawn(admin), tokio::spawn(metrics));
@@ -266,7 +287,7 @@ impl Sidecar {
 fn assemble(
     settings: &Settings,
     default_upstream: Option<(ApiBase, Option<Secret>)>,
-    store: Store,
+    (store, ledger): (Store, Ledger),
     link: SidecarEnd,
 ) -> App {
     let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
@@ -284,6 +305,7 @@ fn assemble(
         sampler: Arc::new(Sampler::new(Arc::clone(&pump), Arc::clone(&publisher))),
         publisher,
         store,
+        ledger,
         pump,
         names,
         token: TokenDigest::of(&settings.admin_token),

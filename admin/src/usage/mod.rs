@@ -16,6 +16,7 @@
 pub(crate) mod calendar;
 pub(crate) mod checkpoint;
 pub(crate) mod clickhouse;
+pub(crate) mod csv;
 pub(crate) mod cursor;
 pub(crate) mod embedded;
 pub(crate) mod fault;
@@ -23,6 +24,7 @@ pub(crate) mod fault;
 pub(crate) mod golden;
 pub(crate) mod query;
 pub(crate) mod report;
+pub(crate) mod retention;
 pub(crate) mod row;
 pub(crate) mod shipper;
 

@@ -252,3 +252,6 @@ impl Trouble {
         is_due
     }
 }
+
+#[cfg(test)]
+mod tests;

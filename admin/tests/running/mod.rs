@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal};
+use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal, UsageSettings};
 use obleth_link::{BufferBudget, Command, CoordinatorEnd, Doorbell, Event, Order, ShardEnd, links};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest},
@@ -41,6 +41,21 @@ pub(crate) struct Running {
     thread: Option<JoinHandle<std::io::Result<()>>>,
 }
 
+/// A record of the usage ledger, as far as tests tell them apart.
+#[derive(Clone)]
+pub(crate) struct Record {
+    pub(crate) ts: i64,
+    /// Tells ids of one millisecond apart.
+    pub(crate) rest: [u8; 10],
+    pub(crate) request_id: String,
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+    pub(crate) model: String,
+    pub(crate) refused: bool,
+    pub(crate) input_tokens: i64,
+    pub(crate) cost: Option<i64>,
+}
+
 /// One shard's end of the link.
 #[derive(Clone)]
 pub(crate) struct Shard(pub(crate) ShardEnd);
@@ -57,6 +72,7 @@ pub(crate) struct Answer {
 pub(crate) fn settings(dir: &TempDir) -> Settings {
     Settings {
         database: dir.path().join("obleth.db"),
+        usage: UsageSettings { database: dir.path().join("usage.db"), retention_days: 0, clickhouse: None },
         master_key: MasterKey::parse(&"07".repeat(32)).unwrap(),
         admin_token: Secret::new(TOKEN),
         pepper: None,
@@ -139,6 +155,36 @@ impl Running {
     /// The database from outside.
     pub(crate) fn outside(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(&self.settings.database).unwrap()
+    }
+
+    /// Puts a record into the usage ledger from outside, as if it had been shipped.
+    pub(crate) fn record(&self, record: &Record) {
+        let conn = rusqlite::Connection::open(&self.settings.usage.database).unwrap();
+        conn.busy_timeout(PATIENCE).unwrap();
+        let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
+        let fresh =
+            uuid::Builder::from_unix_timestamp_millis(record.ts.unsigned_abs(), &record.rest).into_uuid();
+        conn.execute(
+            "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
+             status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
+             output_tokens, usage_source, cost_micro_usd, streamed, retries)
+             VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
+             ?10, 2, 30, 'upstream', ?11, 1, 0)",
+            rusqlite::params![
+                fresh.into_bytes(),
+                record.ts,
+                record.request_id,
+                id(&record.tenant),
+                id(&record.key),
+                record.model,
+                if record.refused { 403 } else { 200 },
+                if record.refused { "rejected" } else { "ok" },
+                if record.refused { "rejected" } else { "queued" },
+                record.input_tokens,
+                record.cost,
+            ],
+        )
+        .unwrap();
     }
 
     /// The database and its companions.

@@ -19,7 +19,7 @@ mod schema;
 mod server;
 mod sink;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{path::Path, sync::Arc};
 
@@ -149,12 +149,12 @@ impl ClickHouse {
 
     /// Sums.
     pub(crate) async fn report(&self, report: &Report) -> Result<Reported, LedgerFault> {
-        reports::report(self.ready().await?, report).await
+        answered(reports::report(self.ready().await?, report).await)
     }
 
     /// Rows.
     pub(crate) async fn page(&self, page: &Page) -> Result<Vec<Entry>, LedgerFault> {
-        reports::page(self.ready().await?, page).await
+        answered(reports::page(self.ready().await?, page).await)
     }
 
     /// The server with its tables made.
@@ -174,4 +174,12 @@ impl ClickHouse {
         }
         put
     }
+}
+
+/// A question that takes too long is the caller's to mend, whichever ledger it is.
+fn answered<T>(answer: Result<T, LedgerFault>) -> Result<T, LedgerFault> {
+    answer.map_err(|fault| match fault {
+        LedgerFault::ClickHouse(ClickHouseFault { class: Class::TooSlow, .. }) => LedgerFault::TooSlow,
+        fault => fault,
+    })
 }

@@ -79,7 +79,7 @@ impl<'b> Bytes<'b> {
     pub(super) fn entry(&mut self) -> Result<Entry, NoRow> {
         let cells: Result<Vec<_>, _> =
             COLUMNS.iter().map(|column| self.cell(column.kind, column.nullable)).collect();
-        cells.map(Entry)
+        Entry::new(cells?).ok_or(NoRow)
     }
 
     /// The next cell.

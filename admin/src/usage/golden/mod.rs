@@ -99,7 +99,7 @@ async fn rows_come_back_as_they_went(ledger: &Ledger, rows: &[Row]) {
     assert_eq!(entries.len(), 1000);
     for (entry, (ts, id, row)) in entries.iter().zip(expected) {
         assert_eq!(entry.place(), Some((ts, id)));
-        assert!(entry.0.iter().cloned().eq(row.cells()), "{entry:?}\n{row:?}");
+        assert!(entry.cells().iter().cloned().eq(row.cells()), "{entry:?}\n{row:?}");
     }
 }
 

@@ -19,7 +19,7 @@ const LOSES_ANSWERS: u8 = 1;
 const CUTS: u8 = 2;
 
 /// A proxy on a port of its own. On drop it takes no more connections.
-pub(super) struct Way {
+pub(crate) struct Way {
     address: SocketAddr,
     state: Arc<State>,
     task: tokio::task::JoinHandle<()>,
@@ -35,7 +35,7 @@ struct State {
 }
 
 impl Way {
-    pub(super) async fn to(server: SocketAddr) -> Self {
+    pub(crate) async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let state = Arc::new(State::default());
@@ -54,21 +54,21 @@ impl Way {
         Self { address, state, task }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn sound(&self) {
+    pub(crate) fn sound(&self) {
         self.change(SOUND);
     }
 
     /// Requests arrive, and answers come, and nobody hears of them.
-    pub(super) fn loses_answers(&self) {
+    pub(crate) fn loses_answers(&self) {
         self.change(LOSES_ANSWERS);
     }
 
     /// Connections end after so many bytes of a request.
-    pub(super) fn cuts_after(&self, bytes: u64) {
+    pub(crate) fn cuts_after(&self, bytes: u64) {
         self.state.bytes.store(bytes, Ordering::Relaxed);
         self.change(CUTS);
     }
@@ -79,7 +79,7 @@ impl Way {
     }
 
     /// How many answers were lost.
-    pub(super) fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.state.lost.load(Ordering::Relaxed)
     }
 }

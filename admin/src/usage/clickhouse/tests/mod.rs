@@ -2,10 +2,10 @@
 //! twice or loses one.
 
 mod exactly_once;
-mod faulty;
+pub(crate) mod faulty;
 mod schema;
 #[path = "../../../../../tests/stores/clickhouse/server.rs"]
-mod server;
+pub(crate) mod server;
 
 use std::path::Path;
 
@@ -42,7 +42,7 @@ fn at(offset: u64) -> Position {
     Position { segment: 1, offset }
 }
 
-fn settings(url: String) -> ClickHouseSettings {
+pub(crate) fn settings(url: String) -> ClickHouseSettings {
     ClickHouseSettings {
         url,
         database: "obleth-tests".to_owned(),
@@ -125,13 +125,19 @@ async fn every_column_comes_back_as_it_went() {
     let page = Page { scope: everything(), after: None, limit: 10 };
     let entries = ledger.page(&page).await.unwrap();
     let wanted = rows.iter().rev().map(|row| row.cells().collect::<Vec<_>>());
-    assert_eq!(entries.iter().map(|entry| entry.0.clone()).collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+    assert_eq!(
+        entries.iter().map(|entry| entry.cells().to_vec()).collect::<Vec<_>>(),
+        wanted.collect::<Vec<_>>()
+    );
     for (at, column) in COLUMNS.iter().enumerate() {
-        let cells = [&entries[0].0[at], &entries[1].0[at]];
+        let cells = [&entries[0].cells()[at], &entries[1].cells()[at]];
         assert!(cells.iter().any(|cell| cell.is_some()), "{} was tried with a value", column.name);
         assert_eq!(cells.iter().any(|cell| cell.is_none()), column.nullable, "{} and without", column.name);
     }
-    assert!(entries[0].0.contains(&Some(Cell::Count(crate::usage::row::MOST))), "the largest count there is");
+    assert!(
+        entries[0].cells().contains(&Some(Cell::Count(crate::usage::row::MOST))),
+        "the largest count there is"
+    );
 }
 
 #[tokio::test]
