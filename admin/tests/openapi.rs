@@ -252,7 +252,7 @@ fn every_operation_answers_as_the_document_says() {
         input_tokens: 10,
         cost: Some(7),
     };
-    api.sidecar.record(&record);
+    api.sidecar.record([record]);
     let range = "from=2026-11-01&to=2026-12-01";
     let by = "by=tenant,key,group,model,endpoint,outcome,status";
     for list in ["by=day", by, &format!("{by},day"), "by=month"] {

@@ -62,10 +62,10 @@ fn a_report_adds_up_and_names_what_was_deleted() {
     let stage = Stage::new();
     let other = stage.sidecar.tenant("other");
     let (other_key, _) = stage.sidecar.key(&other, "laptop");
-    stage.sidecar.record(&stage.record(0));
-    stage.sidecar.record(&Record { cost: None, ..stage.record(1) });
-    stage.sidecar.record(&Record { refused: true, cost: Some(0), input_tokens: 0, ..stage.record(2) });
-    stage.sidecar.record(&Record { tenant: other.clone(), key: other_key, ts: NOON + 5, ..stage.record(3) });
+    stage.sidecar.record([stage.record(0)]);
+    stage.sidecar.record([Record { cost: None, ..stage.record(1) }]);
+    stage.sidecar.record([Record { refused: true, cost: Some(0), input_tokens: 0, ..stage.record(2) }]);
+    stage.sidecar.record([Record { tenant: other.clone(), key: other_key, ts: NOON + 5, ..stage.record(3) }]);
     stage.sidecar.expect(200, ("DELETE", &format!("/tenants/{}", stage.tenant)), "");
 
     let usage = stage.get(&format!("/usage?{RANGE}&by=tenant,key"));
@@ -93,7 +93,7 @@ fn a_series_has_every_day_of_its_zone_also_those_without_requests() {
     let stage = Stage::new();
     // The last moment of the 24th and the first of the 25th, by Berlin's clock; the 25th has 25 hours.
     for (number, ts) in [(0, 1_792_879_199_999), (1, 1_792_879_200_000), (2, 1_792_969_199_999)] {
-        stage.sidecar.record(&Record { ts, ..stage.record(number) });
+        stage.sidecar.record([Record { ts, ..stage.record(number) }]);
     }
     let query = "from=2026-10-24&to=2026-10-28&tz=Europe/Berlin&by=model";
     let series = stage.get(&format!("/usage/series?{query}"));
@@ -122,7 +122,7 @@ fn a_series_has_every_day_of_its_zone_also_those_without_requests() {
 #[test]
 fn logs_follow_their_links_to_the_end_and_show_each_row_once() {
     let stage = Stage::new();
-    (0..50).for_each(|number| stage.sidecar.record(&stage.record(number)));
+    stage.sidecar.record((0..50).map(|number| stage.record(number)));
     let mut path =
         "/usage/logs?limit=7&model=llama&from=2026-11-21T13:00:00%2B01:00&to=2026-12-01".to_owned();
     let mut seen = Vec::new();
@@ -133,7 +133,7 @@ fn logs_follow_their_links_to_the_end_and_show_each_row_once() {
         let Some(next) = next(&answer) else { break };
         path = next;
         // Newer than all: not on the pages to come.
-        stage.sidecar.record(&stage.record(added));
+        stage.sidecar.record([stage.record(added)]);
     }
     let distinct: BTreeSet<_> = seen.iter().collect();
     assert_eq!((seen.len(), distinct.len()), (50, 50));
@@ -145,7 +145,7 @@ fn logs_follow_their_links_to_the_end_and_show_each_row_once() {
 #[test]
 fn a_cursor_is_good_for_its_own_question_only() {
     let stage = Stage::new();
-    (0..3).for_each(|number| stage.sidecar.record(&stage.record(number)));
+    stage.sidecar.record((0..3).map(|number| stage.record(number)));
     let answer = stage.sidecar.get(&format!("/usage/logs?{RANGE}&limit=1&model=llama"));
     let path = next(&answer).unwrap();
     let other = path.replace("model=llama", "model=qwen");
@@ -158,8 +158,8 @@ fn a_cursor_is_good_for_its_own_question_only() {
 fn the_export_holds_every_row_as_a_table_that_nothing_runs() {
     let stage = Stage::new();
     let hostile = "=HYPERLINK(\"http://x\",\"a\")\r\n";
-    (0..2500).for_each(|number| stage.sidecar.record(&stage.record(number)));
-    stage.sidecar.record(&Record { ts: NOON - 1, model: hostile.into(), ..stage.record(9000) });
+    stage.sidecar.record((0..2500).map(|number| stage.record(number)));
+    stage.sidecar.record([Record { ts: NOON - 1, model: hostile.into(), ..stage.record(9000) }]);
     let answer = stage.sidecar.get(&format!("/usage/export.csv?{RANGE}"));
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/csv; charset=utf-8")));
     assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"obleth-usage.csv\""));

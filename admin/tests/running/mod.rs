@@ -157,34 +157,13 @@ impl Running {
         rusqlite::Connection::open(&self.settings.database).unwrap()
     }
 
-    /// Puts a record into the usage ledger from outside, as if it had been shipped.
-    pub(crate) fn record(&self, record: &Record) {
-        let conn = rusqlite::Connection::open(&self.settings.usage.database).unwrap();
+    /// Puts records into the usage ledger from outside, as if they had been shipped.
+    pub(crate) fn record(&self, records: impl IntoIterator<Item = Record>) {
+        let mut conn = rusqlite::Connection::open(&self.settings.usage.database).unwrap();
         conn.busy_timeout(PATIENCE).unwrap();
-        let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
-        let fresh =
-            uuid::Builder::from_unix_timestamp_millis(record.ts.unsigned_abs(), &record.rest).into_uuid();
-        conn.execute(
-            "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
-             status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
-             output_tokens, usage_source, cost_micro_usd, streamed, retries)
-             VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
-             ?10, 2, 30, 'upstream', ?11, 1, 0)",
-            rusqlite::params![
-                fresh.into_bytes(),
-                record.ts,
-                record.request_id,
-                id(&record.tenant),
-                id(&record.key),
-                record.model,
-                if record.refused { 403 } else { 200 },
-                if record.refused { "rejected" } else { "ok" },
-                if record.refused { "rejected" } else { "queued" },
-                record.input_tokens,
-                record.cost,
-            ],
-        )
-        .unwrap();
+        let tx = conn.transaction().unwrap();
+        records.into_iter().for_each(|record| record.insert(&tx));
+        tx.commit().unwrap();
     }
 
     /// The database and its companions.
@@ -237,6 +216,36 @@ impl Running {
         for shard in &self.shards {
             while shard.0.take().is_some() {}
         }
+    }
+}
+
+impl Record {
+    fn insert(&self, conn: &rusqlite::Connection) {
+        let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
+        let fresh = uuid::Builder::from_unix_timestamp_millis(self.ts.unsigned_abs(), &self.rest).into_uuid();
+        let (status, outcome, admission) =
+            if self.refused { (403, "rejected", "rejected") } else { (200, "ok", "queued") };
+        conn.execute(
+            "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
+             status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
+             output_tokens, usage_source, cost_micro_usd, streamed, retries)
+             VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
+             ?10, 2, 30, 'upstream', ?11, 1, 0)",
+            rusqlite::params![
+                fresh.into_bytes(),
+                self.ts,
+                self.request_id,
+                id(&self.tenant),
+                id(&self.key),
+                self.model,
+                status,
+                outcome,
+                admission,
+                self.input_tokens,
+                self.cost,
+            ],
+        )
+        .unwrap();
     }
 }
 

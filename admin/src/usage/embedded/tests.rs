@@ -1,10 +1,11 @@
 //! The embedded ledger over real files.
 
-use std::thread::JoinHandle;
+use std::{sync::mpsc, thread::JoinHandle};
 
 use obleth_ledger::Position;
 use obleth_policy::{unit::MicroUsd, unit::UnixMs};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::{Embedded, EmbeddedFile};
 use crate::usage::{
@@ -148,4 +149,26 @@ async fn more_groups_than_fit_are_refused_and_not_cut_off() {
     assert_eq!(ledger.report(by_key("1970-01-02")).await, Err(LedgerFault::TooManyGroups));
     let fewer = ledger.report(by_key("1970-01-01T00:00:50Z")).await.unwrap();
     assert_eq!(fewer.groups.len(), 50_000);
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_waits_for_any_more_is_broken_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::new(&dir);
+    let ledger = open.get();
+    let (began, has_begun) = oneshot::channel();
+    let (ended, has_ended) = mpsc::channel();
+    let endless = ledger.ask(move |conn| {
+        began.send(()).unwrap();
+        let sql = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n";
+        let out = conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(LedgerFault::from);
+        ended.send(out).unwrap();
+        Ok(())
+    });
+    tokio::select! {
+        out = endless => panic!("it ended by itself: {out:?}"),
+        begun = has_begun => begun.unwrap(),
+    }
+    assert_eq!(has_ended.recv().unwrap(), Err(LedgerFault::TooSlow));
+    assert_eq!(requests(&ledger).await, 0);
 }
