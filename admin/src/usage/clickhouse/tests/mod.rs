@@ -67,7 +67,7 @@ fn folder() -> TempDir {
 
 /// A row with something in every column, or with nothing in all that may be empty.
 fn row(number: u64, is_full: bool) -> Row {
-    let id = |kind: u64| Uuid::from_u64_pair(kind << 48 | 0x7000, 0x8000_0000_0000_0000 | number % 5);
+    let id = |kind: u64| Uuid::from_u64_pair((kind << 48) | 0x7000, 0x8000_0000_0000_0000 | (number % 5));
     let some = |known: u32| is_full.then_some(known);
     let record = Record {
         id: Uuid::from_u64_pair(0x7000, number.swap_bytes()),
