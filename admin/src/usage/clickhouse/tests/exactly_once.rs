@@ -243,6 +243,21 @@ async fn a_batch_of_other_bounds_after_a_restart_is_taken_for_what_it_adds() {
 }
 
 #[tokio::test]
+async fn rows_of_clocks_that_went_astray_are_there_once_too() {
+    let Some(server) = Server::start() else { return };
+    let times = [i64::MIN, -1, 0, EVENING.0, 7_258_118_400_000, 11_000_000_000_000, i64::MAX];
+    let mut rows = batch(times.len() as u64);
+    rows.iter_mut().zip(times).for_each(|(row, ts)| row.record.ts = UnixMs(ts));
+    for _ in 0..2 {
+        let folder = folder();
+        let source = Source { folder: folder.path(), log_id: LOG, durable: at(9) };
+        let ledger = ClickHouse::open(&settings(server.url()), source, None).unwrap();
+        ledger.put(&rows, at(0), at(9)).await.unwrap();
+        assert_eq!(counts(&server), (7, 7));
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_said_and_nothing_is_lost() {
     let Some(server) = Server::start() else { return };
     let folder = folder();
