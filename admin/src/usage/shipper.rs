@@ -181,6 +181,7 @@ impl<N: Names> Shipper<N> {
             if batch.to > at {
                 break;
             }
+            self.note_oldest(&[]);
             bell.rung().await?;
         }
         self.tail.bell().awake();
@@ -234,7 +235,6 @@ impl<N: Names> Shipper<N> {
         }
         trouble.is_over(&self.ledger);
         self.shipping.shipped.fetch_add(rows.len() as u64, Ordering::Relaxed);
-        self.note_oldest(&[]);
         let tail = self.tail.clone();
         // It fails only when the runtime ends; the place is in the ledger all the same.
         let _ = spawn_blocking(move || tail.release(to)).await;

@@ -54,6 +54,11 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    /// The process, as long as it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address

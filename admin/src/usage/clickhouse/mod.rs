@@ -21,10 +21,15 @@ mod sink;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use obleth_ledger::Position;
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 pub use server::ClickHouseSettings;
@@ -103,7 +108,7 @@ struct Inner {
     sink: Sink,
     retention_days: Option<u32>,
     /// Whether the tables have been seen to.
-    is_ready: Mutex<bool>,
+    is_ready: AtomicBool,
 }
 
 impl ClickHouse {
@@ -119,7 +124,7 @@ impl ClickHouse {
     ) -> Result<Self, CheckpointError> {
         let retention_days = retention_days.filter(|days| *days <= MOST_DAYS);
         let sink = Sink::open(source.folder, source.durable, source.log_id, retention_days)?;
-        let (server, is_ready) = (Server::new(settings), Mutex::new(false));
+        let (server, is_ready) = (Server::new(settings), AtomicBool::new(false));
         Ok(Self(Arc::new(Inner { server, sink, retention_days, is_ready })))
     }
 
@@ -144,7 +149,7 @@ impl ClickHouse {
     pub(crate) async fn put(&self, rows: &[Row], from: Position, to: Position) -> Result<(), LedgerFault> {
         let server = self.ready().await?;
         let put = self.0.sink.put(server, rows, (from, to)).await;
-        Ok(self.note(put).await?)
+        Ok(self.note(put)?)
     }
 
     /// Sums.
@@ -159,18 +164,18 @@ impl ClickHouse {
 
     /// The server with its tables made.
     async fn ready(&self) -> Result<&Server, ClickHouseFault> {
-        let mut is_ready = self.0.is_ready.lock().await;
-        if !*is_ready {
+        if !self.0.is_ready.load(Ordering::Acquire) {
+            // Two who do it at once do no harm, and nobody waits for another's time-out.
             schema::bring_up(&self.0.server, self.0.retention_days).await?;
-            *is_ready = true;
+            self.0.is_ready.store(true, Ordering::Release);
         }
         Ok(&self.0.server)
     }
 
     /// A server that refuses may have lost its tables: they are seen to again before the next try.
-    async fn note(&self, put: Result<(), ClickHouseFault>) -> Result<(), ClickHouseFault> {
+    fn note(&self, put: Result<(), ClickHouseFault>) -> Result<(), ClickHouseFault> {
         if put.as_ref().is_err_and(|fault| fault.class == Class::Refused) {
-            *self.0.is_ready.lock().await = false;
+            self.0.is_ready.store(false, Ordering::Release);
         }
         put
     }

@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use crate::usage::row::{COLUMNS, Cell, Column, Entry, Kind, Row};
 
+/// 1970 and 2200: what the server can hold, and what reports can be asked for.
+const TIMES: (i64, i64) = (0, 7_258_118_400_000);
+
 /// Bytes that are no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a row of another shape")]
@@ -32,6 +35,12 @@ pub(super) fn columns() -> String {
     COLUMNS.iter().map(|column| column.name).collect::<Vec<_>>().join(", ")
 }
 
+/// The time that a row is kept under. One of a clock that went astray is the nearest that there is: the server would take
+/// it for yet another, and the row would not be found by it.
+pub(super) fn kept_time(ts: UnixMs) -> i64 {
+    ts.0.clamp(TIMES.0, TIMES.1)
+}
+
 /// Appends a row.
 pub(super) fn encode(row: &Row, out: &mut Vec<u8>) {
     for (column, cell) in COLUMNS.iter().zip(row.cells()) {
@@ -44,7 +53,7 @@ pub(super) fn encode(row: &Row, out: &mut Vec<u8>) {
                 out.extend(high.to_le_bytes());
                 out.extend(low.to_le_bytes());
             }
-            Some(Cell::Time(ts)) => out.extend(ts.0.to_le_bytes()),
+            Some(Cell::Time(ts)) => out.extend(kept_time(ts).to_le_bytes()),
             Some(Cell::Text(text)) => {
                 length(text.len(), out);
                 out.extend(text.as_bytes());

@@ -152,7 +152,7 @@ async fn missing<'r>(server: &Server, rows: Vec<&'r Row>) -> Result<Vec<&'r Row>
 }
 
 async fn present(server: &Server, rows: &[&Row]) -> Result<Vec<Uuid>, ClickHouseFault> {
-    let times = || rows.iter().map(|row| row.record.ts.0);
+    let times = || rows.iter().map(|row| rowbinary::kept_time(row.record.ts));
     let (Some(first), Some(last)) = (times().min(), times().max()) else { return Ok(Vec::new()) };
     let ids: Vec<_> = rows.iter().map(|row| format!("'{}'", row.record.id)).collect();
     let sql = format!(

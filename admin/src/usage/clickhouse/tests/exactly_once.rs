@@ -168,6 +168,47 @@ async fn rows_that_a_server_lost_though_it_remembers_their_token_are_put_again()
     assert_eq!(counts(&server), (ROWS, ROWS));
 }
 
+/// The same, with the real moment: the server writes a token down, and then renames the folder of the rows.
+#[tokio::test]
+#[ignore = "takes strace, which tests/run --full installs"]
+async fn a_server_that_dies_between_a_token_and_its_rows_has_every_row_once_in_the_end() {
+    let Some(mut server) = Server::start() else { return };
+    let folder = folder();
+    let ledger = open(server.url(), folder.path());
+    ledger.put(&[], at(0), at(0)).await.unwrap();
+    // The first partition of the batch, then the second.
+    for (round, rename) in (0..4).zip([1, 2, 1, 2]) {
+        let rows: Vec<_> = batch(ROWS).into_iter().map(|row| renewed(row, round as usize)).collect();
+        let (from, to) = (at(round), at(round + 1));
+        let mut fate = strace(&server, rename).await;
+        assert!(ledger.put(&rows, from, to).await.is_err());
+        server.kill();
+        fate.wait().unwrap();
+        server.up();
+        assert!(counts(&server).0 < ROWS * (round + 1), "rows are missing");
+        open(server.url(), folder.path()).put(&rows, from, to).await.unwrap();
+        let all = ROWS * (round + 1);
+        assert_eq!(counts(&server), (all, all));
+    }
+}
+
+/// Kills the server the moment that it begins to rename something for that time.
+async fn strace(server: &Server, rename: u64) -> std::process::Child {
+    let pid = server.pid().expect("it runs");
+    let fate = format!("inject=rename:signal=KILL:when={rename}");
+    let options = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", &fate, "-p", &pid.to_string()];
+    let strace = std::process::Command::new("strace").args(options).spawn().expect("strace is installed");
+    let is_attached = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+        let status = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("status")));
+        status.flatten().all(|status| !status.contains("TracerPid:\t0\n"))
+    };
+    while !is_attached() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    strace
+}
+
 #[tokio::test]
 async fn a_batch_that_is_put_again_while_it_still_arrives_is_there_once() {
     let Some(server) = Server::start() else { return };
@@ -199,6 +240,21 @@ async fn a_batch_of_other_bounds_after_a_restart_is_taken_for_what_it_adds() {
     ledger.put(&rows[300..], at(300), at(2000)).await.unwrap();
     assert_eq!(counts(&server), (ROWS, ROWS));
     assert_eq!((ledger.reached().await, ledger.under_way().await), (Some(at(2000)), None));
+}
+
+#[tokio::test]
+async fn rows_of_clocks_that_went_astray_are_there_once_too() {
+    let Some(server) = Server::start() else { return };
+    let times = [i64::MIN, -1, 0, EVENING.0, 7_258_118_400_000, 11_000_000_000_000, i64::MAX];
+    let mut rows = batch(times.len() as u64);
+    rows.iter_mut().zip(times).for_each(|(row, ts)| row.record.ts = UnixMs(ts));
+    for _ in 0..2 {
+        let folder = folder();
+        let source = Source { folder: folder.path(), log_id: LOG, durable: at(9) };
+        let ledger = ClickHouse::open(&settings(server.url()), source, None).unwrap();
+        ledger.put(&rows, at(0), at(9)).await.unwrap();
+        assert_eq!(counts(&server), (7, 7));
+    }
 }
 
 #[tokio::test]
