@@ -3,18 +3,12 @@
 //! It is written from its beginning to its end, and only what was synced counts. Whatever a failed write left is written
 //! over at the same place. It must never be opened for writing again by a later process.
 
-use std::{
-    collections::BTreeMap,
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use uuid::Uuid;
 
 use crate::{
-    folder::{FORMAT, Folder, preallocate},
+    folder::{FORMAT, Folder, preallocate, private},
     frame::{self, Frame, REACHED, Salt},
 };
 
@@ -47,7 +41,7 @@ impl Segment {
     /// earlier try left is written over.
     pub(crate) fn begin(folder: &Folder, number: u64, beginning: &[u8], bytes: u64) -> io::Result<Self> {
         let path = folder.segment(number);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+        let file = private().create(true).truncate(true).open(path)?;
         let length = beginning.len() as u64;
         preallocate(&file, length + bytes)?;
         file.write_all_at(beginning, 0)?;
@@ -73,7 +67,7 @@ impl Segment {
 
 /// Cuts an earlier process's segment off behind its last whole frame.
 pub(crate) fn cut(path: &Path, length: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path)?;
+    let file = private().open(path)?;
     file.set_len(length)?;
     file.sync_all()
 }
