@@ -16,6 +16,7 @@ struct Small(TempDir);
 
 impl Small {
     /// `None`, and a word about it, where that is not allowed.
+    #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
     fn mount() -> Option<Self> {
         let dir = light_dir();
         let is_mounted = mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"], dir.path());
