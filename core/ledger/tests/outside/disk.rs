@@ -96,7 +96,13 @@ fn a_process_that_dies_on_a_full_disk_loses_nothing_either() {
         noted += 200;
     }
     drop(log);
+    let segments = || {
+        let names = fs::read_dir(disk.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".log")).count()
+    };
+    let before = segments();
     assert!(matches!(open(options(disk.path())), Err(OpenError::Io { .. })), "the disk is still full");
+    assert_eq!(segments(), before, "what could not be finished is gone");
     disk.empty();
     let log = open(options(disk.path())).unwrap();
     assert_eq!(shipped(&log, Position::default()), (0..noted).collect::<Vec<_>>());
