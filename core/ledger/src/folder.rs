@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, FileExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -142,6 +142,13 @@ impl Folder {
     }
 }
 
+/// How files are made and written: they say who asked for what, and are nobody else's to read.
+pub(crate) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
 /// Gives a file its whole size, zeros with a place of their own on the disk.
 pub(crate) fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
@@ -192,11 +199,13 @@ fn found(dir: &Path, node: &str, handle: &File) -> Result<Uuid, OpenError> {
     at(dir, drawn)?;
     let log_id = uuid::Builder::from_random_bytes(random).into_uuid();
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(dir.join(NEW_META))?;
+        let mut file = private().create(true).truncate(true).open(dir.join(NEW_META))?;
         write!(file, "obleth usage log, format {FORMAT}\nnode {node}\nlog {log_id}\n")?;
         file.sync_all()?;
         fs::rename(dir.join(NEW_META), dir.join(META))?;
-        handle.sync_all()
+        handle.sync_all()?;
+        // The folder may be new as well.
+        File::open(dir.join(".."))?.sync_all()
     };
     at(&dir.join(META), write())?;
     Ok(log_id)

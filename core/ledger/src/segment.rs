@@ -3,18 +3,12 @@
 //! It is written from its beginning to its end, and only what was synced counts. Whatever a failed write left is written
 //! over at the same place. It must never be opened for writing again by a later process.
 
-use std::{
-    collections::BTreeMap,
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use uuid::Uuid;
 
 use crate::{
-    folder::{FORMAT, Folder, preallocate},
+    folder::{FORMAT, Folder, preallocate, private},
     frame::{self, Frame, REACHED, Salt},
 };
 
@@ -43,16 +37,23 @@ pub(crate) struct Header {
 pub(crate) type Streams = BTreeMap<u32, u64>;
 
 impl Segment {
-    /// Makes the file, with room for `bytes` more than `beginning`, and syncs it and its name. A file of that number that an
-    /// earlier try left is written over.
+    /// Makes the file, with room for `bytes` more than `beginning`, and syncs it and its name. What cannot be finished is
+    /// taken away: it says which starts are open, and would say so still when they are not.
     pub(crate) fn begin(folder: &Folder, number: u64, beginning: &[u8], bytes: u64) -> io::Result<Self> {
         let path = folder.segment(number);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+        let file = private().create(true).truncate(true).open(&path)?;
         let length = beginning.len() as u64;
-        preallocate(&file, length + bytes)?;
-        file.write_all_at(beginning, 0)?;
-        file.sync_all()?;
-        folder.sync()?;
+        let write = || {
+            preallocate(&file, length + bytes)?;
+            file.write_all_at(beginning, 0)?;
+            file.sync_all()?;
+            folder.sync()
+        };
+        if let Err(error) = write() {
+            // Where even that fails, the next try writes over it before anything else is written.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
         Ok(Self { file, number, length })
     }
 
@@ -73,7 +74,7 @@ impl Segment {
 
 /// Cuts an earlier process's segment off behind its last whole frame.
 pub(crate) fn cut(path: &Path, length: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path)?;
+    let file = private().open(path)?;
     file.set_len(length)?;
     file.sync_all()
 }

@@ -5,7 +5,6 @@
 //! millisecond now and then. Writing a note must never wait, allocate, or fail in any other way than for want of room.
 
 use std::{
-    fs::OpenOptions,
     io,
     os::unix::fs::FileExt,
     path::Path,
@@ -19,7 +18,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::{
     desk::Desk,
-    folder::preallocate,
+    folder::{preallocate, private},
     frame::{self, Frame, MAX_NOTE, Place, Salt},
     mapping::Mapping,
     record::{Kind, Record},
@@ -56,7 +55,7 @@ impl Slate {
     /// A slate in a new file, which stays empty on the disk until somebody writes.
     pub(crate) fn create(path: &Path, bytes: usize, first: Place, desk: &Arc<Desk>) -> io::Result<Self> {
         let words = (bytes.max(LEAST_BYTES) / 8).next_power_of_two();
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let file = private().read(true).create_new(true).open(path)?;
         // The disk must not turn out to be full at a store into the mapping: that would be a signal.
         preallocate(&file, words as u64 * 8)?;
         // Written, and not only reserved: the first store into a page then finds it in memory. Touching it through the
@@ -80,7 +79,8 @@ impl Slate {
 
     /// Writes a note down. When this returns `true`, the death of the process cannot lose it; 50 ms later or so neither
     /// can that of the machine's power. `false`: there is no room, because the disk is full or slow; an end note that
-    /// finds none is counted in [`Slate::lost`].
+    /// finds none is counted in [`Slate::lost`]. If such a request has a start note, the next start of the process makes
+    /// that its row.
     pub fn note(&self, kind: Kind, record: &Record) -> bool {
         let ring = &*self.0;
         let position = ring.head.load(Ordering::Relaxed);

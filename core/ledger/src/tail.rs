@@ -91,7 +91,7 @@ impl Tail {
         let books = self.desk.books();
         Figures {
             bytes: books.unreleased(),
-            records: books.ends - books.released_ends,
+            records: books.ends.saturating_sub(books.released_ends),
             lost: slates + self.desk.lost.load(Ordering::Relaxed),
             corrupt: self.desk.corrupt.load(Ordering::Relaxed),
         }

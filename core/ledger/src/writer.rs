@@ -252,7 +252,7 @@ impl LogWriter {
         }
     }
 
-    fn tell(&mut self, error: Option<&io::Error>) {
+    pub(crate) fn tell(&mut self, error: Option<&io::Error>) {
         let dir = self.desk.folder.dir.display();
         match error {
             Some(error) if !self.state.refused => {

@@ -61,7 +61,7 @@ fn frames(bytes: &[u8], salt: Salt) -> Vec<(usize, usize, bool)> {
             let at = at + HEADER;
             (at, at + frame.bytes.len(), [START, END].contains(&frame.kind))
         }
-        Step::Damage => panic!("nothing is damaged yet"),
+        Step::Damage => unreachable!("nothing is damaged yet"),
     });
     walk.collect()
 }

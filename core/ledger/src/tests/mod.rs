@@ -8,6 +8,7 @@ mod full;
 mod power;
 mod restarts;
 mod shipping;
+mod telling;
 
 #[path = "../../tests/sample/mod.rs"]
 mod sample;

@@ -131,10 +131,8 @@ proptest! {
             }
         }
         fs::write(disk.path().join(FIRST_SEGMENT), segment).unwrap();
-        for shard in 0..2 {
-            if old_slates[shard] {
-                fs::write(disk.path().join(slate(shard)), &life.written_back[shard]).unwrap();
-            }
+        for (shard, written_back) in life.written_back.iter().enumerate().filter(|(shard, _)| old_slates[*shard]) {
+            fs::write(disk.path().join(slate(shard)), written_back).unwrap();
         }
 
         let mut second = Life::begin(disk.path(), life.next);

@@ -16,6 +16,7 @@ struct Small(TempDir);
 
 impl Small {
     /// `None`, and a word about it, where that is not allowed.
+    #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
     fn mount() -> Option<Self> {
         let dir = light_dir();
         let is_mounted = mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"], dir.path());
@@ -95,7 +96,13 @@ fn a_process_that_dies_on_a_full_disk_loses_nothing_either() {
         noted += 200;
     }
     drop(log);
+    let segments = || {
+        let names = fs::read_dir(disk.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".log")).count()
+    };
+    let before = segments();
     assert!(matches!(open(options(disk.path())), Err(OpenError::Io { .. })), "the disk is still full");
+    assert_eq!(segments(), before, "what could not be finished is gone");
     disk.empty();
     let log = open(options(disk.path())).unwrap();
     assert_eq!(shipped(&log, Position::default()), (0..noted).collect::<Vec<_>>());

@@ -89,6 +89,8 @@ fn nothing_is_lost_and_nothing_is_there_twice_whenever_the_process_is_killed() {
         known.rows.keys().filter(|id| !known.started.contains(id) && !known.ended.contains(id)).count();
     assert!(unsaid as u128 <= 2 * LIVES);
     assert!(known.ended.len() > 1000, "it was given time to do something");
+    let has_rolled = |at: Checkpoint| u128::from(at.position.segment) > LIVES;
+    assert!(known.checkpoint.is_some_and(has_rolled), "segments were filled, shipped and begun anew");
 }
 
 /// Lets a child live until it has said so many lines, and hears what it still had to say.
