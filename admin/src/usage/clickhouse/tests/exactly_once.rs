@@ -279,6 +279,15 @@ async fn a_wrong_password_is_said_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn the_user_may_have_no_password() {
+    let Some(server) = Server::start() else { return };
+    let folder = folder();
+    let open = ClickHouseSettings { user: "default".to_owned(), password: None, ..settings(server.url()) };
+    open_with(&open, folder.path(), Position::default()).put(&batch(9), at(0), at(9)).await.unwrap();
+    assert_eq!(counts(&server), (9, 9));
+}
+
+#[tokio::test]
 async fn a_batch_is_not_sent_while_its_checkpoint_cannot_be_written() {
     let Some(server) = Server::start() else { return };
     let folder = folder();
