@@ -10,6 +10,7 @@ use super::*;
 use crate::usage::{
     clickhouse::{
         ClickHouse, Source,
+        fault::{Class, ClickHouseFault},
         tests::{faulty::Way, server::Server, settings},
     },
     embedded::EmbeddedFile,
@@ -267,6 +268,28 @@ async fn a_lost_checkpoint_makes_no_record_twice() {
     let ship = Ship::start(&log, &ledger);
     until("the rest", || log.tail.figures().records == 0 && ship.shipping.shipped() >= 500).await;
     assert_eq!(counts(&server), (1500, 1500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_lasts_is_said_once_a_minute_and_its_end_once() {
+    let lines = Lines::default();
+    let _guard = lines.capture();
+    let said = |what: &str| lines.text().matches(what).count();
+    let refused = ClickHouseFault { class: Class::AccessDenied, words: "Code: 516.".to_owned() }.into();
+    let mut trouble = Trouble::default();
+    for (wait_secs, times) in [(0, 1), (1, 1), (58, 1), (1, 2), (30, 2), (30, 3)] {
+        tokio::time::advance(Duration::from_secs(wait_secs)).await;
+        trouble.refused(&refused, 7);
+        assert_eq!(said("clickhouse insert failed; spilling 7 records to WAL"), times, "{}", lines.text());
+    }
+    assert_eq!(said("cause=access_denied server=Code: 516."), 3, "{}", lines.text());
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source { folder: folder.path(), log_id: uuid::Uuid::nil(), durable: Position::default() };
+    let settings = settings("http://127.0.0.1:1".to_owned());
+    let ledger = Ledger::ClickHouse(ClickHouse::open(&settings, source, None).unwrap());
+    trouble.is_over(&ledger);
+    trouble.is_over(&ledger);
+    assert_eq!(said("clickhouse takes records again"), 1);
 }
 
 /// The lines that are logged on this thread.

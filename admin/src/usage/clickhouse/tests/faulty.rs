@@ -17,6 +17,9 @@ use tokio::{
 const SOUND: u8 = 0;
 const LOSES_ANSWERS: u8 = 1;
 const CUTS: u8 = 2;
+const HOLDS: u8 = 3;
+/// What ends a request with a body in chunks.
+const END: &[u8] = b"\r\n0\r\n\r\n";
 
 /// A proxy on a port of its own. On drop it takes no more connections.
 pub(crate) struct Way {
@@ -32,6 +35,12 @@ struct State {
     lost: AtomicU64,
     /// Ends the connections of the mode before.
     changed: Notify,
+    /// A whole request is held back.
+    held: Notify,
+    /// It may go on now.
+    released: Notify,
+    /// It was answered.
+    answered: Notify,
 }
 
 impl Way {
@@ -73,6 +82,18 @@ impl Way {
         self.change(CUTS);
     }
 
+    /// The next request stays here once it is whole, whatever becomes of its sender. Returns when that is so.
+    pub(crate) async fn holds_one(&self) {
+        self.change(HOLDS);
+        self.state.held.notified().await;
+    }
+
+    /// Lets it go on, and returns when it has been answered.
+    pub(crate) async fn releases_it(&self) {
+        self.state.released.notify_one();
+        self.state.answered.notified().await;
+    }
+
     fn change(&self, mode: u8) {
         self.state.mode.store(mode, Ordering::Relaxed);
         self.state.changed.notify_waiters();
@@ -108,6 +129,17 @@ async fn carry(mut client: TcpStream, server: SocketAddr, state: &State) {
             let mut part = from_client.take(state.bytes.load(Ordering::Relaxed));
             let _ = tokio::io::copy(&mut part, &mut server).await;
             let _ = server.shutdown().await;
+        }
+        HOLDS => {
+            let (mut request, mut answer) = (Vec::new(), [0; 1024]);
+            while !request.ends_with(END) && client.read_buf(&mut request).await.is_ok_and(|bytes| bytes > 0)
+            {
+            }
+            state.held.notify_one();
+            state.released.notified().await;
+            let _ = server.write_all(&request).await;
+            let _ = server.read(&mut answer).await;
+            state.answered.notify_one();
         }
         _ => {
             let _ = copy_bidirectional(&mut client, &mut server).await;
