@@ -9,6 +9,7 @@ use obleth_policy::{
     route::Route,
     unit::{MicroUsd, UnixMs},
 };
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 /// Longest text of a client's that a record takes in, in bytes; what is longer is cut.
@@ -59,9 +60,9 @@ pub struct Tokens {
     pub output: u64,
 }
 
-/// A text of a client's, at most [`MAX_TEXT`] bytes.
+/// A text of a client's, at most [`MAX_TEXT`] bytes. One as long as a UUID lies in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Text(Box<str>);
+pub struct Text(SmallVec<[u8; 40]>);
 
 /// One request. An end note is one row of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,12 +152,14 @@ impl Text {
     /// The text, cut at a character if it is too long.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self(text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default().into())
+        let text = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or_default();
+        Self(SmallVec::from_slice(text.as_bytes()))
     }
 
     /// As it came.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // It was a text when it came in.
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 }
