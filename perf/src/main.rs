@@ -78,6 +78,9 @@ struct CompareArgs {
     /// Pause before the last look at memory [default: as the scenario says]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     settle: Option<f64>,
+    /// A build from before the ledger, to measure row 20 against
+    #[arg(long, value_name = "PROGRAM")]
+    without: Option<PathBuf>,
     /// The program to measure [default: beside this one]
     #[arg(long, value_name = "PROGRAM")]
     obleth: Option<PathBuf>,
@@ -166,6 +169,7 @@ fn compare(args: CompareArgs) -> Result<()> {
         rounds: args.rounds.map(usize::from),
         secs: args.secs,
         settle: args.settle,
+        without: args.without.as_deref().map(|path| subject::program(Some(path))).transpose()?,
         obleth: subject::program(args.obleth.as_deref())?,
         scenarios: args.scenarios,
         folder: folder.path().to_owned(),

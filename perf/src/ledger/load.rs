@@ -35,7 +35,7 @@ const EVENTS: usize = 256;
 /// How long a connect may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long to leave a gateway alone that takes no connection.
-const PAUSE: Duration = Duration::from_millis(3);
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long nothing may happen with requests under way.
 const PATIENCE: Duration = Duration::from_secs(60);
 

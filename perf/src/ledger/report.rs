@@ -27,6 +27,8 @@ pub(crate) struct Record {
     pub(super) settled_secs: f64,
     /// Records that the gateway says it had no room for.
     pub(super) no_room: f64,
+    /// The longest that the kernel kept the port of a killed gateway.
+    pub(super) port_taken_secs: f64,
     pub(super) judgement: Judgement,
 }
 

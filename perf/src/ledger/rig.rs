@@ -50,6 +50,7 @@ pub(super) struct Rig<'a> {
     starts: usize,
     /// Records that the killed ones said they had no room for.
     no_room: f64,
+    port_taken: Duration,
 }
 
 impl<'a> Rig<'a> {
@@ -87,6 +88,7 @@ impl<'a> Rig<'a> {
             gateway,
             starts: 0,
             no_room: 0.0,
+            port_taken: Duration::ZERO,
         })
     }
 
@@ -118,6 +120,7 @@ impl<'a> Rig<'a> {
                 "api_base": format!("http://{}", self.backend.address),
                 "max_in_flight": slots,
                 "prices": {"input_micro_usd": PRICE.input, "output_micro_usd": PRICE.output},
+
             });
             self.gateway.admin("POST", "/models", &model)?;
         }
@@ -142,6 +145,7 @@ impl<'a> Rig<'a> {
     /// # Errors
     /// It does not start.
     pub(super) fn restart(&mut self) -> Result<()> {
+        self.port_is_free()?;
         let (site, name) = (self.site(), self.next_name());
         self.gateway = site.gateway_on(&name, &self.data, &self.settings)?;
         Ok(())
@@ -153,10 +157,31 @@ impl<'a> Rig<'a> {
     /// It cannot be run.
     pub(super) fn false_start(&mut self, lives: Duration, begin: Instant) -> Result<Duration> {
         let (site, name) = (self.site(), self.next_name());
+        self.port_is_free()?;
         let launch = Launch::start(&site, &name, &self.data, &self.settings)?;
         std::thread::sleep(lives);
         launch.kill();
         Ok(begin.elapsed())
+    }
+
+    /// Waits until the kernel has taken the port from the killed gateway: what io_uring holds it gives back only after
+    /// the process is gone.
+    fn port_is_free(&mut self) -> Result<()> {
+        let since = Instant::now();
+        while TcpListener::bind(self.target).is_err() {
+            ensure!(
+                since.elapsed() < QUIET,
+                "the port is still taken {QUIET:?} after the gateway was killed"
+            );
+            signals::wait(LOOK)?;
+        }
+        self.port_taken = self.port_taken.max(since.elapsed());
+        Ok(())
+    }
+
+    /// The longest that the port of a killed gateway stayed taken.
+    pub(super) fn port_taken(&self) -> Duration {
+        self.port_taken
     }
 
     fn next_name(&mut self) -> String {
