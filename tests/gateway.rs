@@ -9,6 +9,7 @@ mod gateway {
     mod authority;
     mod clock;
     mod http;
+    mod ledger_books;
     mod process;
     mod refusal;
     mod world;
@@ -30,6 +31,7 @@ mod gateway {
     mod head;
     mod headers;
     mod large_bodies;
+    mod ledger_kill;
     mod life;
     mod live_edits;
     mod matrix;
