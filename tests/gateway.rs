@@ -32,6 +32,7 @@ mod gateway {
     mod headers;
     mod large_bodies;
     mod ledger_kill;
+    mod ledger_troubles;
     mod life;
     mod live_edits;
     mod matrix;
