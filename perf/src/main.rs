@@ -125,6 +125,12 @@ struct LedgerArgs {
     /// Figures to quote
     #[arg(long)]
     full: bool,
+    /// Keep the ledger in a ClickHouse that is away for so many seconds, at 500 requests a second, in place of a closed loop
+    #[arg(long, value_parser = seconds, requires = "clickhouse", conflicts_with = "requests")]
+    outage: Option<f64>,
+    /// The library that is ClickHouse (`tests/run` installs it)
+    #[arg(long, value_name = "LIBRARY", requires = "outage")]
+    clickhouse: Option<PathBuf>,
     /// Connections, each with one request at a time
     #[arg(long, value_name = "N", default_value_t = 192)]
     connections: usize,
@@ -208,11 +214,19 @@ fn fairness(args: FairnessArgs) -> Result<()> {
 fn ledger(args: LedgerArgs) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("obleth-perf-").tempdir()?;
     let pick = |short, long| if args.full { long } else { short };
+    let (requests, outage) = match args.clickhouse.zip(args.outage) {
+        Some((library, secs)) => {
+            let (requests, outage) = ledger::Outage::of(library, secs);
+            (Some(requests), Some(outage))
+        }
+        None => (None, None),
+    };
     let asked = ledger::Asked {
-        requests: args.requests.unwrap_or(pick(20_000, 1_000_000)),
+        requests: requests.or(args.requests).unwrap_or(pick(20_000, 1_000_000)),
         kills: args.kills.unwrap_or(pick(5, 100)),
         connections: args.connections,
         seed: args.seed,
+        outage,
         obleth: subject::program(args.obleth.as_deref())?,
         folder: folder.path().to_owned(),
         processors: processors::allowed()?,

@@ -1,5 +1,5 @@
-//! Load that survives its gateway: a closed loop that connects again when it is cut, and writes down what came of
-//! every request.
+//! Load that survives its gateway: a loop, closed or open, that connects again when it is cut, and writes down what came
+//! of every request.
 //!
 //! One thread, one epoll, as the other generators; it differs in that no failure ends it.
 
@@ -26,7 +26,10 @@ use super::{
     reader::{Reader, Whole},
     told::{End, Told},
 };
-use crate::signals;
+use crate::{
+    load::{Arrivals, Schedule},
+    signals,
+};
 
 /// Most bytes one read brings.
 const READ: usize = 64 << 10;
@@ -36,6 +39,10 @@ const EVENTS: usize = 256;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long to leave a gateway alone that takes no connection.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The least that an open loop sleeps.
+const TICK: Duration = Duration::from_micros(500);
+/// Which schedule the open loop has.
+const SCHEDULE: u64 = 7;
 /// How long nothing may happen with requests under way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,6 +52,8 @@ pub(super) struct Plan {
     pub(super) mix: Mix,
     pub(super) connections: usize,
     pub(super) requests: usize,
+    /// Requests per second, Poisson; none: each connection asks again when it has its answer.
+    pub(super) rate: Option<f64>,
     /// The run's clock.
     pub(super) begin: Instant,
 }
@@ -58,6 +67,8 @@ pub(super) struct Load<'a> {
     places: Vec<Place>,
     /// Places without a request, and from when on they may connect.
     idle: Vec<(Instant, usize)>,
+    /// The open loop's requests.
+    schedule: Option<Schedule>,
     farewells: BinaryHeap<Reverse<(Instant, usize, usize)>>,
     told: Vec<Told>,
     /// When something last happened.
@@ -83,6 +94,7 @@ impl<'a> Load<'a> {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             places: (0..plan.connections).map(|_| Place::default()).collect(),
             idle: (0..plan.connections).map(|at| (now, at)).collect(),
+            schedule: plan.rate.map(|rate| Schedule::new(now, rate, Arrivals::Poisson, SCHEDULE)),
             farewells: BinaryHeap::new(),
             told: Vec::with_capacity(plan.requests),
             alive: now,
@@ -123,6 +135,11 @@ impl<'a> Load<'a> {
             }
             if from > now || !self.connect(at)? {
                 self.idle.push((from.max(now + PAUSE), at));
+                continue;
+            }
+            // What finds everybody busy leaves late.
+            if self.schedule.as_mut().is_some_and(|schedule| schedule.due(now).is_none()) {
+                self.idle.push((from, at));
                 continue;
             }
             self.send(at)?;
@@ -236,7 +253,11 @@ impl<'a> Load<'a> {
     /// Sleeps until something arrives or is due.
     fn wait(&self, now: Instant, events: &mut Vec<Event>) -> Result<()> {
         let leaves = self.farewells.peek().map(|Reverse((when, ..))| *when);
-        let comes = self.idle.iter().map(|(from, _)| *from).min();
+        let comes = match &self.schedule {
+            Some(schedule) if !self.idle.is_empty() => Some(schedule.next().max(now + TICK)),
+            Some(_) => None,
+            None => self.idle.iter().map(|(from, _)| *from).min(),
+        };
         let due = leaves.into_iter().chain(comes).fold(now + CONNECT, Instant::min);
         let timeout = Timespec::try_from(due.saturating_duration_since(now))?;
         match epoll::wait(&self.epoll, spare_capacity(events), Some(&timeout)) {

@@ -27,6 +27,8 @@ pub(crate) struct Record {
     pub(super) settled_secs: f64,
     /// Records that the gateway says it had no room for.
     pub(super) no_room: f64,
+    /// From the return of the store that was away until the ledger had everything.
+    pub(super) returned_secs: Option<f64>,
     /// The longest that the kernel kept the port of a killed gateway.
     pub(super) port_taken_secs: f64,
     pub(super) judgement: Judgement,
@@ -65,6 +67,11 @@ impl Record {
             })
             .collect();
         all.push(of(None, "records that found no room in the log", self.no_room));
+        if let Some(secs) = self.returned_secs {
+            let what = "seconds from the return of ClickHouse until the ledger has everything";
+            let asked = Asked::at_most(60.0, 60.0);
+            all.push(Finding::new(None, what, Unit::Count, asked, Some(secs)).from(from));
+        }
         all
     }
 

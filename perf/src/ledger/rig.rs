@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{mix::TIGHT, reconcile::Price};
+use super::{clickhouse::ClickHouse, mix::TIGHT, reconcile::Price};
 use crate::{
     http::{self, Call},
     signals,
@@ -51,10 +51,12 @@ pub(super) struct Rig<'a> {
     /// Records that the killed ones said they had no room for.
     no_room: f64,
     port_taken: Duration,
+    /// Where the ledger is, if not with the gateway.
+    pub(super) store: Option<ClickHouse>,
 }
 
 impl<'a> Rig<'a> {
-    /// Starts both, the gateway with these settings beside its own. The journal has room for so many requests.
+    /// Starts both, the gateway with its ledger in `store` if there is one. The journal has room for so many requests.
     ///
     /// # Errors
     /// One does not start.
@@ -62,7 +64,7 @@ impl<'a> Rig<'a> {
         obleth: &'a Path,
         folder: &'a Path,
         processors: &'a [usize],
-        more: &[(&'static str, String)],
+        store: Option<ClickHouse>,
         journal: usize,
     ) -> Result<Self> {
         let backend = subject::backend(obleth, folder, processors)?;
@@ -73,7 +75,7 @@ impl<'a> Rig<'a> {
             ("OBLETH_PROXY_LISTEN", target.to_string()),
             ("OBLETH_MAX_QUEUE_DEPTH", TIGHT_QUEUE.to_string()),
         ];
-        settings.extend(more.iter().cloned());
+        settings.extend(store.iter().flat_map(ClickHouse::settings));
         let data = tempfile::tempdir_in(folder)?.keep();
         let site = Site { obleth, folder, processors, backend: backend.address };
         let gateway = site.gateway_on("obleth-0", &data, &settings)?;
@@ -89,6 +91,7 @@ impl<'a> Rig<'a> {
             starts: 0,
             no_room: 0.0,
             port_taken: Duration::ZERO,
+            store,
         })
     }
 
