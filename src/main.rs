@@ -21,6 +21,7 @@ mod demo;
 mod exit;
 mod listen;
 mod log;
+mod restarts;
 mod sidecar;
 mod signals;
 mod supervise;
@@ -125,6 +126,7 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     sidecar.wait_for_answer(addresses.admin, "/api/v1/health")?;
     sidecar.wait_for_answer(addresses.metrics, "/metrics")?;
     let settings = Arc::new(proxy_settings(&config, force_epoll));
+    let ends = ends.into_iter().map(|end| (end, obleth_ledger::Slate)).collect();
     let shards = Shards::new(obleth_proxy::run_shard, proxy, ends, settings, sender);
     let mut process = Process::new((shards, coordinator, sidecar), link, news, config.drain_timeout);
     process.start_shards()?;

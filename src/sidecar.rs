@@ -7,7 +7,7 @@ use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, mpsc::Sender},
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,8 @@ use obleth_link::SidecarEnd;
 
 use crate::{
     exit::{Exit, Failure},
-    threads::{Ending, News, RestartPace, spawn},
+    restarts::Kept,
+    threads::{Ending, News, spawn},
 };
 
 /// How long the sidecar may take to answer its first request.
@@ -46,10 +47,8 @@ impl Tools {
 #[derive(Debug)]
 pub(crate) struct SidecarThread {
     tools: Arc<Tools>,
-    thread: Option<JoinHandle<()>>,
+    thread: Kept,
     news: Sender<News>,
-    pace: RestartPace,
-    due: Option<Instant>,
 }
 
 impl SidecarThread {
@@ -65,7 +64,7 @@ impl SidecarThread {
         news: Sender<News>,
     ) -> io::Result<Self> {
         let tools = Arc::new(Tools { settings, link, admin, metrics, stop: StopSignal::new() });
-        let mut this = Self { tools, thread: None, news, pace: RestartPace::default(), due: None };
+        let mut this = Self { tools, thread: Kept::default(), news };
         this.spawn(Some(sidecar))?;
         Ok(this)
     }
@@ -79,7 +78,7 @@ impl SidecarThread {
             };
             tools.run(sidecar).map_err(|error| error.to_string())
         };
-        self.thread = Some(spawn("obleth-sidecar".to_owned(), self.news.clone(), News::SidecarEnded, work)?);
+        self.thread.runs(spawn("obleth-sidecar".to_owned(), self.news.clone(), News::SidecarEnded, work)?);
         Ok(())
     }
 
@@ -110,7 +109,7 @@ impl SidecarThread {
                 {
                     return Err(no(&error.to_string()));
                 }
-                Err(_) if self.thread.as_ref().is_none_or(JoinHandle::is_finished) => {
+                Err(_) if self.thread.is_finished() => {
                     return Err(no("it ended"));
                 }
                 Err(_) if Instant::now() > deadline => return Err(no("it is silent")),
@@ -121,19 +120,14 @@ impl SidecarThread {
 
     /// The thread is at its end though nobody stopped it: it is due to start again.
     pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) {
-        if let Some(thread) = self.thread.take() {
-            // It has reported already, so this does not wait; `spawn` lets no panic through.
-            let _ = thread.join();
-        }
-        let due = self.pace.next(now);
-        self.due = Some(due);
-        let wait_ms = due.duration_since(now).as_millis();
+        self.thread.join();
+        let wait_ms = self.thread.book(now).as_millis();
         tracing::error!(cause = %ending, wait_ms, "the sidecar died and is started again; traffic goes on");
     }
 
     /// Starts it again if its time has come.
     pub(crate) fn restart_due(&mut self, now: Instant) {
-        if self.due.take_if(|due| *due <= now).is_none() {
+        if !self.thread.is_due(now) {
             return;
         }
         if let Err(error) = self.spawn(None) {
@@ -143,7 +137,7 @@ impl SidecarThread {
 
     /// When [`SidecarThread::restart_due`] has something to do next.
     pub(crate) fn next_restart(&self) -> Option<Instant> {
-        self.due
+        self.thread.next()
     }
 }
 

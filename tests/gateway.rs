@@ -31,6 +31,7 @@ mod gateway {
     mod head;
     mod headers;
     mod large_bodies;
+    mod ledger;
     mod ledger_kill;
     mod ledger_troubles;
     mod life;

@@ -32,6 +32,7 @@ mod server;
 mod snapshot;
 mod stop;
 mod store;
+mod usage;
 mod vault;
 
 use std::{

@@ -167,6 +167,25 @@ pub(crate) fn database(text: &str) -> Result<PathBuf, Refusal> {
     Ok(PathBuf::from(path))
 }
 
+/// A folder, which need not exist yet.
+pub(crate) fn folder(text: &str) -> Result<PathBuf, Refusal> {
+    Ok(PathBuf::from(text))
+}
+
+/// Longest name of a node, as of a host.
+const MAX_NODE: usize = 64;
+
+/// What a node is called: it stands in records, logs and file headers.
+pub(crate) fn node(text: &str) -> Result<String, Refusal> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match text.len() <= MAX_NODE && text.bytes().all(fits) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{text}` is no name for a node; write at most {MAX_NODE} letters, digits, `.`, `_` or `-`"
+        )),
+    }
+}
+
 /// The base address of an OpenAI-compatible backend, held to what the admin API takes.
 pub(crate) fn base_url(text: &str) -> Result<String, Refusal> {
     // What may be where is judged once both settings are known.
@@ -338,6 +357,14 @@ mod tests {
         assert!(!refused.contains("hunter2"));
         for wrong in ["mysql://x", "sqlite:", "sqlite::memory:", "y.db"] {
             assert!(database(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_node_has_a_name_like_a_host() {
+        assert_eq!(node("gpu-7.rack_2").unwrap(), "gpu-7.rack_2");
+        for wrong in ["gpu 7", "gpu/7", "knöt", &"x".repeat(65)] {
+            assert!(node(wrong).unwrap_err().contains("at most 64"), "{wrong}");
         }
     }
 

@@ -17,8 +17,8 @@ use obleth_proxy::UpstreamTls;
 use super::{
     Fault,
     parse::{
-        LogFormat, address, admin_token, base_url, boolean, brownout, bytes, ca_file, count, database, limit,
-        log_format, master_key, maybe, millis, networks, seconds, secret, whole32,
+        LogFormat, address, admin_token, base_url, boolean, brownout, bytes, ca_file, count, database,
+        folder, limit, log_format, master_key, maybe, millis, networks, node, seconds, secret, whole32,
     },
     source::Sources,
 };
@@ -147,6 +147,16 @@ settings! {
         "from dispatch to the answer's last byte; 0 is off";
     open UPSTREAM_KEEPALIVE_MS upstream_keepalive: Duration = "4000", millis(0..=3_600_000),
         "idle time after which a connection to a backend is closed; keep it below the backend's own (vLLM: 5 s)";
+    open NODE node: Option<String> = "", maybe(node),
+        "what this node is called in the usage ledger; unset: the machine's name";
+    open WAL_DIR wal_dir: Option<PathBuf> = "", maybe(folder),
+        "folder of the usage log; unset: `wal` in the data folder";
+    open WAL_MAX_BYTES wal_max_bytes: u64 = "4 GiB", bytes(64 << 20..=1 << 50),
+        "what the usage log may take up while its records cannot be shipped; then they are lost, and counted";
+    open WAL_BUFFER_BYTES wal_buffer_bytes: u64 = "8 MiB", bytes(1 << 20..=1 << 30),
+        "room per core for what is not in the usage log yet; it outlives the process";
+    open WAL_FSYNC_MS wal_fsync: Duration = "50", millis(1..=10_000),
+        "how often the usage log is made safe against a loss of power";
     open DRAIN_TIMEOUT_SECS drain_timeout: Duration = "600", seconds(0..=86_400),
         "how long SIGTERM waits for what is in flight";
     open LOG_FORMAT log_format: LogFormat = "text", log_format, "`text` or `json`, on standard error";
@@ -171,9 +181,6 @@ const LATER: &[&str] = &[
     "CLICKHOUSE_USER",
     "CLICKHOUSE_PASSWORD",
     "PROXY_PROTOCOL",
-    "WAL_DIR",
-    "WAL_MAX_BYTES",
-    "WAL_FSYNC_MS",
     "CORS_ORIGINS",
     "TLS_CERT",
     "TLS_KEY",

@@ -206,6 +206,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("UPSTREAM_IDLE_TIMEOUT_MS", "13"),
     ("UPSTREAM_TOTAL_TIMEOUT_MS", "14"),
     ("UPSTREAM_KEEPALIVE_MS", "15"),
+    ("NODE", "gpu-7"),
+    ("WAL_DIR", "/wal"),
+    ("WAL_MAX_BYTES", "1 GiB"),
+    ("WAL_BUFFER_BYTES", "1 MiB"),
+    ("WAL_FSYNC_MS", "17"),
     ("DRAIN_TIMEOUT_SECS", "16"),
     ("LOG_FORMAT", "json"),
 ];

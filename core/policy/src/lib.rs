@@ -27,6 +27,7 @@ pub mod cost;
 pub mod fairness;
 pub mod id;
 pub mod key;
+mod mean;
 pub mod network;
 pub mod outcome;
 pub mod price;

@@ -13,7 +13,7 @@ use obleth_wire::{
     splice::Splice,
 };
 
-use super::{Stop, lookup::Known, parse::Call, read::Body};
+use super::{Stop, lookup::Known, parse::Call, read::Body, settle::Tally};
 use crate::downstream::Downstream;
 
 /// A request that may be made, and what it takes. What it says of the configuration it borrows from the request's own
@@ -35,6 +35,7 @@ pub(crate) struct Asked<'p> {
 pub(super) fn ask<'p>(
     down: &Downstream,
     call: &Call,
+    tally: &mut Tally,
     known: &'p Known,
     body: Body,
 ) -> Result<Asked<'p>, Stop> {
@@ -43,6 +44,7 @@ pub(super) fn ask<'p>(
     let fields = openai::scan_request(bytes, dialect(call.route)).map_err(blame)?;
     let Known { key, snapshot, .. } = known;
     let model = snapshot.model(&fields.model).ok_or(Code::ModelNotFound)?;
+    tally.account.asks(model, fields.stream);
     let tenant_grants = snapshot.tenant(key.tenant).is_some_and(|tenant| tenant.grant.allows(model));
     if !key.grant.allows(model) || !tenant_grants {
         return Err(Code::ModelNotAllowed.into());

@@ -82,7 +82,7 @@ impl Rig {
         let end = ends.remove(0);
         let played = Arc::new(Played::default());
         let shard = std::thread::spawn(move || {
-            obleth_proxy::run_shard(listener, end, Arc::new(settings)).unwrap();
+            obleth_proxy::run_shard(listener, end, obleth_ledger::Slate, Arc::new(settings)).unwrap();
         });
         let player = std::thread::spawn({
             let (sidecar, played) = (sidecar.clone(), Arc::clone(&played));

@@ -1,0 +1,67 @@
+//! The usage ledger behind the log: where rows stay, and the reports over them.
+//!
+//! The log is what makes a record safe; a ledger is where it goes to be asked for. A ledger that is down loses
+//! nothing: rows wait in the log. Traffic must never depend on it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `row.rs` | a row and the one list of columns |
+//! | `report.rs` | what is asked of a ledger, and its answer |
+//! | `fault.rs` | how a ledger says no |
+//! | `embedded/` | the ledger in a SQLite file |
+
+pub(crate) mod calendar;
+pub(crate) mod cursor;
+pub(crate) mod embedded;
+pub(crate) mod fault;
+#[cfg(test)]
+pub(crate) mod golden;
+pub(crate) mod query;
+pub(crate) mod report;
+pub(crate) mod row;
+
+use obleth_ledger::Position;
+
+use embedded::Embedded;
+use fault::LedgerFault;
+use report::{Page, Report, Reported};
+use row::{Entry, Row};
+
+/// Where rows go and reports come from. Cheap to clone. All of them give the same numbers.
+#[derive(Clone)]
+pub(crate) enum Ledger {
+    /// A SQLite file of our own.
+    Embedded(Embedded),
+}
+
+impl Ledger {
+    /// Up to where the log is in here; the shipper goes on from it.
+    pub(crate) async fn reached(&self) -> Result<Option<Position>, LedgerFault> {
+        match self {
+            Self::Embedded(ledger) => ledger.reached().await,
+        }
+    }
+
+    /// Takes the rows between two places of the log. When it returns they are safe here and the log may release them;
+    /// if it fails, or the process dies meanwhile, the same rows may be put again and are not taken twice.
+    pub(crate) async fn put(&self, rows: Vec<Row>, from: Position, to: Position) -> Result<(), LedgerFault> {
+        debug_assert!(from <= to, "{from} to {to}");
+        match self {
+            Self::Embedded(ledger) => ledger.put(rows, to).await,
+        }
+    }
+
+    /// Sums.
+    pub(crate) async fn report(&self, report: Report) -> Result<Reported, LedgerFault> {
+        match self {
+            Self::Embedded(ledger) => ledger.report(report).await,
+        }
+    }
+
+    /// Rows, newest first.
+    pub(crate) async fn page(&self, page: Page) -> Result<Vec<Entry>, LedgerFault> {
+        match self {
+            Self::Embedded(ledger) => ledger.page(page).await,
+        }
+    }
+}

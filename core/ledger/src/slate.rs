@@ -1,0 +1,202 @@
+//! A slate: where one shard writes its notes down, in memory that outlives the process.
+//!
+//! A ring of words in a file mapped shared. The shard writes at its head; the log thread copies from behind and says how
+//! far the log has got, and only that makes room. Nobody syncs the file: a sync holds up whoever writes into it, by a
+//! millisecond now and then. Writing a note must never wait, allocate, or fail in any other way than for want of room.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crossbeam_utils::CachePadded;
+
+use crate::{
+    desk::Desk,
+    folder::preallocate,
+    frame::{Frame, MAX_NOTE, Note, Place, Salt},
+    mapping::Mapping,
+    record::{Kind, Record},
+};
+
+/// Smallest ring: some hundreds of notes.
+const LEAST_BYTES: usize = 64 << 10;
+/// No page is smaller.
+const LEAST_PAGE: usize = 4096;
+/// The part of a ring, one in so many, that start notes leave free, so that who began finds room to end.
+const FOR_ENDS: u64 = 8;
+
+/// One shard's slate. Clones write to the same one, so that a shard that is started again goes on with it; only one
+/// thread may write at a time, else notes get mixed up and are lost.
+#[derive(Clone, Debug)]
+pub struct Slate(Arc<Ring>);
+
+#[derive(Debug)]
+struct Ring {
+    memory: Mapping,
+    /// Words less one; the number of words is a power of two.
+    mask: usize,
+    stream: u32,
+    salt: Salt,
+    desk: Arc<Desk>,
+    /// Where in the stream the next note goes. Written by the shard.
+    head: CachePadded<AtomicU64>,
+    /// How far the log has got. Written by the log thread.
+    reached: CachePadded<AtomicU64>,
+    lost: AtomicU64,
+}
+
+impl Slate {
+    /// A slate in a new file, which stays empty on the disk until somebody writes.
+    pub(crate) fn create(path: &Path, bytes: usize, first: Place, desk: &Arc<Desk>) -> io::Result<Self> {
+        let words = (bytes.max(LEAST_BYTES) / 8).next_power_of_two();
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        // The disk must not turn out to be full at a store into the mapping: that would be a signal.
+        preallocate(&file, words as u64 * 8)?;
+        let memory = Mapping::new(&file, words)?;
+        // The first store into a page takes a fault; here it is nobody's request that does.
+        for word in memory.words().iter().step_by(LEAST_PAGE / 8) {
+            word.store(0, Ordering::Relaxed);
+        }
+        Ok(Self(Arc::new(Ring {
+            memory,
+            mask: words - 1,
+            stream: first.stream,
+            salt: desk.salt,
+            desk: Arc::clone(desk),
+            head: AtomicU64::new(first.position).into(),
+            reached: AtomicU64::new(first.position).into(),
+            lost: AtomicU64::new(0),
+        })))
+    }
+
+    /// Writes a note down. When this returns `true`, the death of the process cannot lose it; 50 ms later or so neither
+    /// can that of the machine's power. `false`: there is no room, because the disk is full or slow; an end note that
+    /// finds none is counted in [`Slate::lost`].
+    pub fn note(&self, kind: Kind, record: &Record) -> bool {
+        let ring = &*self.0;
+        let position = ring.head.load(Ordering::Relaxed);
+        let used = position - ring.reached.load(Ordering::Acquire);
+        let (free, kept) = (ring.size() - used, if kind == Kind::Start { ring.size() / FOR_ENDS } else { 0 });
+        if free < MAX_NOTE as u64 + kept {
+            if kind == Kind::End {
+                ring.lost.store(ring.lost.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            }
+            return false;
+        }
+        let note = Note::new(kind, record, Place { stream: ring.stream, position }, ring.salt);
+        ring.put(position, note.bytes());
+        ring.head.store(position + note.bytes().len() as u64, Ordering::Release);
+        ring.desk.notes.ring();
+        true
+    }
+
+    /// End notes that found no room, since the process began.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stream(&self) -> u32 {
+        self.0.stream
+    }
+
+    /// Where the next note goes.
+    pub(crate) fn head(&self) -> u64 {
+        self.0.head.load(Ordering::Acquire)
+    }
+
+    /// Copies what was noted from `position` on to the end of `into`, and returns where that ends.
+    pub(crate) fn copy_from(&self, position: u64, into: &mut Vec<u8>) -> u64 {
+        let head = self.head();
+        let ring = &*self.0;
+        into.reserve((head - position) as usize);
+        for at in (position..head).step_by(8) {
+            into.extend_from_slice(&ring.word(at).load(Ordering::Relaxed).to_ne_bytes());
+        }
+        head
+    }
+
+    /// The log has got there, and it is on the disk: the room in front of it is free.
+    pub(crate) fn reached(&self, position: u64) {
+        self.0.reached.store(position, Ordering::Release);
+    }
+}
+
+impl Ring {
+    fn size(&self) -> u64 {
+        (self.mask as u64 + 1) * 8
+    }
+
+    fn word(&self, position: u64) -> &AtomicU64 {
+        &self.memory.words()[(position / 8) as usize & self.mask]
+    }
+
+    /// Puts a frame there, its first word last: before that it is none, whatever else of it is there.
+    fn put(&self, position: u64, bytes: &[u8]) {
+        let (words, _) = bytes.as_chunks::<8>();
+        let at = (position / 8) as usize & self.mask;
+        let ring = self.memory.words();
+        let (begun, around) = words.split_at(words.len().min(ring.len() - at));
+        for (word, value) in ring[at..].iter().zip(begun).skip(1).chain(ring.iter().zip(around)) {
+            word.store(u64::from_ne_bytes(*value), Ordering::Relaxed);
+        }
+        if let Some(first) = words.first() {
+            ring[at].store(u64::from_ne_bytes(*first), Ordering::Release);
+        }
+    }
+}
+
+/// A slate that an earlier process left, read whole.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// The ring, and its beginning once more, for a frame that goes around.
+    bytes: Vec<u8>,
+    size: usize,
+    /// How far the log had got.
+    first: Place,
+}
+
+impl Left {
+    /// A file whose size no slate has is taken for empty.
+    pub(crate) fn read(path: &Path, first: Place) -> io::Result<Self> {
+        let mut bytes = std::fs::read(path)?;
+        let size = if bytes.len().is_power_of_two() && bytes.len() >= MAX_NOTE { bytes.len() } else { 0 };
+        bytes.truncate(size);
+        bytes.extend_from_within(..size.min(MAX_NOTE));
+        Ok(Self { bytes, size, first })
+    }
+
+    /// What the log does not have, in the order in which it was written, and how many damaged stretches lie in between. A
+    /// full log drops notes while its slates go on, so these may be laps ahead of it.
+    pub(crate) fn notes(&self, salt: Salt) -> (Vec<Frame<'_>>, u64) {
+        let (mut notes, mut at) = (Vec::new(), 0);
+        while at < self.size {
+            match Frame::parse(&self.bytes[at..], salt).filter(|frame| self.is_missing(frame, at)) {
+                Some(frame) => {
+                    at += frame.bytes.len();
+                    notes.push(frame);
+                }
+                None => at += 8,
+            }
+        }
+        notes.sort_unstable_by_key(|frame| frame.position);
+        let (mut damage, mut end) = (0, self.first.position);
+        for note in &notes {
+            // What is a lap or more behind was written over, not damaged.
+            damage += u64::from((1..self.size as u64).contains(&(note.position - end)));
+            end = note.end();
+        }
+        (notes, damage)
+    }
+
+    fn is_missing(&self, frame: &Frame<'_>, at: usize) -> bool {
+        let stands_there = frame.position & (self.size as u64 - 1) == at as u64;
+        stands_there && frame.stream == self.first.stream && frame.position >= self.first.position
+    }
+}

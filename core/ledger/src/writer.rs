@@ -1,0 +1,287 @@
+//! The log thread: copies notes from the slates into the log, makes them durable, and says so.
+//!
+//! What it has drained it keeps until it is on the disk, and only then are the slates told. So a disk that is full, slow or
+//! broken costs nothing but room, first in the slates and then for notes, which is counted. It must never stop trying, and
+//! never say that something is durable before the kernel did.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    desk::Desk,
+    encoding,
+    frame::{self, Frame, Place, Step, Walk},
+    position::Position,
+    segment::{self, Header, Segment, Streams},
+    slate::Slate,
+};
+
+/// Bytes of notes after which a new segment begins: what is released goes in pieces of this size.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// A log has room for so many segments at least, so that a full one gets room again piece by piece.
+const LEAST_SEGMENTS: u64 = 8;
+/// The part of a log, one in so many, that is left for the ends of what is in it already.
+const RESERVE: u64 = 64;
+/// Pause between tries while the disk refuses.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How large the log may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    most: u64,
+    pub(crate) segment: u64,
+    reserve: u64,
+    sync_every: Duration,
+}
+
+impl Limits {
+    pub(crate) fn new(max_bytes: u64, sync_every: Duration) -> Self {
+        let segment = (max_bytes / LEAST_SEGMENTS).min(SEGMENT_BYTES);
+        Self { most: max_bytes, segment, reserve: max_bytes / RESERVE, sync_every }
+    }
+}
+
+/// Start notes without an end, as they stand in the log.
+pub(crate) type Open = HashMap<Uuid, Box<[u8]>>;
+
+/// The log thread's own. Give it a thread and call [`LogWriter::run`].
+#[derive(Debug)]
+pub struct LogWriter {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) slates: Vec<Slate>,
+    pub(crate) segment: Segment,
+    /// How far each stream is in what is drained, streams of earlier starts included.
+    pub(crate) streams: Streams,
+    pub(crate) open: Open,
+    pub(crate) limits: Limits,
+    pub(crate) drained: Drained,
+    pub(crate) state: State,
+}
+
+/// What was taken from the slates and is not durable yet.
+#[derive(Debug, Default)]
+pub(crate) struct Drained {
+    bytes: Vec<u8>,
+    ends: u64,
+    /// One stream's notes, before they are looked through.
+    scratch: Vec<u8>,
+}
+
+/// What has been said in the process's log, so that only changes are said.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct State {
+    refused: bool,
+    full: bool,
+}
+
+/// Ends [`LogWriter::run`], from any thread.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<Desk>);
+
+impl Stop {
+    /// Lets the log thread write what there is, and end.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+impl LogWriter {
+    /// What ends it.
+    #[must_use]
+    pub fn stopper(&self) -> Stop {
+        Stop(Arc::clone(&self.desk))
+    }
+
+    /// Writes until [`Stop::stop`], and once more after it. Sleeps while nobody notes anything.
+    pub fn run(&mut self) {
+        loop {
+            let is_last = self.desk.is_stopping();
+            let round = self.round();
+            self.tell(round.as_ref().err());
+            if is_last {
+                return;
+            }
+            match round {
+                Ok(true) => self.desk.nap(self.limits.sync_every),
+                Ok(false) => self.desk.sleep(|| self.is_idle()),
+                Err(_) => self.desk.nap(RETRY),
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let drained = |slate: &Slate| self.streams.get(&slate.stream()) == Some(&slate.head());
+        self.slates.iter().all(drained) && self.desk.books().disposable().is_none()
+    }
+
+    /// One turn of [`LogWriter::run`]: makes durable what was noted, and returns whether anything was.
+    ///
+    /// # Errors
+    /// The disk's. Nothing is lost by it: the next turn tries again.
+    pub fn round(&mut self) -> io::Result<bool> {
+        self.remove_released();
+        if self.drained.bytes.is_empty() {
+            self.roll_if_due()?;
+            self.drain();
+        }
+        if !self.drained.bytes.is_empty() {
+            self.segment.append(&self.drained.bytes)?;
+            self.publish();
+            return Ok(true);
+        }
+        // What was drained may have been dropped, all of it.
+        self.make_room();
+        Ok(false)
+    }
+
+    /// Begins a new segment when this one has its size; in a full log only where that lets this one go.
+    fn roll_if_due(&mut self) -> io::Result<()> {
+        let has_its_size = self.segment.length >= self.limits.segment;
+        let (used, released) = {
+            let books = self.desk.books();
+            (books.bytes(), books.released)
+        };
+        let here = Position { segment: self.segment.number, offset: self.segment.length };
+        if !has_its_size || (self.is_full(used) && released < here) {
+            return Ok(());
+        }
+        let number = self.segment.number + 1;
+        let header = Header::of(number, self.desk.folder.log_id);
+        let open = self.open.values().map(|start| &start[..]);
+        let beginning = segment::beginning(header, &self.streams, open, self.desk.salt);
+        let next = Segment::begin(&self.desk.folder, number, &beginning, self.limits.segment)?;
+        let before = std::mem::replace(&mut self.segment, next);
+        if let Err(error) = before.end() {
+            warn!(target: "obleth_ledger", segment = before.number, %error, "a segment keeps room that it does not need");
+        }
+        let mut books = self.desk.books();
+        books.segments.insert(number, self.segment.length);
+        if released >= here {
+            books.released = Position { segment: number, offset: 0 };
+        }
+        drop(books);
+        self.remove_released();
+        Ok(())
+    }
+
+    fn is_full(&self, used: u64) -> bool {
+        used + frame::MAX_NOTE as u64 + self.limits.reserve > self.limits.most
+    }
+
+    /// Takes what was noted, for which there is room in the log.
+    fn drain(&mut self) {
+        let used = self.desk.books().bytes();
+        let mut scratch = std::mem::take(&mut self.drained.scratch);
+        for at in 0..self.slates.len() {
+            let slate = &self.slates[at];
+            let stream = slate.stream();
+            let position = self.streams.get(&stream).copied().unwrap_or_default();
+            scratch.clear();
+            let head = slate.copy_from(position, &mut scratch);
+            for step in Walk::of_stream(&scratch, Place { stream, position }, self.desk.salt) {
+                match step {
+                    Step::Frame(_, frame) => self.take(&frame, used),
+                    Step::Damage => drop(self.desk.corrupt.fetch_add(1, Ordering::Relaxed)),
+                }
+            }
+            self.streams.insert(stream, head);
+        }
+        self.drained.scratch = scratch;
+        self.tell_full(self.is_full(used + self.drained.bytes.len() as u64));
+    }
+
+    /// Takes one note, if there is room.
+    fn take(&mut self, frame: &Frame<'_>, used: u64) {
+        let room = self.limits.most.saturating_sub(used + self.drained.bytes.len() as u64);
+        let length = frame.bytes.len() as u64;
+        let id = encoding::id_of(frame.body());
+        let is_known = frame.kind == frame::END && id.is_some_and(|id| self.open.contains_key(&id));
+        let kept = if is_known { 0 } else { self.limits.reserve };
+        if room < length + kept {
+            if frame.kind == frame::END {
+                self.desk.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        self.drained.bytes.extend_from_slice(frame.bytes);
+        match (frame.kind, id) {
+            (frame::START, Some(id)) => drop(self.open.insert(id, frame.bytes.into())),
+            (frame::END, Some(id)) => {
+                self.drained.ends += 1;
+                self.open.remove(&id);
+            }
+            _ => {}
+        }
+    }
+
+    /// What was drained is on the disk: everybody may know.
+    fn publish(&mut self) {
+        self.drained.bytes.clear();
+        let ends = std::mem::take(&mut self.drained.ends);
+        let mut books = self.desk.books();
+        books.segments.insert(self.segment.number, self.segment.length);
+        books.ends += ends;
+        drop(books);
+        self.make_room();
+        self.desk.durable.ring();
+    }
+
+    fn make_room(&self) {
+        for slate in &self.slates {
+            if let Some(position) = self.streams.get(&slate.stream()) {
+                slate.reached(*position);
+            }
+        }
+    }
+
+    /// Removes segments of which everything is released.
+    pub(crate) fn remove_released(&self) {
+        loop {
+            let Some(number) = self.desk.books().disposable() else { return };
+            self.desk.books().segments.remove(&number);
+            if let Err(error) = std::fs::remove_file(self.desk.folder.segment(number)) {
+                warn!(target: "obleth_ledger", segment = number, %error, "a segment that is not needed any more stays until the next start");
+            }
+        }
+    }
+
+    fn tell(&mut self, error: Option<&io::Error>) {
+        let dir = self.desk.folder.dir.display();
+        match error {
+            Some(error) if !self.state.refused => {
+                error!(target: "obleth_ledger", %dir, %error, "the usage log cannot be written; usage is kept in memory as long as there is room, and lost after that");
+            }
+            None if self.state.refused => {
+                info!(target: "obleth_ledger", %dir, lost = self.lost(), "the usage log can be written again");
+            }
+            _ => {}
+        }
+        self.state.refused = error.is_some();
+    }
+
+    fn tell_full(&mut self, is_full: bool) {
+        let max_bytes = self.limits.most;
+        match (self.state.full, is_full) {
+            (false, true) => {
+                error!(target: "obleth_ledger", max_bytes, "the usage log is full (OBLETH_WAL_MAX_BYTES): usage is lost until what is in it has been shipped");
+            }
+            (true, false) => {
+                info!(target: "obleth_ledger", max_bytes, lost = self.lost(), "the usage log has room again");
+            }
+            _ => {}
+        }
+        self.state.full = is_full;
+    }
+
+    fn lost(&self) -> u64 {
+        let slates: u64 = self.slates.iter().map(Slate::lost).sum();
+        slates + self.desk.lost.load(Ordering::Relaxed)
+    }
+}
