@@ -73,6 +73,16 @@ impl DataDir {
         self.path.join("obleth.db")
     }
 
+    /// The embedded usage ledger.
+    pub(crate) fn usage(&self) -> PathBuf {
+        self.path.join("usage.db")
+    }
+
+    /// The usage log's folder, unless the configuration names another.
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.path.join("wal")
+    }
+
     /// The operator's secrets, else those in the folder, else fresh ones. `database` is the store that the
     /// master key is for.
     ///

@@ -19,6 +19,7 @@ mod coordinator;
 mod data_dir;
 mod demo;
 mod exit;
+mod ledger;
 mod listen;
 mod log;
 mod restarts;
@@ -29,6 +30,7 @@ mod terminal;
 mod threads;
 
 use std::{
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -46,6 +48,7 @@ use coordinator::CoordinatorThread;
 use data_dir::{DataDir, Secrets};
 use demo::Demo;
 use exit::{Exit, Failure};
+use ledger::LogThread;
 use listen::{Addresses, Listeners};
 use sidecar::SidecarThread;
 use supervise::{End, Process};
@@ -100,10 +103,11 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     threads::raise_descriptor_limit();
     threads::keep_pages_small();
 
-    let settings = sidecar_settings(&config, &secrets, database);
+    let settings = sidecar_settings(&config, &secrets, (database, folder.usage()));
     let mut sidecar = obleth_admin::Sidecar::open(settings.clone()).map_err(sidecar::open_failure)?;
     let demo = if args.demo { Some(Demo::start(&mut sidecar)?) } else { None };
     let shards = config.cores.map_or_else(threads::default_shards, |cores| cores as usize);
+    let log = ledger::open(&config, folder.wal(), shards, sidecar.checkpoint())?;
     let (listeners, addresses) = Listeners::bind(
         config.proxy_listen,
         shards,
@@ -121,14 +125,18 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     };
     let coordinator = CoordinatorThread::start(link.clone(), limits, sender.clone())
         .map_err(|error| Failure::io(Exit::OsErr, "cannot start the coordinator", &error))?;
-    let sidecar = SidecarThread::start(sidecar, settings, link.clone(), (admin, metrics), sender.clone())
+    let (slates, tail) = (log.slates, log.tail);
+    let log = LogThread::start(log.writer, sender.clone())
+        .map_err(|error| Failure::io(Exit::OsErr, "cannot start the usage log", &error))?;
+    let links = (link.clone(), tail);
+    let sidecar = SidecarThread::start(sidecar, settings, links, (admin, metrics), sender.clone())
         .map_err(|error| Failure::io(Exit::OsErr, "cannot start the sidecar", &error))?;
     sidecar.wait_for_answer(addresses.admin, "/api/v1/health")?;
     sidecar.wait_for_answer(addresses.metrics, "/metrics")?;
     let settings = Arc::new(proxy_settings(&config, force_epoll));
-    let ends = ends.into_iter().map(|end| (end, obleth_ledger::Slate)).collect();
+    let ends = ends.into_iter().zip(slates).collect();
     let shards = Shards::new(obleth_proxy::run_shard, proxy, ends, settings, sender);
-    let mut process = Process::new((shards, coordinator, sidecar), link, news, config.drain_timeout);
+    let mut process = Process::new((shards, coordinator, log, sidecar), link, news, config.drain_timeout);
     process.start_shards()?;
 
     announce(&secrets, addresses, demo.as_ref());
@@ -232,10 +240,12 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
 fn sidecar_settings(
     config: &Config,
     secrets: &Secrets,
-    database: std::path::PathBuf,
+    (database, usage): (PathBuf, PathBuf),
 ) -> obleth_admin::Settings {
     obleth_admin::Settings {
         database,
+        usage: obleth_admin::UsageSettings { database: usage, retention_days: config.usage_retention_days },
+        node: ledger::node(config),
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),
         pepper: pepper(config),

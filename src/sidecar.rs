@@ -12,6 +12,7 @@ use std::{
 };
 
 use obleth_admin::{OpenError, Settings, Sidecar, StopSignal};
+use obleth_ledger::Tail;
 use obleth_link::SidecarEnd;
 
 use crate::{
@@ -32,6 +33,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 struct Tools {
     settings: Settings,
     link: SidecarEnd,
+    tail: Tail,
     admin: TcpListener,
     metrics: TcpListener,
     stop: StopSignal,
@@ -39,7 +41,8 @@ struct Tools {
 
 impl Tools {
     fn run(&self, sidecar: Sidecar) -> io::Result<()> {
-        sidecar.run(self.link.clone(), self.admin.try_clone()?, self.metrics.try_clone()?, self.stop.clone())
+        let listeners = (self.admin.try_clone()?, self.metrics.try_clone()?);
+        sidecar.run((self.link.clone(), self.tail.clone()), listeners, self.stop.clone())
     }
 }
 
@@ -59,11 +62,11 @@ impl SidecarThread {
     pub(crate) fn start(
         sidecar: Sidecar,
         settings: Settings,
-        link: SidecarEnd,
+        (link, tail): (SidecarEnd, Tail),
         (admin, metrics): (TcpListener, TcpListener),
         news: Sender<News>,
     ) -> io::Result<Self> {
-        let tools = Arc::new(Tools { settings, link, admin, metrics, stop: StopSignal::new() });
+        let tools = Arc::new(Tools { settings, link, tail, admin, metrics, stop: StopSignal::new() });
         let mut this = Self { tools, thread: Kept::default(), news };
         this.spawn(Some(sidecar))?;
         Ok(this)

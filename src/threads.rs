@@ -33,6 +33,8 @@ pub(crate) enum News {
     CoordinatorEnded(Ending),
     /// The sidecar's thread is at its end.
     SidecarEnded(Ending),
+    /// The usage log's thread is at its end.
+    LogEnded(Ending),
 }
 
 /// How a thread ended.
@@ -313,7 +315,18 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let (link, ends) = links(1, BufferBudget::new(0)).unwrap();
-        let ends = ends.into_iter().map(|end| (end, Slate)).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let options = obleth_ledger::Options {
+            dir: folder.path().to_owned(),
+            node: "test".to_owned(),
+            streams: 1,
+            max_bytes: 1 << 20,
+            sync_every: Duration::from_millis(50),
+            slate_bytes: 1 << 20,
+            checkpoint: None,
+        };
+        let slates = obleth_ledger::open(options).unwrap().slates;
+        let ends = ends.into_iter().zip(slates).collect();
         let (news, told) = mpsc::channel();
         let settings = Arc::new(obleth_proxy::Settings {
             key_cache_entries: 1,

@@ -10,6 +10,7 @@
 //! | `pump.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
+//! | `usage/` | the ledger: where records stay, and the reports over them |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
 
@@ -44,6 +45,7 @@ use std::{
     time::Duration,
 };
 
+use obleth_ledger::{Checkpoint, Tail};
 use obleth_link::SidecarEnd;
 use obleth_policy::{
     key::{KeyDigest, Pepper},
@@ -73,6 +75,7 @@ use store::{
     Db, KeyLookup, Store,
     rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
 };
+use usage::{Ledger, embedded::EmbeddedFile, retention, shipper::Shipper};
 
 /// How long the first snapshot waits for names; what does not resolve by then follows in a later one.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
@@ -88,6 +91,10 @@ const DEMO: &str = "demo";
 pub struct Settings {
     /// The SQLite file; its folder exists. `OBLETH_DATABASE_URL`.
     pub database: PathBuf,
+    /// Where usage records stay.
+    pub usage: UsageSettings,
+    /// What this gateway is called in the ledger. `OBLETH_NODE`.
+    pub node: String,
     /// Encrypts upstream credentials at rest. `OBLETH_MASTER_KEY`.
     pub master_key: MasterKey,
     /// What admin requests must show. `OBLETH_ADMIN_TOKEN`.
@@ -114,6 +121,15 @@ pub struct Settings {
     pub version: &'static str,
     /// It was built from.
     pub commit: &'static str,
+}
+
+/// Where usage records stay, and how long.
+#[derive(Clone, Debug)]
+pub struct UsageSettings {
+    /// A SQLite file of their own; its folder exists.
+    pub database: PathBuf,
+    /// Days that they are kept besides today; 0 = for ever. `OBLETH_USAGE_RETENTION_DAYS`.
+    pub retention_days: u32,
 }
 
 /// The backend of models that name none.
@@ -147,6 +163,8 @@ pub struct Sidecar {
     default_upstream: Option<(ApiBase, Option<Secret>)>,
     db: Db,
     keys: KeyLookup,
+    usage: EmbeddedFile,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Sidecar {
@@ -162,7 +180,16 @@ impl Sidecar {
         };
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
-        Ok(Self { settings, default_upstream, db, keys })
+        let usage = EmbeddedFile::open(&settings.usage.database)?;
+        let checkpoint =
+            usage.checkpoint().map_err(|_| OpenError::Damaged { path: settings.usage.database.clone() })?;
+        Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
+    }
+
+    /// How far the usage log has come into the ledger, so that the log goes on behind it.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.checkpoint
     }
 
     /// Puts the demo's tenant, model and a fresh key into the store. What an earlier demo left is used again;
@@ -201,16 +228,15 @@ impl Sidecar {
         Ok(DemoSeed { secret, model: DEMO })
     }
 
-    /// Runs on the calling thread until `stop` is triggered, and then finishes within a second. The listeners
+    /// Runs on the calling thread until `stop` is triggered, and then finishes within some seconds. The listeners
     /// come bound.
     ///
     /// # Errors
     /// The kernel's, when it refuses a thread or a descriptor.
     pub fn run(
         self,
-        link: SidecarEnd,
-        admin: TcpListener,
-        metrics: TcpListener,
+        links: (SidecarEnd, Tail),
+        listeners: (TcpListener, TcpListener),
         stop: StopSignal,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -218,7 +244,7 @@ impl Sidecar {
             .max_blocking_threads(RESOLVER_THREADS)
             .build()?;
         let mut threads = Vec::new();
-        let result = runtime.block_on(self.serve(link, (admin, metrics), stop, &mut threads));
+        let result = runtime.block_on(self.serve(links, listeners, stop, &mut threads));
         // Not waiting for what hangs in the system's resolver. Dropping the tasks lets the store's threads end.
         runtime.shutdown_background();
         for thread in threads {
@@ -230,20 +256,27 @@ impl Sidecar {
 
     async fn serve(
         self,
-        link: SidecarEnd,
+        (link, tail): (SidecarEnd, Tail),
         (admin, metrics): (TcpListener, TcpListener),
         stop: StopSignal,
         threads: &mut Vec<JoinHandle<()>>,
     ) -> io::Result<()> {
-        let Self { settings, default_upstream, db, keys } = self;
+        let Self { settings, default_upstream, db, keys, usage, .. } = self;
         let (admin, metrics) = (server::adopt(admin)?, server::adopt(metrics)?);
         let (store, handles) = Store::start(db, keys)?;
         threads.extend(handles);
-        let app = assemble(&settings, default_upstream, store, link);
+        let (embedded, handles) = usage.start(tail.log_id())?;
+        threads.extend(handles);
+        let ledger = Ledger::Embedded(embedded.clone());
+        let app = assemble(&settings, default_upstream, (store, ledger.clone()), link);
         let probes =
             Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), (settings.version, settings.commit));
         let pump = Arc::clone(&app.pump).run(app.store.clone());
+        let node = settings.node.as_str().into();
+        let shipper = Shipper { tail, ledger, node, publisher: Arc::clone(&app.publisher) };
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
+        let shipper = tokio::spawn(shipper.run(stop.clone()));
+        tokio::spawn(retention::keep(embedded, settings.usage.retention_days));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
         let metrics = server::serve(metrics, metrics::router(probes), stop);
         let (admin, metrics) = (tokio::spawn(admin), tokio::spawn(metrics));
@@ -251,6 +284,7 @@ impl Sidecar {
         tokio::select! {
             ended = pump => return ended,
             _ = background => return Err(io::Error::other("the sidecar's publisher ended")),
+            _ = shipper => return Err(io::Error::other("the sidecar's shipper ended")),
             done = async { tokio::join!(admin, metrics) } => drop(done),
         }
         tracing::info!(target: "obleth_admin", "the sidecar stops");
@@ -261,7 +295,7 @@ impl Sidecar {
 fn assemble(
     settings: &Settings,
     default_upstream: Option<(ApiBase, Option<Secret>)>,
-    store: Store,
+    (store, ledger): (Store, Ledger),
     link: SidecarEnd,
 ) -> App {
     let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
@@ -279,6 +313,7 @@ fn assemble(
         sampler: Arc::new(Sampler::new(Arc::clone(&pump), Arc::clone(&publisher))),
         publisher,
         store,
+        ledger,
         pump,
         names,
         token: TokenDigest::of(&settings.admin_token),

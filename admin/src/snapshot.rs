@@ -168,7 +168,7 @@ impl Publisher {
         let tenants: Vec<Tenant> = registry.tenants.iter().map(tenant).collect();
         let names = Arc::make_mut(directory);
         models.iter().for_each(|model| names.note_pool(model.pool, model.id, &model.name));
-        groups.iter().for_each(|(name, (ix, _))| names.note_group(*ix, name));
+        groups.iter().for_each(|(name, places)| names.note_group(*places, name));
         tenants.iter().for_each(|tenant| names.note_tenant(tenant.ix, tenant.id, &tenant.name));
         let shape = |row: &GroupRow| GroupShape { group: places.group(row), weight: row.weight };
         let groups = registry.groups.iter().map(shape).collect();

@@ -117,6 +117,12 @@ pub(crate) fn bytes(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, 
     }
 }
 
+/// As [`bytes`], for room in memory.
+pub(crate) fn memory(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<usize, Refusal> {
+    let wide = bytes(range);
+    move |text| wide(text).and_then(|size| usize::try_from(size).map_err(|error| error.to_string()))
+}
+
 /// A size in the largest unit that leaves no fraction.
 pub(crate) fn size_text(size: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {

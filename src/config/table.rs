@@ -18,7 +18,8 @@ use super::{
     Fault,
     parse::{
         LogFormat, address, admin_token, base_url, boolean, brownout, bytes, ca_file, count, database,
-        folder, limit, log_format, master_key, maybe, millis, networks, node, seconds, secret, whole32,
+        folder, limit, log_format, master_key, maybe, memory, millis, networks, node, seconds, secret,
+        whole32,
     },
     source::Sources,
 };
@@ -84,6 +85,8 @@ settings! {
         "data-plane shards, one pinned thread each; unset: one per allowed processor";
     open DATABASE_URL database: Option<PathBuf> = "", maybe(database),
         "`sqlite:PATH`; unset: `obleth.db` in the data folder";
+    open USAGE_RETENTION_DAYS usage_retention_days: u32 = "400", whole32(0..=36_500),
+        "days that usage records are kept; 0: for ever";
     open UPSTREAM_BASE_URL upstream_base_url: Option<String> = "", maybe(base_url),
         "backend for models that name none";
     secret UPSTREAM_API_KEY upstream_api_key: Option<Secret> = "", maybe(secret),
@@ -153,7 +156,7 @@ settings! {
         "folder of the usage log; unset: `wal` in the data folder";
     open WAL_MAX_BYTES wal_max_bytes: u64 = "4 GiB", bytes(64 << 20..=1 << 50),
         "what the usage log may take up while its records cannot be shipped; then they are lost, and counted";
-    open WAL_BUFFER_BYTES wal_buffer_bytes: u64 = "8 MiB", bytes(1 << 20..=1 << 30),
+    open WAL_BUFFER_BYTES wal_buffer_bytes: usize = "4 MiB", memory(1 << 20..=1 << 30),
         "room per core for what is not in the usage log yet; it outlives the process";
     open WAL_FSYNC_MS wal_fsync: Duration = "50", millis(1..=10_000),
         "how often the usage log is made safe against a loss of power";

@@ -174,6 +174,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("METRICS_LISTEN", "127.0.0.1:3"),
     ("CORES", "7"),
     ("DATABASE_URL", "sqlite:/x.db"),
+    ("USAGE_RETENTION_DAYS", "66"),
     ("UPSTREAM_BASE_URL", "http://other"),
     ("UPSTREAM_API_KEY", "k"),
     ("UPSTREAM_CA_FILE", CA_FILE),

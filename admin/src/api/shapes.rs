@@ -58,15 +58,15 @@ pub(super) enum Kind {
     Objects(&'static Shape),
 }
 
-const fn member(name: &'static str, kind: Kind, about: &'static str) -> Member {
+pub(super) const fn member(name: &'static str, kind: Kind, about: &'static str) -> Member {
     Member { name, kind, nullable: false, about }
 }
 
-const fn maybe(name: &'static str, kind: Kind, about: &'static str) -> Member {
+pub(super) const fn maybe(name: &'static str, kind: Kind, about: &'static str) -> Member {
     Member { name, kind, nullable: true, about }
 }
 
-const COUNT: RangeInclusive<i64> = 0..=(1 << 53) - 1;
+pub(super) const COUNT: RangeInclusive<i64> = 0..=(1 << 53) - 1;
 const STATUSES: &[&str] = &["active", "suspended", "archived"];
 const BROWNOUTS: &[&str] = &["allow", "never", "reject"];
 const ABOUT_BROWNOUT: &str =
@@ -288,6 +288,9 @@ pub(super) const KEY_EDIT: Shape = Shape {
         maybe("max_in_flight", Kind::Number(IN_FLIGHT), ABOUT_RATE),
     ],
 };
+
+/// The parameter that leaves one tenant's keys.
+pub(super) const OWNER_ID: Member = member("tenant_id", Kind::Id, "");
 
 pub(super) const NEW_KEY: Shape =
     Shape { name: "NewKey", parts: &[&KEY_EDIT], members: &[member("tenant_id", Kind::Id, "its owner")] };

@@ -11,6 +11,7 @@
 //! | `embedded/` | the ledger in a SQLite file |
 
 pub(crate) mod calendar;
+pub(crate) mod csv;
 pub(crate) mod cursor;
 pub(crate) mod embedded;
 pub(crate) mod fault;
@@ -18,7 +19,9 @@ pub(crate) mod fault;
 pub(crate) mod golden;
 pub(crate) mod query;
 pub(crate) mod report;
+pub(crate) mod retention;
 pub(crate) mod row;
+pub(crate) mod shipper;
 
 use obleth_ledger::Position;
 

@@ -37,6 +37,18 @@ pub(crate) enum Cell<'r> {
     Flag(bool),
 }
 
+impl Cell<'_> {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Id(_) => Kind::Id,
+            Self::Time(_) => Kind::Time,
+            Self::Text(_) => Kind::Text,
+            Self::Count(_) => Kind::Count,
+            Self::Flag(_) => Kind::Flag,
+        }
+    }
+}
+
 /// What a column's cells are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -124,10 +136,24 @@ impl Row {
 
 /// A row as a backend gives it back: its cells in the order of [`COLUMNS`].
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Entry(pub(crate) Vec<Option<Cell<'static>>>);
+pub(crate) struct Entry(Vec<Option<Cell<'static>>>);
 
 impl Entry {
-    /// Where it stands in lists, which go by time and then by id; `None` if a backend left one of them out.
+    /// Of these cells; `None` if they are not what the columns say.
+    pub(crate) fn new(cells: Vec<Option<Cell<'static>>>) -> Option<Self> {
+        let fits = |(column, cell): (&Column, &Option<Cell<'_>>)| match cell {
+            None => column.nullable,
+            Some(cell) => column.kind == cell.kind(),
+        };
+        (cells.len() == COLUMNS.len() && COLUMNS.iter().zip(&cells).all(fits)).then_some(Self(cells))
+    }
+
+    /// Its cells, in the order of [`COLUMNS`].
+    pub(crate) fn cells(&self) -> &[Option<Cell<'static>>] {
+        &self.0
+    }
+
+    /// Where it stands in lists, which go by time and then by id. There always is such a place.
     pub(crate) fn place(&self) -> Option<(UnixMs, Uuid)> {
         match (self.0.get(TS), self.0.get(ID)) {
             (Some(Some(Cell::Time(ts))), Some(Some(Cell::Id(id)))) => Some((*ts, *id)),

@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal};
+use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal, UsageSettings};
+use obleth_ledger::Options;
 use obleth_link::{BufferBudget, Command, CoordinatorEnd, Doorbell, Event, Order, ShardEnd, links};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest},
@@ -41,6 +42,21 @@ pub(crate) struct Running {
     thread: Option<JoinHandle<std::io::Result<()>>>,
 }
 
+/// A record of the usage ledger, as far as tests tell them apart.
+#[derive(Clone)]
+pub(crate) struct Record {
+    pub(crate) ts: i64,
+    /// Tells ids of one millisecond apart.
+    pub(crate) rest: [u8; 10],
+    pub(crate) request_id: String,
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+    pub(crate) model: String,
+    pub(crate) refused: bool,
+    pub(crate) input_tokens: i64,
+    pub(crate) cost: Option<i64>,
+}
+
 /// One shard's end of the link.
 #[derive(Clone)]
 pub(crate) struct Shard(pub(crate) ShardEnd);
@@ -57,6 +73,8 @@ pub(crate) struct Answer {
 pub(crate) fn settings(dir: &TempDir) -> Settings {
     Settings {
         database: dir.path().join("obleth.db"),
+        usage: UsageSettings { database: dir.path().join("usage.db"), retention_days: 0 },
+        node: "test".to_owned(),
         master_key: MasterKey::parse(&"07".repeat(32)).unwrap(),
         admin_token: Secret::new(TOKEN),
         pepper: None,
@@ -103,7 +121,18 @@ impl Running {
         let addresses = (admin.local_addr().unwrap(), metrics.local_addr().unwrap());
         let stop = StopSignal::new();
         let signal = stop.clone();
-        let thread = std::thread::spawn(move || sidecar.run(link, admin, metrics, signal));
+        // Nothing is noted here, so nobody has to write it down.
+        let tail = obleth_ledger::open(Options {
+            dir: dir.path().join("wal"),
+            node: settings.node.clone(),
+            streams: 1,
+            max_bytes: 1 << 20,
+            sync_every: Duration::from_millis(50),
+            slate_bytes: 1 << 20,
+            checkpoint: sidecar.checkpoint(),
+        });
+        let tail = tail.unwrap().tail;
+        let thread = std::thread::spawn(move || sidecar.run((link, tail), (admin, metrics), signal));
         let running = Self {
             admin: addresses.0,
             metrics: addresses.1,
@@ -139,6 +168,15 @@ impl Running {
     /// The database from outside.
     pub(crate) fn outside(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(&self.settings.database).unwrap()
+    }
+
+    /// Puts records into the usage ledger from outside, as if they had been shipped.
+    pub(crate) fn record(&self, records: impl IntoIterator<Item = Record>) {
+        let mut conn = rusqlite::Connection::open(&self.settings.usage.database).unwrap();
+        conn.busy_timeout(PATIENCE).unwrap();
+        let tx = conn.transaction().unwrap();
+        records.into_iter().for_each(|record| record.insert(&tx));
+        tx.commit().unwrap();
     }
 
     /// The database and its companions.
@@ -191,6 +229,36 @@ impl Running {
         for shard in &self.shards {
             while shard.0.take().is_some() {}
         }
+    }
+}
+
+impl Record {
+    fn insert(&self, conn: &rusqlite::Connection) {
+        let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
+        let fresh = uuid::Builder::from_unix_timestamp_millis(self.ts.unsigned_abs(), &self.rest).into_uuid();
+        let (status, outcome, admission) =
+            if self.refused { (403, "rejected", "rejected") } else { (200, "ok", "queued") };
+        conn.execute(
+            "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
+             status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
+             output_tokens, usage_source, cost_micro_usd, streamed, retries)
+             VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
+             ?10, 2, 30, 'upstream', ?11, 1, 0)",
+            rusqlite::params![
+                fresh.into_bytes(),
+                self.ts,
+                self.request_id,
+                id(&self.tenant),
+                id(&self.key),
+                self.model,
+                status,
+                outcome,
+                admission,
+                self.input_tokens,
+                self.cost,
+            ],
+        )
+        .unwrap();
     }
 }
 

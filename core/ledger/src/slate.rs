@@ -7,6 +7,7 @@
 use std::{
     fs::OpenOptions,
     io,
+    os::unix::fs::FileExt,
     path::Path,
     sync::{
         Arc,
@@ -26,8 +27,8 @@ use crate::{
 
 /// Smallest ring: some hundreds of notes.
 const LEAST_BYTES: usize = 64 << 10;
-/// No page is smaller.
-const LEAST_PAGE: usize = 4096;
+/// Bytes that are zeroed at a time; a ring has several of them.
+const CHUNK: usize = 64 << 10;
 /// The part of a ring, one in so many, that start notes leave free, so that who began finds room to end.
 const FOR_ENDS: u64 = 8;
 
@@ -58,11 +59,13 @@ impl Slate {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         // The disk must not turn out to be full at a store into the mapping: that would be a signal.
         preallocate(&file, words as u64 * 8)?;
-        let memory = Mapping::new(&file, words)?;
-        // The first store into a page takes a fault; here it is nobody's request that does.
-        for word in memory.words().iter().step_by(LEAST_PAGE / 8) {
-            word.store(0, Ordering::Relaxed);
+        // Written, and not only reserved: the first store into a page then finds it in memory. Touching it through the
+        // mapping would do as well, but count as memory of a process that may never need it.
+        let zeros = [0; CHUNK];
+        for at in (0..words * 8).step_by(CHUNK) {
+            file.write_all_at(&zeros, at as u64)?;
         }
+        let memory = Mapping::new(&file, words)?;
         Ok(Self(Arc::new(Ring {
             memory,
             mask: words - 1,

@@ -121,7 +121,10 @@ pub(super) fn page(conn: &Connection, page: &Page) -> Result<Vec<Entry>, LedgerF
         sql.push_str(" AND (ts, id) < (?, ?)");
     }
     sql.push_str(" ORDER BY ts DESC, id DESC LIMIT ?");
-    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(page.scope.from.0), Box::new(page.scope.to.0)];
+    // The range ends where the page begins: SQLite takes one end of it from an index, and must not walk over all the
+    // pages before.
+    let to = page.after.map_or(page.scope.to.0, |(ts, _)| page.scope.to.0.min(ts.0.saturating_add(1)));
+    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(page.scope.from.0), Box::new(to)];
     for filter in &page.scope.filters {
         values.push(Box::new(filter.cell()));
     }
@@ -135,7 +138,7 @@ pub(super) fn page(conn: &Connection, page: &Page) -> Result<Vec<Entry>, LedgerF
     let mut entries = Vec::new();
     while let Some(row) = rows.next()? {
         let cells = COLUMNS.iter().enumerate().map(|(at, column)| read(row, at, column.kind));
-        entries.push(Entry(cells.collect::<rusqlite::Result<_>>()?));
+        entries.push(Entry::new(cells.collect::<rusqlite::Result<_>>()?).ok_or(Fault::Damaged)?);
     }
     Ok(entries)
 }

@@ -1,10 +1,11 @@
 //! The embedded ledger over real files.
 
-use std::thread::JoinHandle;
+use std::{sync::mpsc, thread::JoinHandle};
 
 use obleth_ledger::Position;
 use obleth_policy::{unit::MicroUsd, unit::UnixMs};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Embedded, EmbeddedFile};
@@ -168,4 +169,26 @@ async fn another_log_begins_anew_and_brings_nothing_twice() {
     }
     let checkpoint = EmbeddedFile::open(&path).unwrap().checkpoint().unwrap().unwrap();
     assert_eq!((checkpoint.log_id, checkpoint.position), (Uuid::from_u128(2), place(10)));
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_waits_for_any_more_is_broken_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::new(&dir);
+    let ledger = open.get();
+    let (began, has_begun) = oneshot::channel();
+    let (ended, has_ended) = mpsc::channel();
+    let endless = ledger.ask(move |conn| {
+        began.send(()).unwrap();
+        let sql = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n";
+        let out = conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(LedgerFault::from);
+        ended.send(out).unwrap();
+        Ok(())
+    });
+    tokio::select! {
+        out = endless => panic!("it ended by itself: {out:?}"),
+        begun = has_begun => begun.unwrap(),
+    }
+    assert_eq!(has_ended.recv().unwrap(), Err(LedgerFault::TooSlow));
+    assert_eq!(requests(&ledger).await, 0);
 }

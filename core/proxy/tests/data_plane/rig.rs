@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use obleth_ledger::{Options, Slate};
 use obleth_link::{BufferBudget, Command, Event, Order, SidecarEnd, links};
 use obleth_policy::{
     cost::Rates,
@@ -82,7 +83,7 @@ impl Rig {
         let end = ends.remove(0);
         let played = Arc::new(Played::default());
         let shard = std::thread::spawn(move || {
-            obleth_proxy::run_shard(listener, end, obleth_ledger::Slate, Arc::new(settings)).unwrap();
+            obleth_proxy::run_shard(listener, end, slate(), Arc::new(settings)).unwrap();
         });
         let player = std::thread::spawn({
             let (sidecar, played) = (sidecar.clone(), Arc::clone(&played));
@@ -187,6 +188,21 @@ impl Drop for Rig {
             let _ = coordinator.join();
         }
     }
+}
+
+/// Somewhere to note requests; nobody copies it into a log. The file goes, the memory stays.
+pub(crate) fn slate() -> Slate {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        dir: folder.path().to_owned(),
+        node: "test".to_owned(),
+        streams: 1,
+        max_bytes: 1 << 20,
+        sync_every: Duration::from_millis(50),
+        slate_bytes: 1 << 20,
+        checkpoint: None,
+    };
+    obleth_ledger::open(options).unwrap().slates.remove(0)
 }
 
 /// Of a shard that is in no hurry.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::rig::{BOTH_DRIVERS, Rig, chat, chat_stream, settings, status};
+use crate::rig::{BOTH_DRIVERS, Rig, chat, chat_stream, settings, slate, status};
 use obleth_link::{BufferBudget, Command, Event, links};
 use obleth_policy::key::KeyDigest;
 
@@ -205,7 +205,7 @@ fn a_shard_that_starts_on_a_full_ring_is_heard_of_once_the_sidecar_empties_it() 
         let end = ends.remove(0);
         while end.tell(Event::KeyLookup(KeyDigest([0; 32]))).is_ok() {}
         let shard = std::thread::spawn(move || {
-            obleth_proxy::run_shard(listener, end, obleth_ledger::Slate, Arc::new(settings(epoll)))
+            obleth_proxy::run_shard(listener, end, slate(), Arc::new(settings(epoll)))
         });
         // It takes commands only after it has tried to say that it started.
         sidecar.send(0, Command::Ping(1)).unwrap();
