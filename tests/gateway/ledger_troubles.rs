@@ -29,14 +29,20 @@ fn recording() -> Options {
     Options { journal: 1_000_000, ..Options::default() }
 }
 
+/// A name as long as a record takes in, so that a log is full after few of them.
+fn name(number: usize) -> String {
+    format!("r-{number:0126}")
+}
+
 /// Makes so many requests, all of which are answered.
 #[track_caller]
 fn make(world: &World, told: &mut BTreeMap<String, End>, count: usize) {
     let mut connection = world.connect();
     for _ in 0..count {
-        let id = format!("r-{}", told.len());
+        let id = name(told.len());
         let more = if told.len().is_multiple_of(2) { r#","stream":true"# } else { "" };
-        let answer = connection.ask(&named(world.chat(more), &id));
+        let request = world.chat(more).header("x-session-id", "s".repeat(128));
+        let answer = connection.ask(&named(request, &id));
         assert_eq!(answer.status, 200, "{}", answer.text());
         told.insert(id, End::Whole);
     }
@@ -55,11 +61,11 @@ fn a_clock_that_steps_back_loses_no_row_and_repeats_none() {
     make(&world, &mut told, 30);
     let mut under_way = world.connect();
     let slow = world.chat(r#","stream":true"#).header("x-sim-tps", 100).header("x-sim-tokens", 30);
-    under_way.send(named(slow, "under way").bytes());
+    under_way.send(named(slow, "under-way").bytes());
     under_way.read_until("\"content\":");
     clock.set_ahead(-HOUR);
     assert!(under_way.response().body.ends_with(b"data: [DONE]\n\n"));
-    told.insert("under way".to_owned(), End::Whole);
+    told.insert("under-way".to_owned(), End::Whole);
     make(&world, &mut told, 30);
     world.gateway.signal(Signal::KILL);
     world.gateway.wait();
@@ -70,8 +76,8 @@ fn a_clock_that_steps_back_loses_no_row_and_repeats_none() {
     clock.set_ahead(HOUR);
     make(&world, &mut told, 30);
     let rows = until_they_agree(&world.gateway, world.sim.addr, &told, true);
-    let first = of(&rows, "r-0")["ts"].as_str().unwrap();
-    let back = of(&rows, "r-61")["ts"].as_str().unwrap();
+    let first = of(&rows, &name(0))["ts"].as_str().unwrap();
+    let back = of(&rows, &name(61))["ts"].as_str().unwrap();
     assert!(back < first, "rows have the time that the gateway had: {first}, then {back}");
     for row in &rows {
         assert_eq!(row["outcome"], "ok", "{row}");
@@ -133,8 +139,11 @@ fn on_a_full_disk_serving_goes_on_and_what_waits_is_delivered_when_there_is_room
 fn what_finds_no_room_for_long_is_counted_and_shouted_once_and_everything_else_is_delivered() {
     let place = tempfile::tempdir().unwrap();
     let disk = Disk::mounted_at(place.path());
-    // Rings of the smallest size are full after some two thousand requests.
-    let setup = Setup::new().data_dir(&place.path().join("data")).env("OBLETH_WAL_BUFFER_BYTES", 1 << 20);
+    // Segments and rings of the smallest size.
+    let setup = Setup::new()
+        .data_dir(&place.path().join("data"))
+        .env("OBLETH_WAL_MAX_BYTES", 64 << 20)
+        .env("OBLETH_WAL_BUFFER_BYTES", 1 << 20);
     let world = World::with(setup, recording());
     let lost = || world.gateway.metric("obleth_usage_lost_total");
     let mut told = BTreeMap::new();
