@@ -22,12 +22,14 @@ mod exit;
 mod ledger;
 mod listen;
 mod log;
+mod remote;
 mod restarts;
 mod sidecar;
 mod signals;
 mod supervise;
 mod terminal;
 mod threads;
+mod usage;
 
 use std::{
     path::PathBuf,
@@ -82,6 +84,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         None => serve(&args),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Usage(args)) => usage::report(&args).map(|()| ExitCode::SUCCESS),
         Some(Command::SimUpstream(args)) => {
             let (sender, news) = mpsc::channel();
             listen_to_signals(sender)?;

@@ -48,5 +48,7 @@ mod gateway {
     mod supervision;
     mod tls;
     mod tls_faults;
+    mod usage_command;
+    mod usage_matrix;
     mod verdicts;
 }

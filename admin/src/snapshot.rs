@@ -27,7 +27,7 @@ use crate::{
     pump::Pump,
     resolve::Names,
     store::rows::{
-        Credential, DEFAULT_GROUP, EndpointRow, GroupRow, ModelRow, Registry, TenantRow, Timeouts,
+        Credential, DEFAULT_GROUP, EndpointRow, GroupRow, ModelRow, PricesRow, Registry, TenantRow, Timeouts,
         TokenWeights, grant, network_grant,
     },
 };
@@ -232,7 +232,8 @@ impl Publisher {
             timers: timers(self.defaults.timers, row.timeouts),
             rates: rates(row.weights),
             sends_priority: row.sends_priority,
-            prices: Prices::default(),
+            continuous_usage: row.continuous_usage,
+            prices: prices(row.prices),
         }
     }
 
@@ -307,6 +308,20 @@ fn rates(own: TokenWeights) -> Rates {
         input_milli: own.input_milli.unwrap_or(default.input_milli),
         output_milli: own.output_milli.unwrap_or(default.output_milli),
         cached_milli: own.cached_milli.unwrap_or(default.cached_milli),
+    }
+}
+
+fn prices(row: PricesRow) -> Prices {
+    // The store holds no negative ones.
+    let part = |micro_usd: Option<i64>| micro_usd.and_then(|price| u64::try_from(price).ok());
+    Prices {
+        version: row.version,
+        input: part(row.input),
+        cached_input: part(row.cached_input),
+        output: part(row.output),
+        image: part(row.image),
+        second: part(row.second),
+        character: part(row.character),
     }
 }
 

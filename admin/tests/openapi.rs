@@ -236,6 +236,8 @@ fn every_operation_answers_as_the_document_says() {
     let model = id(&ask("POST", "/models", "", model));
     ask("GET", "/models", "", Value::Null);
     ask("PATCH", "/models/{id}", &model, json!({"max_model_len": 4096, "timeouts": {"idle_ms": 0}}));
+    ask("PATCH", "/models/{id}", &model, json!({"prices": {"input_micro_usd": 5, "image_micro_usd": null}}));
+    ask("GET", "/models/{id}/prices?limit=5", &model, Value::Null);
     ask("PUT", "/models/{id}/enabled", &model, json!({"enabled": false}));
     ask("PUT", "/models/{id}/capacity", &model, json!({"max_in_flight": 3}));
     ask("GET", "/models/{id}", &model, Value::Null);

@@ -75,7 +75,7 @@ fn a_completed_request_has_a_row_with_what_the_backend_counted_and_what_it_cost(
                 json!({
                     "tenant_id": world.tenant_id, "key_id": world.key_id, "model_id": world.model_id,
                     "model": MODEL, "group_name": "default", "endpoint": endpoint, "status": 200, "outcome": "ok",
-                    "code": null, "admission": "fast", "queue_ms": 0, "input_tokens": input, "output_tokens": output,
+                    "code": null, "input_tokens": input, "output_tokens": output,
                     "cached_input_tokens": 0, "usage_source": "upstream", "cost_micro_usd": input + 2 * output,
                     "price_version": 1, "streamed": stream, "retries": 0, "session_id": "s-1",
                 }),

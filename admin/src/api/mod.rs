@@ -15,6 +15,7 @@ mod keys;
 mod list;
 mod models;
 mod openapi;
+mod prices;
 mod shapes;
 mod stats;
 mod tenants;
@@ -158,7 +159,8 @@ fn operations() -> Api {
     let api = tenants::routes(api);
     let api = keys::routes(api);
     let api = usage::routes(api);
-    model_routes(api)
+    let api = model_routes(api);
+    prices::routes(api)
 }
 
 fn model_routes(api: Api) -> Api {

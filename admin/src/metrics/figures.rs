@@ -155,6 +155,8 @@ fn tokens_and_upstreams(out: &mut Exposition, gauges: &Gauges) {
     out.single("obleth_input_tokens_total", Counter, help, sum(|shard| &shard.input_tokens));
     let help = "Tokens that backends generated.";
     out.single("obleth_output_tokens_total", Counter, help, sum(|shard| &shard.output_tokens));
+    let help = "Requests that used something which has no price.";
+    out.single("obleth_unpriced_requests_total", Counter, help, sum(|shard| &shard.unpriced));
     let mut family =
         out.family("obleth_upstream_attempts_total", Counter, "Tries at backends, by how they went.");
     for attempt in Attempt::ALL {

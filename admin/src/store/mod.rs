@@ -14,6 +14,7 @@ mod endpoints;
 mod groups;
 mod keys;
 mod models;
+mod prices;
 mod secrets;
 mod sqlite;
 mod tenants;

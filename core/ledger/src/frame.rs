@@ -7,7 +7,7 @@ use crc32fast::Hasher;
 use uuid::Uuid;
 
 use crate::{
-    encoding::{self, MAX_RECORD, RecordBytes},
+    encoding::{self, MAX_RECORD},
     record::{Kind, Record},
 };
 
@@ -61,28 +61,21 @@ pub(crate) struct Place {
     pub(crate) position: u64,
 }
 
-/// A note's bytes, on the stack.
-pub(crate) struct Note {
-    bytes: [u8; MAX_NOTE],
-    length: usize,
-}
-
-impl Note {
-    #[inline]
-    pub(crate) fn new(kind: Kind, record: &Record, place: Place, salt: Salt) -> Self {
-        let mut bytes = [0; MAX_NOTE];
-        let mut length = HEAD;
-        if let Some(body) = bytes.last_chunk_mut::<MAX_RECORD>() {
-            let body: &mut RecordBytes = body;
-            length += encoding::encode(record, body);
-        }
-        seal(&mut bytes[..length], number_of(kind), place, salt);
-        Self { bytes, length }
+/// Makes a note's frame in zeroed bytes, and returns the part of them that it takes.
+#[inline]
+pub(crate) fn note<'b>(
+    bytes: &'b mut [u8; MAX_NOTE],
+    (kind, record): (Kind, &Record),
+    place: Place,
+    salt: Salt,
+) -> &'b [u8] {
+    let mut length = HEAD;
+    if let Some(body) = bytes.last_chunk_mut::<MAX_RECORD>() {
+        length += encoding::encode(record, body);
     }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
+    let note = &mut bytes[..length];
+    seal(note, number_of(kind), place, salt);
+    note
 }
 
 /// A frame of the log's own.
@@ -156,6 +149,8 @@ pub(crate) enum Step<'b> {
 #[derive(Clone, Debug)]
 pub(crate) struct Walk<'b> {
     bytes: &'b [u8],
+    /// Behind it are zeros only.
+    content: usize,
     salt: Salt,
     /// Where the last frame ended.
     at: usize,
@@ -168,12 +163,12 @@ pub(crate) struct Walk<'b> {
 impl<'b> Walk<'b> {
     /// Through a part of a segment that begins at a multiple of 8.
     pub(crate) fn of_segment(bytes: &'b [u8], salt: Salt) -> Self {
-        Self { bytes, salt, at: 0, found: None, of: None }
+        Self { bytes, content: content(bytes), salt, at: 0, found: None, of: None }
     }
 
     /// Through one stream's bytes. What another stream or another lap of the ring left there is no frame.
     pub(crate) fn of_stream(bytes: &'b [u8], first: Place, salt: Salt) -> Self {
-        Self { bytes, salt, at: 0, found: None, of: Some(first) }
+        Self { bytes, content: content(bytes), salt, at: 0, found: None, of: Some(first) }
     }
 
     /// Where the last frame that was handed out ended: behind it is nothing, or what was torn.
@@ -183,7 +178,7 @@ impl<'b> Walk<'b> {
 
     /// Whether anything but zeros stands behind the last frame.
     pub(crate) fn is_torn(&self) -> bool {
-        self.bytes[self.at..].iter().any(|byte| *byte != 0)
+        self.bytes[self.at..self.content.max(self.at)].iter().any(|byte| *byte != 0)
     }
 
     fn frame_at(&self, at: usize) -> Option<Frame<'b>> {
@@ -200,6 +195,15 @@ impl<'b> Walk<'b> {
     }
 }
 
+/// How much is left without the zeros at the end, to a page or so: most of a new segment is such.
+fn content(mut bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    while let Some((before, &ZEROS)) = bytes.split_last_chunk() {
+        bytes = before;
+    }
+    bytes.len()
+}
+
 impl<'b> Iterator for Walk<'b> {
     type Item = Step<'b>;
 
@@ -210,7 +214,7 @@ impl<'b> Iterator for Walk<'b> {
         if let Some(frame) = self.frame_at(self.at) {
             return Some(self.pass(self.at, frame));
         }
-        let mut behind = (self.at + 8..self.bytes.len()).step_by(8);
+        let mut behind = (self.at + 8..self.content).step_by(8);
         self.found = behind.find_map(|at| Some((at, self.frame_at(at)?)));
         self.found.map(|_| Step::Damage)
     }

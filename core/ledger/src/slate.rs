@@ -20,7 +20,7 @@ use crossbeam_utils::CachePadded;
 use crate::{
     desk::Desk,
     folder::preallocate,
-    frame::{Frame, MAX_NOTE, Note, Place, Salt},
+    frame::{self, Frame, MAX_NOTE, Place, Salt},
     mapping::Mapping,
     record::{Kind, Record},
 };
@@ -92,9 +92,11 @@ impl Slate {
             }
             return false;
         }
-        let note = Note::new(kind, record, Place { stream: ring.stream, position }, ring.salt);
-        ring.put(position, note.bytes());
-        ring.head.store(position + note.bytes().len() as u64, Ordering::Release);
+        let mut bytes = [0; MAX_NOTE];
+        let place = Place { stream: ring.stream, position };
+        let note = frame::note(&mut bytes, (kind, record), place, ring.salt);
+        ring.put(position, note);
+        ring.head.store(position + note.len() as u64, Ordering::Release);
         ring.desk.notes.ring();
         true
     }
@@ -146,12 +148,17 @@ impl Ring {
         let at = (position / 8) as usize & self.mask;
         let ring = self.memory.words();
         let (begun, around) = words.split_at(words.len().min(ring.len() - at));
-        for (word, value) in ring[at..].iter().zip(begun).skip(1).chain(ring.iter().zip(around)) {
-            word.store(u64::from_ne_bytes(*value), Ordering::Relaxed);
-        }
-        if let Some(first) = words.first() {
+        if let [first, rest @ ..] = begun {
+            store(&ring[at + 1..], rest);
+            store(ring, around);
             ring[at].store(u64::from_ne_bytes(*first), Ordering::Release);
         }
+    }
+}
+
+fn store(words: &[AtomicU64], values: &[[u8; 8]]) {
+    for (word, value) in words.iter().zip(values) {
+        word.store(u64::from_ne_bytes(*value), Ordering::Relaxed);
     }
 }
 
@@ -166,7 +173,7 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// A file whose size no slate has is taken for empty.
+    /// A file whose size no slate has is one damaged stretch.
     pub(crate) fn read(path: &Path, first: Place) -> io::Result<Self> {
         let mut bytes = std::fs::read(path)?;
         let size = if bytes.len().is_power_of_two() && bytes.len() >= MAX_NOTE { bytes.len() } else { 0 };
@@ -189,7 +196,7 @@ impl Left {
             }
         }
         notes.sort_unstable_by_key(|frame| frame.position);
-        let (mut damage, mut end) = (0, self.first.position);
+        let (mut damage, mut end) = (u64::from(self.size == 0), self.first.position);
         for note in &notes {
             // What is a lap or more behind was written over, not damaged.
             damage += u64::from((1..self.size as u64).contains(&(note.position - end)));

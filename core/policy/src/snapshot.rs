@@ -119,6 +119,8 @@ pub struct Model {
     pub rates: Rates,
     /// Its backends order what waits by `priority` (vLLM's `--scheduling-policy priority`): requests get one.
     pub sends_priority: bool,
+    /// Its backends count tokens while they stream (vLLM's `continuous_usage_stats`): they are asked to.
+    pub continuous_usage: bool,
     /// What its use costs.
     pub prices: Prices,
 }
@@ -302,6 +304,7 @@ mod tests {
             timers: Timers::default(),
             rates: Rates::default(),
             sends_priority: false,
+            continuous_usage: false,
             prices: Prices::default(),
         }
     }

@@ -17,7 +17,7 @@ use crate::answer;
 use crate::ask::{Ask, Endpoint};
 use crate::counters::Ending;
 use crate::generate::{self, Job, Line, Progress};
-use crate::options::Options;
+use crate::options::{Options, UsageShape};
 use crate::plan::Plan;
 use crate::server::Site;
 use crate::shape::Shape;
@@ -245,6 +245,7 @@ impl Connection {
         if !options.serves(name) && ask.model.is_some() {
             return Err((404, answer::fault_body(404, &format!("`{name}`"))));
         }
+        ask.tells_usage = plan.usage != UsageShape::None;
         if plan.echo || plan.stamp {
             ask.shape = Shape::Prose;
         }

@@ -33,7 +33,7 @@ pub struct Options {
     pub keep_alive_ms: u64,
     /// What goes wrong with every completion.
     pub fault: Option<Fault>,
-    /// Where a stream's usage stands, for requests that ask for it.
+    /// Where a stream's usage stands, for requests that ask for it; and with `none` that a JSON answer has none.
     pub usage: UsageShape,
     /// Requests that `GET /sim/journal` remembers; 0: none.
     pub journal: usize,
@@ -197,7 +197,7 @@ pub enum UsageShape {
     LastWithChoices,
     /// Running counts in every event, and the last event with empty `choices` (vLLM's `continuous_usage_stats`).
     Every,
-    /// Nowhere, as from a backend that does not know the option.
+    /// Nowhere, as from a backend that does not know the option; not in JSON answers either.
     None,
 }
 

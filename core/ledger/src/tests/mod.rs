@@ -2,10 +2,16 @@
 //!
 //! Most of them turn the log thread's rounds by hand, so that nothing depends on time.
 
+mod damage;
+mod disk;
+mod format;
+mod full;
+mod kill;
+mod power;
 mod restarts;
 mod shipping;
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use obleth_policy::{
     id::{EndpointId, GroupId, KeyId, ModelId, TenantId},
@@ -13,6 +19,7 @@ use obleth_policy::{
     route::Route,
     unit::{MicroUsd, UnixMs},
 };
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{Admission, Opened, Options, Position, Record, Text, Tokens, UsageSource, open};
@@ -58,12 +65,28 @@ fn begun(number: u128) -> Record {
     }
 }
 
+/// A folder in memory, if there is any: for tests that open hundreds of logs, where syncs would be all that they do.
+fn light_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// Copies what a dead process left, as it is at this moment.
+fn left(from: &Path) -> TempDir {
+    let to = light_dir();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+const FIRST_SEGMENT: &str = "00000000000000000001.log";
+
 fn options(dir: &Path) -> Options {
     Options {
         dir: dir.to_owned(),
         node: "node-1".to_owned(),
         streams: 2,
-        max_bytes: 64 << 20,
+        max_bytes: 1 << 20,
         sync_every: Duration::from_millis(1),
         slate_bytes: 64 << 10,
         checkpoint: None,

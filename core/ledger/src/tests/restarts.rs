@@ -5,17 +5,8 @@ use std::{fs, path::Path};
 use tempfile::tempdir;
 use uuid::Uuid;
 
-use super::{begun, opened, options, record};
+use super::{FIRST_SEGMENT, begun, left, light_dir, opened, options, record};
 use crate::{Checkpoint, Kind, OpenError, Options, Position, Recovered, open};
-
-/// Copies what a dead process left, as it is at this moment.
-fn left(from: &Path) -> tempfile::TempDir {
-    let to = tempdir().unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
-    }
-    to
-}
 
 #[test]
 fn notes_that_the_log_had_not_got_yet_are_there_after_a_restart_and_once_only() {
@@ -62,8 +53,7 @@ fn a_slate_that_was_written_to_the_log_but_not_told_so_is_not_written_again() {
     let before = left(dir.path());
     log.writer.round().unwrap();
     // The log of after the write, and the slates of before: what the process knew died with it.
-    fs::copy(dir.path().join("00000000000000000001.log"), before.path().join("00000000000000000001.log"))
-        .unwrap();
+    fs::copy(dir.path().join(FIRST_SEGMENT), before.path().join(FIRST_SEGMENT)).unwrap();
     let log = opened(before.path());
     assert_eq!((log.recovered.drained, log.shipped(Position::default())), (0, vec![0, 1, 2]));
 }
@@ -102,4 +92,82 @@ fn a_checkpoint_of_another_log_lets_nothing_go() {
     let log = open(Options { checkpoint: Some(checkpoint), ..options(dir.path()) }).unwrap();
     assert_eq!(log.from, Position::default());
     assert_eq!(log.shipped(log.from), [1]);
+}
+
+#[test]
+fn a_log_of_another_format_or_node_or_none_at_all_is_refused_with_the_remedy_and_left_alone() {
+    let dir = tempdir().unwrap();
+    drop(opened(dir.path()));
+    let meta = dir.path().join("log.meta");
+    let written = fs::read_to_string(&meta).unwrap();
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names(dir.path());
+    let says = |words: &[&str]| {
+        let error = open(options(dir.path())).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert_eq!(names(dir.path()), before);
+    };
+    fs::write(&meta, written.replace("format 1", "format 7")).unwrap();
+    says(&["format 7", "reads 1", "OBLETH_WAL_DIR", "empty folder", "to drain it"]);
+    fs::write(&meta, written.replace("node-1", "node-2")).unwrap();
+    says(&["\"node-2\"", "\"node-1\"", "OBLETH_WAL_DIR", "empty folder", "to drain it"]);
+    fs::write(&meta, "something else").unwrap();
+    says(&["log.meta", "OBLETH_WAL_DIR"]);
+    fs::write(&meta, written.replace("log ", "log f")).unwrap();
+    says(&["log.meta", "OBLETH_WAL_DIR"]);
+    fs::write(&meta, &written).unwrap();
+    drop(opened(dir.path()));
+
+    let other = tempdir().unwrap();
+    drop(opened(other.path()));
+    fs::copy(other.path().join(FIRST_SEGMENT), dir.path().join("00000000000000000009.log")).unwrap();
+    let error = open(options(dir.path())).unwrap_err();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+    fs::remove_file(&meta).unwrap();
+    let error = open(options(dir.path())).unwrap_err();
+    assert!(error.to_string().contains("log.meta"), "{error}");
+}
+
+#[test]
+fn shards_may_be_more_or_fewer_than_last_time() {
+    let dir = tempdir().unwrap();
+    let with = |streams, slate_bytes| open(Options { streams, slate_bytes, ..options(dir.path()) }).unwrap();
+    let log = with(4, 64 << 10);
+    (0..4).for_each(|at| assert!(log.slates[at].note(Kind::End, &record(at as u128))));
+    drop(log);
+    let log = with(1, 256 << 10);
+    assert_eq!(log.shipped(Position::default()), [0, 1, 2, 3]);
+    assert!(!dir.path().join("stream-0003.slate").exists());
+    assert!(log.slates[0].note(Kind::End, &record(4)));
+    drop(log);
+    let log = with(3, 64 << 10);
+    assert_eq!(log.slates.len(), 3);
+    (0..3).for_each(|at| assert!(log.slates[at].note(Kind::End, &record(5 + at as u128))));
+    drop(log);
+    assert_eq!(with(2, 64 << 10).shipped(Position::default()), (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_start_is_remembered_though_its_segment_is_long_gone() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    assert!(log.slates[0].note(Kind::Start, &begun(1)));
+    for number in 100..4000 {
+        assert!(log.slates[1].note(Kind::End, &record(number)));
+        if number % 100 == 0 {
+            log.writer.round().unwrap();
+            log.tail.release(log.tail.durable());
+        }
+    }
+    log.writer.round().unwrap();
+    let checkpoint = Some(Checkpoint { log_id: log.tail.log_id(), position: log.tail.durable() });
+    assert!(!dir.path().join(FIRST_SEGMENT).exists(), "what is released goes");
+    drop(log);
+    let log = open(Options { checkpoint, ..options(dir.path()) }).unwrap();
+    assert_eq!(log.tail.read(log.from, 100).unwrap().records, [begun(1)]);
+    assert_eq!(log.tail.figures().records, 1);
 }

@@ -14,7 +14,10 @@ use obleth_policy::{
     outcome::{Code, RELAYED_STATUSES, Reject},
     snapshot::Endpoint,
 };
-use obleth_wire::http1::{BodyDecoder, HeaderKind, Limits};
+use obleth_wire::{
+    http1::{BodyDecoder, HeaderKind, Limits},
+    openai::StripUsage,
+};
 
 use super::{
     Stop,
@@ -45,7 +48,7 @@ const BRIEF: Duration = Duration::from_millis(100);
 pub(crate) struct Answering<'p> {
     pub(super) answer: Answer,
     pub(super) deadlines: Deadlines,
-    pub(super) strip_usage: bool,
+    pub(super) strip_usage: StripUsage,
     pub(super) permit: Permit,
     pub(super) _asked: Asked<'p>,
 }

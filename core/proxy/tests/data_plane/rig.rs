@@ -281,6 +281,7 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         timers: Timers { connect, first_byte: limit, idle: limit, total: LimitMs(0) },
         rates: Rates::default(),
         sends_priority: false,
+        continuous_usage: false,
         prices: Prices::default(),
     };
     let tenant = Tenant {

@@ -1,7 +1,7 @@
 //! Between the bytes a backend streams and the bytes the client gets: usage is read, and taken out where it was ours.
 //!
-//! It exists because the gateway asks every stream for usage, whether the client did or not, and the client's bytes
-//! must equal those of a direct call. It must never hold an event that is complete, never change an event it does not
+//! It exists because the gateway asks every stream for usage, some even for running counts, whether the client did or
+//! not, and the client's bytes must equal those of a direct call. It must never hold an event that is complete, never change an event it does not
 //! fully understand, and never let the cut of the reads change a byte of the result.
 
 use std::{mem, ops::Range, sync::LazyLock};
@@ -23,6 +23,19 @@ static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""usag
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""error""#));
 static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""choices""#));
 
+/// What is taken out of a stream, because the gateway asked for it and the client did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StripUsage {
+    /// The stream leaves as it came.
+    #[default]
+    Nothing,
+    /// Running counts: the client asked for usage at the end alone. A stream has them if its first event with choices
+    /// does; usage that comes only with the last choices is what the client asked for.
+    Running,
+    /// Every usage.
+    All,
+}
+
 /// What becomes of an event in a stream whose usage is stripped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -36,7 +49,9 @@ enum Verdict {
 /// The filter of one stream. Owned by the task that serves it; dropping it forgets what is held.
 #[derive(Debug, Default)]
 pub struct StreamFilter {
-    strip_usage: bool,
+    strip: StripUsage,
+    /// Usage came with the first choices, so it comes with all of them.
+    has_running: bool,
     scanner: EventScanner,
     /// The bytes so far of an event that has not ended.
     held: Vec<u8>,
@@ -54,9 +69,9 @@ pub struct StreamFilter {
 }
 
 impl StreamFilter {
-    /// `strip_usage`: the client did not ask for usage, but the gateway did.
-    pub fn new(strip_usage: bool) -> Self {
-        Self { strip_usage, ..Self::default() }
+    /// `strip`: what the gateway asked for on its own account.
+    pub fn new(strip: StripUsage) -> Self {
+        Self { strip, ..Self::default() }
     }
 
     /// Appends to `out` what may leave of `input`, the next payload bytes of the upstream's body.
@@ -234,14 +249,22 @@ impl StreamFilter {
             return Verdict::Pass;
         }
         self.error_event |= chunk.has_error;
-        self.content_events = self.content_events.saturating_add(u64::from(chunk.choices == Choices::Filled));
+        let is_filled = chunk.choices == Choices::Filled;
+        let is_first = is_filled && self.content_events == 0;
+        self.content_events = self.content_events.saturating_add(u64::from(is_filled));
         let Some((usage, cut)) = chunk.usage else { return Verdict::Pass };
         self.usage = Usage::parse(usage.raw().as_bytes()).or(self.usage);
-        match usage.kind {
-            _ if !self.strip_usage => Verdict::Pass,
-            Kind::Object if chunk.choices == Choices::Empty && !chunk.has_error => Verdict::Drop,
-            Kind::Object | Kind::Null => Verdict::Without(cut.range()),
-            _ => Verdict::Pass,
+        self.has_running |= is_first && usage.kind == Kind::Object;
+        match (self.strip, usage.kind) {
+            (StripUsage::Running, Kind::Object) if is_filled && self.has_running => {
+                Verdict::Without(cut.range())
+            }
+            (StripUsage::Nothing | StripUsage::Running, _) => Verdict::Pass,
+            (StripUsage::All, Kind::Object) if chunk.choices == Choices::Empty && !chunk.has_error => {
+                Verdict::Drop
+            }
+            (StripUsage::All, Kind::Object | Kind::Null) => Verdict::Without(cut.range()),
+            (StripUsage::All, _) => Verdict::Pass,
         }
     }
 }
