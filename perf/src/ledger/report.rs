@@ -25,8 +25,8 @@ pub(crate) struct Record {
     pub(super) load_secs: f64,
     /// From the last answer until the ledger had everything, or was given up on.
     pub(super) settled_secs: f64,
-    /// Records that the gateway says it had no room for.
-    pub(super) no_room: f64,
+    /// Records that the gateway says it had no room for; none if it does not say.
+    pub(super) no_room: Option<f64>,
     /// From the return of the store that was away until the ledger had everything.
     pub(super) returned_secs: Option<f64>,
     /// The longest that the kernel kept the port of a killed gateway.
@@ -44,7 +44,7 @@ struct Whole<'a> {
 impl Record {
     /// Whether nothing is wrong.
     pub(crate) fn is_clean(&self) -> bool {
-        self.judgement.is_clean() && self.no_room == 0.0
+        self.judgement.is_clean() && self.no_room.is_none_or(|count| count == 0.0)
     }
 
     fn findings(&self) -> Vec<Finding> {
@@ -56,14 +56,14 @@ impl Record {
             judgement.rows
         );
         let none = Asked::at_most(0.0, 0.0);
-        let of = |row, what: &str, count: f64| {
-            Finding::new(row, what, Unit::Count, none, Some(count)).from(from.clone())
+        let of = |row, what: &str, count: Option<f64>| {
+            Finding::new(row, what, Unit::Count, none, count).from(from.clone())
         };
         let mut all: Vec<Finding> = Fault::ALL
             .into_iter()
             .map(|fault| {
                 let row = matches!(fault, Fault::Lost | Fault::LostAnswer | Fault::Twice).then_some(19);
-                of(row, fault.text(), judgement.count(fault) as f64)
+                of(row, fault.text(), Some(judgement.count(fault) as f64))
             })
             .collect();
         all.push(of(None, "records that found no room in the log", self.no_room));

@@ -48,8 +48,8 @@ pub(super) struct Rig<'a> {
     gateway: Gateway,
     /// So far; each has a name of its own, and with it its complaints.
     starts: usize,
-    /// Records that the killed ones said they had no room for.
-    no_room: f64,
+    /// Records that the killed ones said they had no room for; none if one did not say.
+    no_room: Option<f64>,
     port_taken: Duration,
     /// Where the ledger is, if not with the gateway.
     pub(super) store: Option<ClickHouse>,
@@ -89,7 +89,7 @@ impl<'a> Rig<'a> {
             target,
             gateway,
             starts: 0,
-            no_room: 0.0,
+            no_room: Some(0.0),
             port_taken: Duration::ZERO,
             store,
         })
@@ -136,7 +136,7 @@ impl<'a> Rig<'a> {
     /// # Errors
     /// It was dead already, which is a finding of its own.
     pub(super) fn kill(&mut self, begin: Instant) -> Result<Duration> {
-        self.no_room += self.no_room_now().with_context(|| {
+        self.no_room = self.no_room().with_context(|| {
             format!("the gateway died before it was killed: {}", self.gateway.process.last_error())
         })?;
         self.gateway.process.stop(Signal::KILL);
@@ -209,19 +209,16 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// Records that all gateways of the run said they had no room for.
+    /// Records that all gateways of the run said they had no room for; none if one did not say.
     ///
     /// # Errors
     /// The gateway does not answer.
-    pub(super) fn no_room(&self) -> Result<f64> {
-        Ok(self.no_room + self.no_room_now()?)
-    }
-
-    fn no_room_now(&self) -> Result<f64> {
+    pub(super) fn no_room(&self) -> Result<Option<f64>> {
         let call = Call { server: self.gateway.metrics, method: "GET", path: "/metrics", token: "" };
         let text = String::from_utf8_lossy(&call.send("")?).into_owned();
         let lines = text.lines().filter(|line| line.starts_with("obleth_usage_lost_total"));
-        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        let now = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).reduce(|a, b| a + b);
+        Ok(self.no_room.zip(now).map(|(before, now)| before + now))
     }
 }
 
