@@ -142,6 +142,7 @@ fn killed(driver: Driver, times: u64) {
     });
     world.until_idle();
     let rows = until_they_agree(&world.gateway, world.sim.addr, &told, true);
+    assert!(rows.len() as u64 > times * 10, "{} rows", rows.len());
     assert!(rows.iter().any(|row| row["outcome"] == "ok"));
     assert_eq!(world.gateway.metric("obleth_usage_lost_total"), 0.0);
     kill(&mut world.gateway);
