@@ -23,18 +23,18 @@ use crate::{
 /// Name of a node whose machine has none.
 const NAMELESS: &str = "localhost";
 
-/// Opens the log in its folder, `default` unless the configuration names another.
+/// Opens the log in its folder.
 ///
 /// # Errors
 /// One clear line each; see [`OpenError`].
 pub(crate) fn open(
     config: &Config,
-    default: PathBuf,
+    dir: PathBuf,
     shards: usize,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Opened, Failure> {
     let options = Options {
-        dir: config.wal_dir.clone().unwrap_or(default),
+        dir,
         node: node(config),
         streams: shards,
         max_bytes: config.wal_max_bytes,

@@ -32,7 +32,7 @@ mod threads;
 mod usage;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -101,16 +101,20 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let (sender, news) = mpsc::channel();
     listen_to_signals(sender.clone())?;
     let folder = DataDir::open(args.data_dir.as_deref(), args.demo)?;
-    let database = config.database.clone().unwrap_or_else(|| folder.database());
-    let secrets = folder.secrets(config.admin_token.as_ref(), config.master_key.as_ref(), &database)?;
+    let secrets = folder.secrets(
+        config.admin_token.as_ref(),
+        config.master_key.as_ref(),
+        &database(&config, &folder),
+    )?;
     threads::raise_descriptor_limit();
     threads::keep_pages_small();
 
-    let settings = sidecar_settings(&config, &secrets, (database, folder.usage()));
+    let log = config.wal_dir.clone().unwrap_or_else(|| folder.wal());
+    let settings = sidecar_settings(&config, &secrets, (&folder, &log));
     let mut sidecar = obleth_admin::Sidecar::open(settings.clone()).map_err(sidecar::open_failure)?;
     let demo = if args.demo { Some(Demo::start(&mut sidecar)?) } else { None };
     let shards = config.cores.map_or_else(threads::default_shards, |cores| cores as usize);
-    let log = ledger::open(&config, folder.wal(), shards, sidecar.checkpoint())?;
+    let log = ledger::open(&config, log, shards, sidecar.checkpoint())?;
     let (listeners, addresses) = Listeners::bind(
         config.proxy_listen,
         shards,
@@ -243,11 +247,16 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
 fn sidecar_settings(
     config: &Config,
     secrets: &Secrets,
-    (database, usage): (PathBuf, PathBuf),
+    (folder, log): (&DataDir, &Path),
 ) -> obleth_admin::Settings {
     obleth_admin::Settings {
-        database,
-        usage: obleth_admin::UsageSettings { database: usage, retention_days: config.usage_retention_days },
+        database: database(config, folder),
+        usage: obleth_admin::UsageSettings {
+            database: folder.usage(),
+            log: log.to_owned(),
+            retention_days: config.usage_retention_days,
+            clickhouse: config.clickhouse(),
+        },
         node: ledger::node(config),
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),
@@ -271,6 +280,10 @@ fn sidecar_settings(
         version: VERSION,
         commit: COMMIT,
     }
+}
+
+fn database(config: &Config, folder: &DataDir) -> PathBuf {
+    config.database.clone().unwrap_or_else(|| folder.database())
 }
 
 fn pepper(config: &Config) -> Option<Pepper> {

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use obleth_admin::{OpenError, Settings, Sidecar, StopSignal};
+use obleth_admin::{CheckpointError, OpenError, Settings, Sidecar, StopSignal};
 use obleth_ledger::Tail;
 use obleth_link::SidecarEnd;
 
@@ -163,10 +163,12 @@ pub(crate) fn open_failure(error: OpenError) -> Failure {
     let exit = match &error {
         OpenError::Create { source, .. } => Exit::CantCreate.unless(source),
         OpenError::Unreadable { .. } | OpenError::Damaged { .. } | OpenError::Full { .. } => Exit::IoErr,
+        OpenError::Checkpoint(CheckpointError::Unreadable { source, .. }) => Exit::IoErr.unless(source),
         OpenError::NotADatabase { .. }
         | OpenError::NewerSchema { .. }
         | OpenError::AlteredSchema { .. }
-        | OpenError::WrongMasterKey { .. } => Exit::Config,
+        | OpenError::WrongMasterKey { .. }
+        | OpenError::Checkpoint(_) => Exit::Config,
         OpenError::Locked { .. } => Exit::TempFail,
         OpenError::DefaultUpstream(_) => Exit::Usage,
     };

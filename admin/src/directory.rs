@@ -45,14 +45,14 @@ impl Directory {
         self.tenants.get(&ix)
     }
 
-    /// What a model was called last; its id if nobody knows any more.
-    pub(crate) fn model_name(&self, id: ModelId) -> Arc<str> {
-        self.models_by_id.get(&id).cloned().unwrap_or_else(|| id.to_string().into())
+    /// What a model was called last.
+    pub(crate) fn model_name(&self, id: ModelId) -> Option<Arc<str>> {
+        self.models_by_id.get(&id).cloned()
     }
 
-    /// What a group was called last; its id if nobody knows any more.
-    pub(crate) fn group_name(&self, id: GroupId) -> Arc<str> {
-        self.groups_by_id.get(&id).cloned().unwrap_or_else(|| id.to_string().into())
+    /// What a group was called last.
+    pub(crate) fn group_name(&self, id: GroupId) -> Option<Arc<str>> {
+        self.groups_by_id.get(&id).cloned()
     }
 
     pub(crate) fn note_pool(&mut self, ix: PoolIx, id: ModelId, model: &str) {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
-//! | `pump.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
+//! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
 //! | `usage/` | the ledger: where records stay, and the reports over them |
@@ -16,6 +16,7 @@
 
 mod address;
 mod api;
+mod bell;
 mod clock;
 mod directory;
 mod history;
@@ -62,6 +63,10 @@ pub use random::{generate_key_secret, generate_token};
 pub use resolve::KnownNames;
 pub use stop::StopSignal;
 pub use store::OpenError;
+pub use usage::{
+    CheckpointError, ClickHouseSettings, NoClickHouse, check_clickhouse_database, check_clickhouse_url,
+    read_checkpoint,
+};
 pub use vault::{BadMasterKey, MasterKey};
 
 use address::ApiBase;
@@ -75,7 +80,11 @@ use store::{
     Db, KeyLookup, Store,
     rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
 };
-use usage::{Ledger, embedded::EmbeddedFile, retention, shipper::Shipper};
+use usage::{
+    Ledger,
+    home::Home,
+    shipper::{Shipper, Shipping},
+};
 
 /// How long the first snapshot waits for names; what does not resolve by then follows in a later one.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
@@ -128,8 +137,12 @@ pub struct Settings {
 pub struct UsageSettings {
     /// A SQLite file of their own; its folder exists.
     pub database: PathBuf,
+    /// The folder of the log that they come from. `OBLETH_WAL_DIR`.
+    pub log: PathBuf,
     /// Days that they are kept besides today; 0 = for ever. `OBLETH_USAGE_RETENTION_DAYS`.
     pub retention_days: u32,
+    /// A server that keeps them instead. `OBLETH_CLICKHOUSE_URL`.
+    pub clickhouse: Option<ClickHouseSettings>,
 }
 
 /// The backend of models that name none.
@@ -163,7 +176,7 @@ pub struct Sidecar {
     default_upstream: Option<(ApiBase, Option<Secret>)>,
     db: Db,
     keys: KeyLookup,
-    usage: EmbeddedFile,
+    usage: Home,
     checkpoint: Option<Checkpoint>,
 }
 
@@ -176,13 +189,11 @@ impl Sidecar {
         let parse = |upstream: &DefaultUpstream| {
             check_api_base(&upstream.base_url, settings.networks).map_err(OpenError::DefaultUpstream)?;
             let base = ApiBase::parse(&upstream.base_url).map_err(OpenError::DefaultUpstream)?;
-            Ok((base, upstream.api_key.clone()))
+            Ok::<_, OpenError>((base, upstream.api_key.clone()))
         };
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
-        let usage = EmbeddedFile::open(&settings.usage.database)?;
-        let checkpoint =
-            usage.checkpoint().map_err(|_| OpenError::Damaged { path: settings.usage.database.clone() })?;
+        let (usage, checkpoint) = Home::open(&settings.usage)?;
         Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
     }
 
@@ -265,27 +276,37 @@ impl Sidecar {
         let (admin, metrics) = (server::adopt(admin)?, server::adopt(metrics)?);
         let (store, handles) = Store::start(db, keys)?;
         threads.extend(handles);
-        let (embedded, handles) = usage.start(tail.log_id())?;
+        let (ledger, handles) = usage.start(&settings.usage, &tail)?;
         threads.extend(handles);
-        let ledger = Ledger::Embedded(embedded.clone());
         let app = assemble(&settings, default_upstream, (store, ledger.clone()), link);
-        let probes =
-            Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), (settings.version, settings.commit));
+        let shipping = Arc::new(Shipping::default());
+        let log = (tail.clone(), Arc::clone(&shipping));
+        let build = (settings.version, settings.commit);
+        let probes = Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), log, build);
         let pump = Arc::clone(&app.pump).run(app.store.clone());
-        let node = settings.node.as_str().into();
-        let shipper = Shipper { tail, ledger, node, publisher: Arc::clone(&app.publisher) };
-        let background = tokio::spawn(start_publishing(Arc::clone(&app)));
+        let names = Arc::clone(&app.publisher);
+        let shipper = Shipper { tail, ledger, names, node: settings.node.as_str().into(), shipping };
         let shipper = tokio::spawn(shipper.run(stop.clone()));
-        tokio::spawn(retention::keep(embedded, settings.usage.retention_days));
+        let background = tokio::spawn(start_publishing(Arc::clone(&app)));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
         let metrics = server::serve(metrics, metrics::router(probes), stop);
         let (admin, metrics) = (tokio::spawn(admin), tokio::spawn(metrics));
+        let shipped = async {
+            match shipper.await {
+                Ok(ended) => ended,
+                Err(_) => Err(io::Error::other("the sidecar's shipper died")),
+            }
+        };
+        let served = async {
+            // One that panicked has said so itself.
+            drop(tokio::join!(admin, metrics));
+            Ok(())
+        };
         tracing::info!(target: "obleth_admin", "the sidecar is up");
         tokio::select! {
             ended = pump => return ended,
             _ = background => return Err(io::Error::other("the sidecar's publisher ended")),
-            _ = shipper => return Err(io::Error::other("the sidecar's shipper ended")),
-            done = async { tokio::join!(admin, metrics) } => drop(done),
+            done = async { tokio::try_join!(served, shipped) } => done.map(drop)?,
         }
         tracing::info!(target: "obleth_admin", "the sidecar stops");
         Ok(())

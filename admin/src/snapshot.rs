@@ -19,6 +19,7 @@ use obleth_policy::{
     snapshot::{Brownout, Division, Endpoint, Model, Secret, Snapshot, Tenant, Timers},
     unit::LimitMs,
 };
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
         Credential, DEFAULT_GROUP, EndpointRow, GroupRow, ModelRow, PricesRow, Registry, TenantRow, Timeouts,
         TokenWeights, grant, network_grant,
     },
+    usage::shipper as usage,
 };
 
 /// What rows that state nothing fall back to.
@@ -51,6 +53,8 @@ pub(crate) struct Publisher {
     names: Arc<Names>,
     pump: Arc<Pump>,
     latest: Mutex<Latest>,
+    /// Whether anything was published.
+    has_begun: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -122,7 +126,7 @@ impl Places {
 
 impl Publisher {
     pub(crate) fn new(defaults: Defaults, names: Arc<Names>, pump: Arc<Pump>) -> Self {
-        Self { defaults, names, pump, latest: Mutex::default() }
+        Self { defaults, names, pump, latest: Mutex::default(), has_begun: watch::Sender::new(false) }
     }
 
     /// Takes the names of a registry into use, ahead of its publication.
@@ -174,6 +178,7 @@ impl Publisher {
         let groups = registry.groups.iter().map(shape).collect();
         let division = Division { ceiling: self.defaults.ceiling, groups };
         self.pump.publish(Arc::new(Snapshot::new(places.generation, models, tenants, division)));
+        self.has_begun.send_replace(true);
     }
 
     /// Who is behind the indexes.
@@ -278,6 +283,22 @@ impl Publisher {
 
     fn lock(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The ledger's rows are called what the registry calls them, or did in this sidecar's life.
+impl usage::Names for Publisher {
+    async fn known(&self) {
+        // It fails only without a sender, and that is `self`.
+        let _ = self.has_begun.subscribe().wait_for(|has_begun| *has_begun).await;
+    }
+
+    fn model(&self, id: ModelId) -> Option<Arc<str>> {
+        self.lock().directory.model_name(id)
+    }
+
+    fn group(&self, id: GroupId) -> Option<Arc<str>> {
+        self.lock().directory.group_name(id)
     }
 }
 

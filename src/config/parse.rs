@@ -204,6 +204,18 @@ pub(crate) fn base_url(text: &str) -> Result<String, Refusal> {
     }
 }
 
+/// The address of a ClickHouse.
+pub(crate) fn clickhouse_url(text: &str) -> Result<String, Refusal> {
+    obleth_admin::check_clickhouse_url(text).map_err(|fault| fault.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// The name of a database there.
+pub(crate) fn clickhouse_db(text: &str) -> Result<String, Refusal> {
+    obleth_admin::check_clickhouse_database(text).map_err(|fault| format!("`{text}` {fault}"))?;
+    Ok(text.to_owned())
+}
+
 /// A PEM file with certificates of authorities.
 pub(crate) fn ca_file(text: &str) -> Result<UpstreamTls, Refusal> {
     let read = |path: &Path| {
@@ -218,12 +230,17 @@ pub(crate) fn ca_file(text: &str) -> Result<UpstreamTls, Refusal> {
 }
 
 /// Any text that can stand in a header.
-pub(crate) fn secret(text: &str) -> Result<Secret, Refusal> {
+pub(crate) fn visible(text: &str) -> Result<String, Refusal> {
     if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(Secret::new(text))
+        Ok(text.to_owned())
     } else {
         Err("has white space, control or non-ASCII characters in it; use visible ASCII".to_owned())
     }
+}
+
+/// The same, never to be shown.
+pub(crate) fn secret(text: &str) -> Result<Secret, Refusal> {
+    visible(text).map(Secret::new)
 }
 
 /// Shorter admin tokens are refused: they can be guessed.

@@ -90,6 +90,9 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// It is not known how far usage records have come.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::CheckpointError),
     /// `OBLETH_UPSTREAM_BASE_URL` is not usable.
     #[error("OBLETH_UPSTREAM_BASE_URL {0}")]
     DefaultUpstream(crate::AddressFault),

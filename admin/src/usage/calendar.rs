@@ -199,6 +199,9 @@ mod tests {
         // Half an hour back, at two.
         let night = ("2026-04-04T14:00:00Z", "2026-04-04T16:30:00Z");
         assert_eq!(minutes("Australia/Lord_Howe", night, Interval::Hour), [60, 30, 60]);
+        // Half an hour ahead, at half past two.
+        let night = ("2016-05-01T06:30:00Z", "2016-05-01T08:00:00Z");
+        assert_eq!(minutes("America/Caracas", night, Interval::Hour), [30, 60]);
         // Full hours of India's clock.
         let noon = ("2026-04-04T12:00:00Z", "2026-04-04T14:00:00Z");
         assert_eq!(minutes("Asia/Kolkata", noon, Interval::Hour), [30, 60, 30]);

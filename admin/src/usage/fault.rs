@@ -3,6 +3,7 @@
 //! Whatever it is, what was to be put into the ledger is still in the log: the shipper tries again. The display form
 //! is what callers of the API may see; it names no table, path or host.
 
+use super::clickhouse::fault::ClickHouseFault;
 use crate::store::fault::Fault;
 
 /// The ledger could not do its work.
@@ -11,6 +12,9 @@ pub(crate) enum LedgerFault {
     /// The embedded file's.
     #[error("{0}")]
     File(#[from] Fault),
+    /// ClickHouse's.
+    #[error("{0}")]
+    ClickHouse(#[from] ClickHouseFault),
     /// A question took longer than it may.
     #[error("too_slow")]
     TooSlow,

@@ -9,14 +9,21 @@
 //! | `report.rs` | what is asked of a ledger, and its answer |
 //! | `fault.rs` | how a ledger says no |
 //! | `embedded/` | the ledger in a SQLite file |
+//! | `clickhouse/` | the ledger in ClickHouse |
+//! | `checkpoint.rs` | how far the log is in there |
+//! | `shipper.rs` | from the log into the ledger |
+//! | `home.rs` | which ledger this gateway has |
 
 pub(crate) mod calendar;
+pub(crate) mod checkpoint;
+pub(crate) mod clickhouse;
 pub(crate) mod csv;
 pub(crate) mod cursor;
 pub(crate) mod embedded;
 pub(crate) mod fault;
 #[cfg(test)]
 pub(crate) mod golden;
+pub(crate) mod home;
 pub(crate) mod query;
 pub(crate) mod report;
 pub(crate) mod retention;
@@ -25,6 +32,10 @@ pub(crate) mod shipper;
 
 use obleth_ledger::Position;
 
+pub use checkpoint::{CheckpointError, read_checkpoint};
+pub use clickhouse::{ClickHouseSettings, NoClickHouse, check_clickhouse_database, check_clickhouse_url};
+
+use clickhouse::ClickHouse;
 use embedded::Embedded;
 use fault::LedgerFault;
 use report::{Page, Report, Reported};
@@ -35,6 +46,8 @@ use row::{Entry, Row};
 pub(crate) enum Ledger {
     /// A SQLite file of our own.
     Embedded(Embedded),
+    /// A server.
+    ClickHouse(ClickHouse),
 }
 
 impl Ledger {
@@ -42,6 +55,24 @@ impl Ledger {
     pub(crate) async fn reached(&self) -> Result<Option<Position>, LedgerFault> {
         match self {
             Self::Embedded(ledger) => ledger.reached().await,
+            Self::ClickHouse(ledger) => Ok(ledger.reached().await),
+        }
+    }
+
+    /// Where a batch ends that an earlier process may have sent without hearing of it: it should be put again with the
+    /// same bounds.
+    pub(crate) async fn under_way(&self) -> Option<Position> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::ClickHouse(ledger) => ledger.under_way().await,
+        }
+    }
+
+    /// Makes what it needs to take rows, so that what is wrong is known before there are any.
+    pub(crate) async fn prepare(&self) -> Result<(), LedgerFault> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::ClickHouse(ledger) => ledger.prepare().await,
         }
     }
 
@@ -51,6 +82,7 @@ impl Ledger {
         debug_assert!(from <= to, "{from} to {to}");
         match self {
             Self::Embedded(ledger) => ledger.put(rows, to).await,
+            Self::ClickHouse(ledger) => ledger.put(&rows, from, to).await,
         }
     }
 
@@ -58,6 +90,7 @@ impl Ledger {
     pub(crate) async fn report(&self, report: Report) -> Result<Reported, LedgerFault> {
         match self {
             Self::Embedded(ledger) => ledger.report(report).await,
+            Self::ClickHouse(ledger) => ledger.report(&report).await,
         }
     }
 
@@ -65,6 +98,7 @@ impl Ledger {
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<Entry>, LedgerFault> {
         match self {
             Self::Embedded(ledger) => ledger.page(page).await,
+            Self::ClickHouse(ledger) => ledger.page(&page).await,
         }
     }
 }

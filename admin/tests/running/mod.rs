@@ -73,7 +73,12 @@ pub(crate) struct Answer {
 pub(crate) fn settings(dir: &TempDir) -> Settings {
     Settings {
         database: dir.path().join("obleth.db"),
-        usage: UsageSettings { database: dir.path().join("usage.db"), retention_days: 0 },
+        usage: UsageSettings {
+            database: dir.path().join("usage.db"),
+            log: dir.path().join("wal"),
+            retention_days: 0,
+            clickhouse: None,
+        },
         node: "test".to_owned(),
         master_key: MasterKey::parse(&"07".repeat(32)).unwrap(),
         admin_token: Secret::new(TOKEN),

@@ -6,7 +6,10 @@
 mod naive;
 mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use obleth_ledger::Position;
 use obleth_policy::unit::UnixMs;
@@ -93,7 +96,7 @@ async fn what_was_put_is_there_once(ledger: &Ledger, rows: &[Row]) {
 
 async fn rows_come_back_as_they_went(ledger: &Ledger, rows: &[Row]) {
     let mut expected: Vec<_> = rows.iter().map(|row| (row.record.ts, row.record.id, row)).collect();
-    expected.sort_by_key(|place| std::cmp::Reverse((place.0, place.1)));
+    expected.sort_by_key(|(ts, id, _)| Reverse((*ts, *id)));
     let page = query::logs(year("&limit=1000"), NOW).unwrap();
     let entries = ledger.page(page).await.unwrap();
     assert_eq!(entries.len(), 1000);
@@ -187,6 +190,7 @@ async fn paging_visits_each_row_once_while_rows_are_added(ledger: &Ledger, rows:
         let entries = ledger.page(page).await.unwrap();
         let Some(last) = entries.last().and_then(Entry::place) else { break };
         seen.extend(entries.iter().map(|entry| entry.place().unwrap()));
+        assert!(seen.len() <= rows.len() + 20, "the pages do not come to an end");
         // As through the API, by the text of the cursor.
         let after = Cursor::new(&first.scope, last);
         page = query::logs(year(&format!("&limit=97&after={after}")), NOW).unwrap();

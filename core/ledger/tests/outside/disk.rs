@@ -2,10 +2,14 @@
 
 use std::{fs, path::Path, process::Command};
 
+use obleth_ledger::{Kind, OpenError, Opened, Options, Position, open};
 use tempfile::TempDir;
 
-use super::{light_dir, options, record};
-use crate::{Kind, OpenError, Opened, Options, Position, open};
+use crate::{
+    alone,
+    sample::{light_dir, options, record},
+    shipped,
+};
 
 /// A file system of a megabyte in memory, which is gone with this.
 struct Small(TempDir);
@@ -54,6 +58,7 @@ fn note(log: &Opened, numbers: std::ops::Range<u128>) {
 
 #[test]
 fn a_full_disk_loses_nothing_while_the_slates_have_room_and_all_of_it_is_written_when_the_disk_has() {
+    let _alone = alone();
     let Some(disk) = Small::mount() else { return };
     let mut log = open(Options { max_bytes: 2 << 20, ..options(disk.path()) }).unwrap();
     disk.fill();
@@ -71,15 +76,16 @@ fn a_full_disk_loses_nothing_while_the_slates_have_room_and_all_of_it_is_written
     disk.empty();
     assert!(log.writer.round().unwrap());
     log.writer.round().unwrap();
-    assert_eq!(log.shipped(Position::default()), (0..in_slate).collect::<Vec<_>>());
+    assert_eq!(shipped(&log, Position::default()), (0..in_slate).collect::<Vec<_>>());
     drop(log);
     let log = open(options(disk.path())).unwrap();
-    assert_eq!(log.shipped(Position::default()), (0..in_slate).collect::<Vec<_>>());
+    assert_eq!(shipped(&log, Position::default()), (0..in_slate).collect::<Vec<_>>());
     assert_eq!((log.recovered.torn, log.recovered.corrupt), (0, 0));
 }
 
 #[test]
 fn a_process_that_dies_on_a_full_disk_loses_nothing_either() {
+    let _alone = alone();
     let Some(disk) = Small::mount() else { return };
     let mut log = open(options(disk.path())).unwrap();
     disk.fill();
@@ -92,11 +98,12 @@ fn a_process_that_dies_on_a_full_disk_loses_nothing_either() {
     assert!(matches!(open(options(disk.path())), Err(OpenError::Io { .. })), "the disk is still full");
     disk.empty();
     let log = open(options(disk.path())).unwrap();
-    assert_eq!(log.shipped(Position::default()), (0..noted).collect::<Vec<_>>());
+    assert_eq!(shipped(&log, Position::default()), (0..noted).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_folder_that_cannot_be_written_to_is_refused_by_name_and_keeps_what_it_has() {
+    let _alone = alone();
     let Some(disk) = Small::mount() else { return };
     let log = open(options(disk.path())).unwrap();
     note(&log, 0..3);
@@ -106,5 +113,5 @@ fn a_folder_that_cannot_be_written_to_is_refused_by_name_and_keeps_what_it_has()
     let path = disk.path().display().to_string();
     assert!(error.to_string().contains(&path) && error.to_string().contains("Read-only"), "{error}");
     assert!(mount(&["-o", "remount,rw"], disk.path()));
-    assert_eq!(open(options(disk.path())).unwrap().shipped(Position::default()), [0, 1, 2]);
+    assert_eq!(shipped(&open(options(disk.path())).unwrap(), Position::default()), [0, 1, 2]);
 }

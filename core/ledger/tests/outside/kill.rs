@@ -13,12 +13,16 @@ use std::{
     thread,
 };
 
-use super::{begun, light_dir, options, record};
-use crate::{Checkpoint, Kind, Opened, Options, Position, Tail, open};
+use obleth_ledger::{Checkpoint, Kind, Opened, Options, Position, Tail, open};
+
+use crate::{
+    alone,
+    sample::{begun, light_dir, options, record},
+};
 
 const DIR: &str = "OBLETH_TEST_LEDGER_DIR";
 const ARGUMENTS: &str = "OBLETH_TEST_LEDGER_ARGUMENTS";
-const NAME: &str = "tests::kill::nothing_is_lost_and_nothing_is_there_twice_whenever_the_process_is_killed";
+const NAME: &str = "kill::nothing_is_lost_and_nothing_is_there_twice_whenever_the_process_is_killed";
 /// Times that it is killed.
 const LIVES: u128 = 60;
 
@@ -62,6 +66,7 @@ fn nothing_is_lost_and_nothing_is_there_twice_whenever_the_process_is_killed() {
     if let (Some(dir), Ok(arguments)) = (env::var_os(DIR), env::var(ARGUMENTS)) {
         return live(Path::new(&dir), &arguments);
     }
+    let _alone = alone();
     let dir = light_dir();
     let mut known = Known::default();
     for life in 0..LIVES {
