@@ -18,7 +18,7 @@ use crate::{http::Call, signals};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/stores/clickhouse/serve.py");
 /// The user that it makes, and the password it is told.
 const USER: &str = "obleth";
-const PASSWORD: &str = "a password of the measurement";
+const PASSWORD: &str = "a-password-of-the-measurement";
 /// How long it may take to start.
 const START: Duration = Duration::from_secs(60);
 /// Pause between two looks.

@@ -133,8 +133,12 @@ impl<'a> Load<'a> {
             if self.told.len() >= self.plan.requests {
                 continue;
             }
-            if from > now || !self.connect(at)? {
-                self.idle.push((from.max(now + PAUSE), at));
+            if from > now {
+                self.idle.push((from, at));
+                continue;
+            }
+            if !self.connect(at)? {
+                self.idle.push((now + PAUSE, at));
                 continue;
             }
             // What finds everybody busy leaves late.
