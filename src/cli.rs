@@ -164,6 +164,9 @@ pub(crate) struct SimArgs {
     /// What goes wrong with every completion, as in `die-after-head` or `status-503`
     #[arg(long, value_name = "NAME")]
     pub(crate) fault: Option<obleth_upstream::Fault>,
+    /// Requests that /sim/journal remembers, one line each; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) journal: usize,
     /// The only credential that is accepted
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,

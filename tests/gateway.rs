@@ -9,6 +9,7 @@ mod gateway {
     mod authority;
     mod clock;
     mod http;
+    mod ledger_books;
     mod process;
     mod refusal;
     mod world;
@@ -31,6 +32,8 @@ mod gateway {
     mod headers;
     mod large_bodies;
     mod ledger;
+    mod ledger_kill;
+    mod ledger_troubles;
     mod life;
     mod live_edits;
     mod matrix;

@@ -35,6 +35,8 @@ pub struct Options {
     pub fault: Option<Fault>,
     /// Where a stream's usage stands, for requests that ask for it; and with `none` that a JSON answer has none.
     pub usage: UsageShape,
+    /// Requests that `GET /sim/journal` remembers; 0: none.
+    pub journal: usize,
     /// The only credential that is accepted on `/v1/*`, if set. Never shown.
     #[serde(skip_serializing)]
     pub api_key: Option<String>,
@@ -60,6 +62,7 @@ impl Default for Options {
             keep_alive_ms: 5000,
             fault: None,
             usage: UsageShape::Final,
+            journal: 0,
             api_key: None,
             tls: None,
         }
