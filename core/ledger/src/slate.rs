@@ -52,7 +52,7 @@ struct Ring {
 }
 
 impl Slate {
-    /// A slate in a new file, which stays empty on the disk until somebody writes.
+    /// A slate in a new file.
     pub(crate) fn create(path: &Path, bytes: usize, first: Place, desk: &Arc<Desk>) -> io::Result<Self> {
         let words = (bytes.max(LEAST_BYTES) / 8).next_power_of_two();
         let file = private().read(true).create_new(true).open(path)?;
