@@ -282,7 +282,12 @@ impl Ending {
     /// Something failed after status 200 had gone out.
     #[must_use]
     pub const fn failed_after_head(code: Code) -> Self {
-        Self { status: 200, outcome: code.outcome(), code: Some(code) }
+        // A refusal says no to a request; this one was under way, and the gateway itself went.
+        let outcome = match code {
+            Code::Draining => Outcome::GatewayLost,
+            _ => code.outcome(),
+        };
+        Self { status: 200, outcome, code: Some(code) }
     }
 
     /// A refusal that reached the client.

@@ -16,8 +16,6 @@ use super::{
 const UNCHARGED: [&str; 3] = ["missing_api_key", "invalid_api_key", "auth_store_unavailable"];
 /// How long after a client left the gateway may still be busy with it.
 const NOTICED: Duration = Duration::from_secs(1);
-/// Events of a stream that hold no token and look as if they did: its role and its end.
-const WORDLESS: u64 = 2;
 /// How many requests are named per fault.
 const NAMED: usize = 5;
 
@@ -115,8 +113,6 @@ pub(super) struct Judgement {
     pub(super) rows: u64,
     /// Of complete answers.
     pub(super) tokens: u64,
-    /// Tokens that rows of broken answers have beyond what the backend sent: events without one, counted as one.
-    pub(super) wordless: u64,
 }
 
 impl Judgement {
@@ -155,8 +151,6 @@ impl Books<'_> {
             let faults = self.request(told, seen, own);
             let ok = own.first().filter(|row| row.outcome == Outcome::Ok);
             judgement.tokens += ok.map_or(0, |row| row.output_tokens);
-            let counted = own.first().filter(|row| row.source == Some(Source::Counted));
-            judgement.wordless += counted.map_or(0, |row| row.output_tokens.saturating_sub(seen.tokens));
             for fault in faults {
                 judgement.found(fault, || format!("{number}: {told:?}, {seen:?}, {own:?}"));
             }
@@ -247,7 +241,7 @@ fn tokens(told: &Told, seen: Seen, row: &Row) -> Option<Fault> {
         return (!exact).then_some(Fault::Tokens);
     }
     // An estimate claims nothing; what was counted going by claims events.
-    let most = seen.tokens.max(told.tokens) + WORDLESS;
+    let most = seen.tokens.max(told.tokens);
     let within = row.source == Some(Source::Estimated) || (told.tokens..=most).contains(&row.output_tokens);
     (!within).then_some(Fault::BrokenTokens)
 }

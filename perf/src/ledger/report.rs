@@ -85,13 +85,11 @@ impl Record {
             counts.iter().map(|(name, count)| format!("{name}: {count}")).collect::<Vec<_>>().join(", ")
         };
         text.push_str(&format!(
-            "\nClients: {}.\n\nRows: {}; {} output tokens in complete answers, {} in broken ones that the backend never \
-             sent (events without a token).\n\n{:.0} requests per second with every \
+            "\nClients: {}.\n\nRows: {}; {} output tokens in complete answers.\n\n{:.0} requests per second with every \
              restart, ledger complete {:.1} s after the last answer; seed {}.\n",
             list(&self.judgement.ends),
             list(&self.judgement.outcomes),
             self.judgement.tokens,
-            self.judgement.wordless,
             self.requests as f64 / self.load_secs,
             self.settled_secs,
             self.seed

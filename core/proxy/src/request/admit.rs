@@ -93,7 +93,7 @@ pub(super) async fn admit<'p>(
     };
     // From here on the slot comes back whatever happens.
     let permit = Permit::new(shard, slot, &asked, ask.input);
-    tally.account.admitted(input_tokens);
+    tally.account.admitted(input_tokens, &asked);
     if terms.priority.is_some() || terms.output_limit.is_some() {
         asked.agree(down, call.route, terms);
     }

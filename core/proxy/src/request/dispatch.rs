@@ -93,7 +93,7 @@ pub(super) async fn dispatch<'p>(
     if !(200..300).contains(&answer.head.status) {
         return Err(verdict::refuse(shard, down, answer, verdict::BODY_TIME).await);
     }
-    tally.account.taken();
+    tally.account.taken(answer.head.status);
     let strip_usage = asked.strip_usage;
     Ok(Answering { answer, deadlines, strip_usage, permit, _asked: asked })
 }

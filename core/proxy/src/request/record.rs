@@ -19,7 +19,7 @@ use obleth_policy::{
 };
 use uuid::Uuid;
 
-use super::{dispatch::Traces, ids::RequestId, parse::Call, settle::Tally};
+use super::{ask::Asked, dispatch::Traces, ids::RequestId, parse::Call, settle::Tally};
 
 /// A shorter wait is the way to the coordinator and back.
 const NOTICED: Duration = Duration::from_millis(1);
@@ -41,10 +41,14 @@ pub(super) struct Account {
     admitted: bool,
     /// What its input probably comes to.
     input_guess: u64,
+    /// What its answer comes to at most, as far as anybody said.
+    most_output: u64,
     upstream: Option<EndpointId>,
     attempts: u32,
     /// A backend took it, or may have.
     ran: bool,
+    /// The backend's status, where it is one of success.
+    success: u16,
     /// Bytes of the answer's body, unless it is a stream of events.
     bytes: u64,
     /// Its last note is out.
@@ -72,9 +76,11 @@ impl Account {
             streamed: false,
             admitted: false,
             input_guess: 0,
+            most_output: u64::MAX,
             upstream: None,
             attempts: 0,
             ran: false,
+            success: 200,
             bytes: 0,
             closed: false,
         }
@@ -93,8 +99,11 @@ impl Account {
     }
 
     /// It has a slot. Its input has about so many tokens.
-    pub(super) fn admitted(&mut self, input_tokens: u64) {
+    pub(super) fn admitted(&mut self, input_tokens: u64, asked: &Asked<'_>) {
         (self.admitted, self.input_guess) = (true, input_tokens);
+        let context = asked.model.max_model_len.map(|most| u64::from(most).saturating_sub(input_tokens));
+        let most = asked.output_limit.into_iter().chain(context).min();
+        self.most_output = most.unwrap_or(u64::MAX);
     }
 
     pub(super) fn searched(&mut self, traces: &Traces) {
@@ -103,9 +112,9 @@ impl Account {
         self.ran = traces.may_have_run.get();
     }
 
-    /// A backend answers it, with a status of success.
-    pub(super) fn taken(&mut self) {
-        self.ran = true;
+    /// A backend answers it, with this status of success.
+    pub(super) fn taken(&mut self, status: u16) {
+        (self.ran, self.success) = (true, status);
     }
 
     /// So many bytes of its answer went by.
@@ -117,6 +126,8 @@ impl Account {
 impl Tally {
     /// What the ledger should believe if it hears no more.
     pub(super) fn note_start(&mut self) {
+        // Whatever becomes of the search for a backend, until it says more.
+        self.account.ran = true;
         if let Some(record) = self.record(LOST) {
             self.shard.ledger.note(Kind::Start, &record);
         }
@@ -126,7 +137,7 @@ impl Tally {
     pub(super) fn note_end(&mut self, ending: Ending) {
         self.account.closed = true;
         let Some(record) = self.record(ending) else { return };
-        if record.cost.is_none() {
+        if record.usage_source.is_some() && record.cost.is_none() {
             self.shard.end.gauges().unpriced.add(1);
         }
         self.shard.ledger.note(Kind::End, &record);
@@ -137,11 +148,9 @@ impl Tally {
         let Account { id, arrived, ref request_id, ref session_id, model, prices, streamed, .. } =
             self.account;
         let Party { tenant, key, group } = self.account.party?;
-        let (tokens, usage_source) = match ending {
-            LOST => self.guessed(),
-            _ => self.spent(),
-        };
+        let (tokens, usage_source) = self.spent(ending);
         let Tokens { input, cached_input, output } = tokens;
+        let used = Quantity { input, cached_input, output, ..Quantity::default() };
         let now = self.shard.timers.clock().recent();
         Some(Record {
             id,
@@ -152,7 +161,7 @@ impl Tally {
             model,
             endpoint: self.route,
             upstream: self.account.upstream,
-            status: ending.status,
+            status: if ending.status == Ending::OK.status { self.account.success } else { ending.status },
             outcome: ending.outcome,
             code: ending.code,
             admission: self.admission(),
@@ -162,7 +171,8 @@ impl Tally {
             overhead_us: self.overhead().map(|time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX)),
             tokens,
             usage_source,
-            cost: prices.cost(&Quantity { input, cached_input, output, ..Quantity::default() }),
+            // Nothing used costs nothing that could be known.
+            cost: usage_source.and_then(|_| prices.cost(&used)),
             price_version: Some(prices.version).filter(|version| *version > 0),
             streamed,
             retries: u8::try_from(self.account.attempts.saturating_sub(1)).unwrap_or(u8::MAX),
@@ -172,17 +182,23 @@ impl Tally {
     }
 
     /// What it used, and who says so.
-    fn spent(&self) -> (Tokens, Option<UsageSource>) {
-        if let Some(usage) = self.usage {
-            let (input, cached_input, output) = (usage.input, usage.cached_input, usage.output);
-            return (Tokens { input, cached_input, output }, Some(UsageSource::Upstream));
-        }
-        match (self.account.ran, self.counted_output) {
-            (false, _) => (Tokens::default(), None),
-            (true, 0) => self.guessed(),
-            (true, output) => {
+    fn spent(&self, ending: Ending) -> (Tokens, Option<UsageSource>) {
+        let counted = self.counted_output;
+        match self.usage {
+            // What was said before an answer broke off may be older than what was seen since.
+            Some(usage) if ending != Ending::OK && usage.output < counted => {
+                let (input, cached_input) = (usage.input, usage.cached_input);
+                (Tokens { input, cached_input, output: counted }, Some(UsageSource::Counted))
+            }
+            Some(usage) => {
+                let (input, cached_input, output) = (usage.input, usage.cached_input, usage.output);
+                (Tokens { input, cached_input, output }, Some(UsageSource::Upstream))
+            }
+            None if !self.account.ran => (Tokens::default(), None),
+            None if counted == 0 => self.guessed(),
+            None => {
                 let input = self.account.input_guess;
-                (Tokens { input, cached_input: 0, output }, Some(UsageSource::Counted))
+                (Tokens { input, cached_input: 0, output: counted }, Some(UsageSource::Counted))
             }
         }
     }
@@ -191,7 +207,7 @@ impl Tally {
     fn guessed(&self) -> (Tokens, Option<UsageSource>) {
         let output = match self.route {
             Route::Embeddings => 0,
-            _ => self.account.bytes / BYTES_PER_TOKEN,
+            _ => (self.account.bytes / BYTES_PER_TOKEN).min(self.account.most_output),
         };
         let tokens = Tokens { input: self.account.input_guess, cached_input: 0, output };
         (tokens, Some(UsageSource::Estimated))
@@ -199,6 +215,8 @@ impl Tally {
 
     fn admission(&self) -> Admission {
         match (self.account.admitted, self.degraded, self.queued) {
+            // It needs no slot.
+            (false, ..) if self.route == Route::Models => Admission::Fast,
             (false, ..) => Admission::Rejected,
             (true, Some(_), _) => Admission::Degraded,
             (true, None, Some(waited)) if waited >= NOTICED => Admission::Queued,
@@ -208,7 +226,7 @@ impl Tally {
 }
 
 impl Drop for Tally {
-    /// The request was dropped on its way, because its task panicked or its shard died.
+    /// The request was dropped on its way, because its task panicked or its shard died: what was seen until then counts.
     fn drop(&mut self) {
         if !self.account.closed {
             self.note_end(LOST);

@@ -22,6 +22,16 @@ const KEEP_CAPACITY: usize = 16 << 10;
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""usage""#));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""error""#));
 static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""choices""#));
+static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""finish_reason""#));
+/// Members in which a piece of an answer comes; the last one is an array.
+const PIECES: [&[u8]; 6] = [
+    br#""content""#,
+    br#""text""#,
+    br#""reasoning_content""#,
+    br#""reasoning""#,
+    br#""refusal""#,
+    br#""tool_calls""#,
+];
 
 /// What is taken out of a stream, because the gateway asked for it and the client did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +75,8 @@ pub struct StreamFilter {
     done: bool,
     has_event: bool,
     error_event: bool,
+    /// An event with choices was seen.
+    has_choices: bool,
     content_events: u64,
 }
 
@@ -128,7 +140,8 @@ impl StreamFilter {
         self.oversized
     }
 
-    /// Events whose `choices` are not empty: about the tokens generated, for streams in which usage never comes.
+    /// Events that brought a piece of the answer: the tokens generated, of a backend that sends each by itself. Events
+    /// that only name the role, or why the answer ends, are none.
     pub fn content_events(&self) -> u64 {
         self.content_events
     }
@@ -241,7 +254,9 @@ impl StreamFilter {
             && ERROR.find(data).is_none()
             && let Some(filled) = choices_at_a_glance(data)
         {
-            self.content_events = self.content_events.saturating_add(u64::from(filled));
+            if filled {
+                self.count(data);
+            }
             return Verdict::Pass;
         }
         let mut chunk = Chunk::default();
@@ -250,8 +265,10 @@ impl StreamFilter {
         }
         self.error_event |= chunk.has_error;
         let is_filled = chunk.choices == Choices::Filled;
-        let is_first = is_filled && self.content_events == 0;
-        self.content_events = self.content_events.saturating_add(u64::from(is_filled));
+        let is_first = is_filled && !self.has_choices;
+        if is_filled {
+            self.count(data);
+        }
         let Some((usage, cut)) = chunk.usage else { return Verdict::Pass };
         self.usage = Usage::parse(usage.raw().as_bytes()).or(self.usage);
         self.has_running |= is_first && usage.kind == Kind::Object;
@@ -267,6 +284,54 @@ impl StreamFilter {
             (StripUsage::All, _) => Verdict::Pass,
         }
     }
+}
+
+impl StreamFilter {
+    /// Counts an event with choices. The first one often brings a role alone, and the last one a reason alone; between
+    /// them nobody sends one without a piece of the answer, so those are not looked into.
+    fn count(&mut self, data: &[u8]) {
+        let is_first = !mem::replace(&mut self.has_choices, true);
+        let may_be_empty =
+            is_first || FINISH.find(data).is_some_and(|at| begins(data, at, FINISH.needle(), b'"'));
+        if !may_be_empty || brings_something(data) {
+            self.content_events = self.content_events.saturating_add(1);
+        }
+    }
+}
+
+/// Whether an event has a piece of an answer in it, going by the names of its members.
+fn brings_something(data: &[u8]) -> bool {
+    PIECES.iter().any(|name| {
+        let mut rest = data;
+        while let Some(at) = memchr::memmem::find(rest, name) {
+            let (opening, closing) = if name.ends_with(b"calls\"") { (b'[', b']') } else { (b'"', b'"') };
+            if begins(rest, at, name, opening)
+                && !is_closed_at_once(rest, at.saturating_add(name.len()), closing)
+            {
+                return true;
+            }
+            rest = rest.get(at.saturating_add(name.len())..).unwrap_or_default();
+        }
+        false
+    })
+}
+
+/// Whether the value of the member whose name stands at `at` begins with this byte.
+fn begins(data: &[u8], at: usize, name: &[u8], opening: u8) -> bool {
+    value_at(data, at.saturating_add(name.len())).is_some_and(|value| value.first() == Some(&opening))
+}
+
+/// Whether the string or array that begins behind `at` is empty.
+fn is_closed_at_once(data: &[u8], at: usize, closing: u8) -> bool {
+    let inside = value_at(data, at).and_then(|value| value.get(1..)).unwrap_or_default();
+    let inside = if closing == b']' { inside.trim_ascii_start() } else { inside };
+    inside.first() == Some(&closing)
+}
+
+/// What stands behind the colon that follows a member's name.
+fn value_at(data: &[u8], after_name: usize) -> Option<&[u8]> {
+    let behind = data.get(after_name..)?.trim_ascii_start().strip_prefix(b":")?;
+    Some(behind.trim_ascii_start())
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
