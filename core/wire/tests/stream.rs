@@ -301,53 +301,6 @@ fn an_error_is_seen_at_the_top_level_only() {
 }
 
 #[test]
-fn content_is_counted_the_same_with_and_without_the_fast_path() {
-    for (data, expected) in [
-        (r#"{"choices":[{"text":"a"}]}"#, 1),
-        (r#"{ "choices" : [ {"delta" : {"content" : "a"}} ] }"#, 1),
-        (r#"{"choices":[]}"#, 0),
-        (r#"{"choices": [ ] }"#, 0),
-        (r#"{"choices":null}"#, 0),
-        (r#"{"x":{"choices":[{"text":"a"}]}}"#, 0),
-        (r#"{"x":{"choices":[]},"choices":[{"text":"a"}]}"#, 1),
-        (r#"{"x":"choices","choices":[{"text":"a"}]}"#, 1),
-        (r#"{"x":["choices"]}"#, 0),
-        (r#"{"id":"x"}"#, 0),
-    ] {
-        assert_eq!(strip(&format!("data: {data}\n\n")).content_events, expected, "{data}");
-        let slow = data.replacen('{', r#"{"error":null,"#, 1);
-        assert_eq!(strip(&format!("data: {slow}\n\n")).content_events, expected, "{slow}");
-    }
-}
-
-#[test]
-fn a_role_alone_and_a_reason_alone_are_no_content_and_all_between_them_is() {
-    let chunk = |delta: &str, reason: &str| {
-        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{reason}}}]}}\n\n")
-    };
-    let count = |chunks: &[(&str, &str)]| {
-        let stream: String = chunks.iter().map(|(delta, reason)| chunk(delta, reason)).collect();
-        strip(&stream).content_events
-    };
-    let (role, word) = ((r#"{"role":"assistant","content":""}"#, "null"), (r#"{"content":"a"}"#, "null"));
-    let empty = r#"{"content" : ""}"#;
-    assert_eq!(count(&[role, word, word, ("{}", "\"stop\"")]), 2);
-    assert_eq!(count(&[role, word, (empty, "\"length\"")]), 1);
-    assert_eq!(count(&[(r#"{"role":"assistant"}"#, "null"), (r#"{"content":"last"}"#, "\"stop\"")]), 1);
-    // A token of which the text is still to come is one.
-    assert_eq!(count(&[role, (empty, "null"), word]), 2);
-    let first_with = [
-        r#"{"role":"assistant","content":null,"reasoning_content":"hm"}"#,
-        r#"{"role":"assistant","tool_calls":[{"index":0}]}"#,
-        r#"{"content":"","refusal":"no"}"#,
-    ];
-    for delta in first_with {
-        assert_eq!(count(&[(delta, "null")]), 1, "{delta}");
-    }
-    assert_eq!(count(&[(r#"{"role":"assistant","content":null,"tool_calls":[ ]}"#, "null")]), 0);
-}
-
-#[test]
 fn an_event_larger_than_the_limit_passes_verbatim_and_the_next_is_filtered() {
     let event = |len: usize| {
         let frame = "data: {\"x\":\"\",\"usage\":null}\n\n";
