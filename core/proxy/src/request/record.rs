@@ -183,23 +183,22 @@ impl Tally {
 
     /// What it used, and who says so.
     fn spent(&self, ending: Ending) -> (Tokens, Option<UsageSource>) {
-        let counted = self.counted_output;
-        match self.usage {
+        match (self.usage, self.counted_output) {
             // What was said before an answer broke off may be older than what was seen since.
-            Some(usage) if ending != Ending::OK && usage.output < counted => {
+            (Some(usage), Some(counted)) if ending != Ending::OK && usage.output < counted => {
                 let (input, cached_input) = (usage.input, usage.cached_input);
                 (Tokens { input, cached_input, output: counted }, Some(UsageSource::Counted))
             }
-            Some(usage) => {
+            (Some(usage), _) => {
                 let (input, cached_input, output) = (usage.input, usage.cached_input, usage.output);
                 (Tokens { input, cached_input, output }, Some(UsageSource::Upstream))
             }
-            None if !self.account.ran => (Tokens::default(), None),
-            None if counted == 0 => self.guessed(),
-            None => {
+            (None, Some(counted)) => {
                 let input = self.account.input_guess;
                 (Tokens { input, cached_input: 0, output: counted }, Some(UsageSource::Counted))
             }
+            (None, None) if self.account.ran => self.guessed(),
+            (None, None) => (Tokens::default(), None),
         }
     }
 

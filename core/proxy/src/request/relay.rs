@@ -95,7 +95,7 @@ pub(super) async fn relay(
             held.clear();
             head_sent = true;
             tally.first_byte(down.now());
-            tally.used(usage.finish(), 0);
+            tally.used(usage.finish(), None);
             permit.used(usage.finish(), 0);
             if !ended {
                 out = match down.send(out).await {

@@ -29,7 +29,7 @@ pub(crate) struct Tally {
     pub(super) queued: Option<Duration>,
     pub(super) degraded: Option<u32>,
     pub(super) usage: Option<Usage>,
-    pub(super) counted_output: u64,
+    pub(super) counted_output: Option<u64>,
     fault: Option<Code>,
     cause: Option<Cause>,
 }
@@ -47,7 +47,7 @@ impl Tally {
             queued: None,
             degraded: None,
             usage: None,
-            counted_output: 0,
+            counted_output: None,
             fault: None,
             cause: None,
         }
@@ -103,8 +103,9 @@ impl Tally {
         self.left = Some(phase);
     }
 
-    /// What the backend said it used, and what was counted going by; the latter stands in where it said nothing.
-    pub(super) fn used(&mut self, usage: Option<Usage>, counted_output: u64) {
+    /// What the backend said it used, and what was counted going by where it can be; the latter stands in where it said
+    /// nothing.
+    pub(super) fn used(&mut self, usage: Option<Usage>, counted_output: Option<u64>) {
         self.usage = usage.or(self.usage);
         self.counted_output = counted_output;
     }
@@ -164,6 +165,6 @@ pub(super) fn settle(mut tally: Tally, ending: Ending) {
             gauges.input_tokens.add(usage.input);
             gauges.output_tokens.add(usage.output);
         }
-        None => gauges.output_tokens.add(tally.counted_output),
+        None => gauges.output_tokens.add(tally.counted_output.unwrap_or(0)),
     }
 }

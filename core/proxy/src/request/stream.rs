@@ -76,7 +76,7 @@ pub(super) async fn stream(
     let mut payload = Vec::new();
     loop {
         let decoded = answer.decode(|data| filter.push(data, &mut payload));
-        tally.used(filter.usage(), filter.content_events());
+        tally.used(filter.usage(), Some(filter.content_events()));
         permit.used(filter.usage(), filter.content_events());
         let ended = match decoded {
             Ok(ended) => ended,
@@ -93,7 +93,7 @@ pub(super) async fn stream(
                 // A part of an event is of no use to anybody, and the error event could not follow it.
                 payload.truncate(whole);
             }
-            tally.used(filter.usage(), filter.content_events());
+            tally.used(filter.usage(), Some(filter.content_events()));
             permit.used(filter.usage(), filter.content_events());
         }
         let done = filter.done();
