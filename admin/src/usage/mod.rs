@@ -30,6 +30,8 @@ pub(crate) mod retention;
 pub(crate) mod row;
 pub(crate) mod shipper;
 
+use std::sync::Arc;
+
 use obleth_ledger::Position;
 
 pub use checkpoint::{CheckpointError, read_checkpoint};
@@ -78,11 +80,25 @@ impl Ledger {
 
     /// Takes the rows between two places of the log. When it returns they are safe here and the log may release them;
     /// if it fails, or the process dies meanwhile, the same rows may be put again and are not taken twice.
-    pub(crate) async fn put(&self, rows: Vec<Row>, from: Position, to: Position) -> Result<(), LedgerFault> {
+    pub(crate) async fn put(
+        &self,
+        rows: impl Into<Arc<[Row]>>,
+        from: Position,
+        to: Position,
+    ) -> Result<(), LedgerFault> {
         debug_assert!(from <= to, "{from} to {to}");
         match self {
             Self::Embedded(ledger) => ledger.put(rows, to).await,
-            Self::ClickHouse(ledger) => ledger.put(&rows, from, to).await,
+            Self::ClickHouse(ledger) => ledger.put(&rows.into(), from, to).await,
+        }
+    }
+
+    /// Rows that it takes in well at once: a file is quick to sync and small batches take less memory, a server likes large
+    /// ones.
+    pub(crate) const fn batch(&self) -> usize {
+        match self {
+            Self::Embedded(_) => 2_000,
+            Self::ClickHouse(_) => 10_000,
         }
     }
 

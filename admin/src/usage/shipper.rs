@@ -26,8 +26,6 @@ use tokio::{
 use super::{Ledger, fault::LedgerFault, row::Row};
 use crate::{bell::AsyncBell, stop::StopSignal};
 
-/// Records of one batch: some megabytes in memory, and a size that both ledgers take in well.
-const MOST_RECORDS: usize = 10_000;
 /// How long a batch that is not full waits for more.
 const MOST_AGE: Duration = Duration::from_secs(1);
 /// First and longest pause between two tries.
@@ -163,7 +161,7 @@ impl<N: Names> Shipper<N> {
             if to == at {
                 return None;
             }
-            let rows = batch.records.into_iter().map(|record| self.row(record)).collect();
+            let rows: Arc<[Row]> = batch.records.into_iter().map(|record| self.row(record)).collect();
             if self.ledger.put(rows, from, to).await.is_err() {
                 return left();
             }
@@ -185,7 +183,7 @@ impl<N: Names> Shipper<N> {
             bell.rung().await?;
         }
         self.tail.bell().awake();
-        if batch.records.len() < MOST_RECORDS {
+        if batch.records.len() < self.ledger.batch() {
             sleep(MOST_AGE).await;
             self.read_on(&mut batch).await?;
         }
@@ -194,8 +192,8 @@ impl<N: Names> Shipper<N> {
 
     /// Adds what is durable by now, until the batch is full.
     async fn read_on(&self, batch: &mut Batch) -> io::Result<()> {
-        while batch.records.len() < MOST_RECORDS {
-            let (at, room) = (batch.to, MOST_RECORDS - batch.records.len());
+        while batch.records.len() < self.ledger.batch() {
+            let (at, room) = (batch.to, self.ledger.batch() - batch.records.len());
             let more = self.read(move |tail| tail.read(at, room)).await?;
             if more.to == at {
                 break;
@@ -225,9 +223,9 @@ impl<N: Names> Shipper<N> {
     /// Puts a batch until it is taken, and then lets the log go.
     async fn ship(&self, batch: Batch, trouble: &mut Trouble) {
         let (from, to) = (batch.from, batch.to);
-        let rows: Vec<Row> = batch.records.into_iter().map(|record| self.row(record)).collect();
+        let rows: Arc<[Row]> = batch.records.into_iter().map(|record| self.row(record)).collect();
         let mut pause = PAUSE.0;
-        while let Err(fault) = self.ledger.put(rows.clone(), from, to).await {
+        while let Err(fault) = self.ledger.put(Arc::clone(&rows), from, to).await {
             self.shipping.failures.fetch_add(1, Ordering::Relaxed);
             trouble.refused(&fault, self.tail.figures().records);
             sleep(pause).await;

@@ -142,7 +142,7 @@ async fn more_groups_than_fit_are_refused_and_not_cut_off() {
         row.record.key.0 = row.record.id;
         row
     });
-    ledger.put(rows.collect(), place(1)).await.unwrap();
+    ledger.put(rows.collect::<Vec<_>>(), place(1)).await.unwrap();
     let by_key = |to: &str| {
         let pairs = [("from", "1970-01-01"), ("to", to), ("by", "key")];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
