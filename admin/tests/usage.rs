@@ -64,7 +64,7 @@ fn a_report_adds_up_and_names_what_was_deleted() {
     let (other_key, _) = stage.sidecar.key(&other, "laptop");
     stage.sidecar.record([stage.record(0)]);
     stage.sidecar.record([Record { cost: None, ..stage.record(1) }]);
-    stage.sidecar.record([Record { refused: true, cost: Some(0), input_tokens: 0, ..stage.record(2) }]);
+    stage.sidecar.record([Record { refused: true, cost: None, input_tokens: 0, ..stage.record(2) }]);
     stage.sidecar.record([Record { tenant: other.clone(), key: other_key, ts: NOON + 5, ..stage.record(3) }]);
     stage.sidecar.expect(200, ("DELETE", &format!("/tenants/{}", stage.tenant)), "");
 
@@ -84,6 +84,9 @@ fn a_report_adds_up_and_names_what_was_deleted() {
         assert_eq!(&usage["totals"], totals, "{by}");
         assert_eq!(groups.map(|group| group["requests"].as_u64().unwrap()).sum::<u64>(), 4, "{by}");
     }
+    let refused = &stage.get(&format!("/usage?{RANGE}&outcome=rejected"))["totals"];
+    let sums = ["requests", "cost_micro_usd", "unpriced_requests", "output_tokens"].map(|sum| &refused[sum]);
+    assert_eq!(sums, [&json!(1), &json!(null), &json!(0), &json!(0)], "a sum of nothing known is no sum");
     let filtered = stage.get(&format!("/usage?{RANGE}&tenant_id={other}"));
     assert_eq!((&filtered["totals"]["requests"], &filtered["groups"]), (&json!(1), &json!([])));
 }

@@ -241,14 +241,16 @@ impl Record {
     fn insert(&self, conn: &rusqlite::Connection) {
         let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
         let fresh = uuid::Builder::from_unix_timestamp_millis(self.ts.unsigned_abs(), &self.rest).into_uuid();
-        let (status, outcome, admission) =
-            if self.refused { (403, "rejected", "rejected") } else { (200, "ok", "queued") };
+        let (status, outcome, admission, source) = match self.refused {
+            true => (403, "rejected", "rejected", None),
+            false => (200, "ok", "queued", Some("upstream")),
+        };
         conn.execute(
             "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
              status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
              output_tokens, usage_source, cost_micro_usd, streamed, retries)
              VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
-             ?10, 2, 30, 'upstream', ?11, 1, 0)",
+             ?10, iif(?12 IS NULL, 0, 2), iif(?12 IS NULL, 0, 30), ?12, ?11, 1, 0)",
             rusqlite::params![
                 fresh.into_bytes(),
                 self.ts,
@@ -261,6 +263,7 @@ impl Record {
                 admission,
                 self.input_tokens,
                 self.cost,
+                source,
             ],
         )
         .unwrap();
