@@ -1,6 +1,6 @@
 //! The sidecar's thread: what the configuration means for it, its start, its end, and its return after a fault.
 //!
-//! Traffic does not depend on it. If it dies it is opened again; if that fails, the shards go on with what
+//! Traffic does not depend on it. If it dies it is opened again, if need be without the usage ledger; if that fails, the shards go on with what
 //! they know.
 
 use std::{
@@ -77,7 +77,7 @@ impl SidecarThread {
         let work = move || {
             let sidecar = match opened {
                 Some(sidecar) => sidecar,
-                None => Sidecar::open(tools.settings.clone()).map_err(|error| error.to_string())?,
+                None => Sidecar::reopen(tools.settings.clone()).map_err(|error| error.to_string())?,
             };
             tools.run(sidecar).map_err(|error| error.to_string())
         };

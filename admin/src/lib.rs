@@ -186,6 +186,22 @@ impl Sidecar {
     /// # Errors
     /// One clear line each; see [`OpenError`].
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
+        Self::open_with(settings, Home::open)
+    }
+
+    /// Opens it again after a fault, while the process goes on: without the usage ledger if that is what cannot be
+    /// opened. Keys are looked up all the same; reports are refused, and records wait in the log.
+    ///
+    /// # Errors
+    /// As for [`Sidecar::open`], except for the ledger's.
+    pub fn reopen(settings: Settings) -> Result<Self, OpenError> {
+        Self::open_with(settings, |usage| Ok((Home::reopen(usage), None)))
+    }
+
+    fn open_with(
+        settings: Settings,
+        open_ledger: impl FnOnce(&UsageSettings) -> Result<(Home, Option<Checkpoint>), OpenError>,
+    ) -> Result<Self, OpenError> {
         let parse = |upstream: &DefaultUpstream| {
             check_api_base(&upstream.base_url, settings.networks).map_err(OpenError::DefaultUpstream)?;
             let base = ApiBase::parse(&upstream.base_url).map_err(OpenError::DefaultUpstream)?;
@@ -193,11 +209,11 @@ impl Sidecar {
         };
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
-        let (usage, checkpoint) = Home::open(&settings.usage)?;
+        let (usage, checkpoint) = open_ledger(&settings.usage)?;
         Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
     }
 
-    /// How far the usage log has come into the ledger, so that the log goes on behind it.
+    /// How far the usage log has come into the ledger, so that the log goes on behind it; for a log that is opened later.
     #[must_use]
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.checkpoint

@@ -2,9 +2,11 @@
 
 mod running;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
-use running::{Answer, Record, Running};
+use obleth_admin::Sidecar;
+use obleth_policy::key::KeyAnswer;
+use running::{Answer, Record, Running, until};
 use serde_json::{Value, json};
 
 /// 2026-11-21, noon.
@@ -247,4 +249,31 @@ fn a_broken_ledger_is_a_503_and_the_rest_goes_on() {
     }
     assert_eq!(stage.get("/health")["status"], "ok");
     assert_eq!(stage.sidecar.get("/tenants").status, 200);
+}
+
+#[test]
+fn a_sidecar_that_comes_back_needs_no_ledger_and_takes_it_when_it_can_be_opened() {
+    let stage = Stage::new();
+    let (key, secret) = stage.sidecar.key(&stage.tenant, "laptop");
+    stage.sidecar.record([stage.record(0)]);
+    let (dir, settings) = stage.sidecar.stop();
+    let (usage, safe) = (settings.usage.database.clone(), dir.path().join("safe.db"));
+    fs::rename(&usage, &safe).unwrap();
+    fs::write(&usage, "something else").unwrap();
+    assert!(Sidecar::open(settings.clone()).is_err(), "the process's first one must have its ledger");
+
+    let sidecar = Running::start_again_in(dir, settings);
+    let answer = sidecar.shards[0].look_up(&secret);
+    assert!(matches!(answer, KeyAnswer::Found(found) if found.id.to_string() == key), "keys are looked up");
+    assert_eq!(sidecar.get("/tenants").status, 200);
+    for path in ["/usage", "/usage/series", "/usage/logs", "/usage/export.csv"] {
+        let answer = sidecar.get(path);
+        assert_eq!((answer.status, answer.refusal().0.as_str()), (503, "ledger_unavailable"), "{path}");
+    }
+    assert_eq!(fs::read(&usage).unwrap(), b"something else", "what is not ours stays as it is");
+
+    fs::rename(&safe, &usage).unwrap();
+    until("the ledger is open", || sidecar.get("/usage").status == 200);
+    let usage = sidecar.expect(200, ("GET", &format!("/usage?{RANGE}")), "");
+    assert_eq!(usage["totals"]["requests"], 1);
 }
