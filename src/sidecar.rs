@@ -7,7 +7,6 @@ use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, mpsc::Sender},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -147,13 +146,8 @@ impl SidecarThread {
 impl Drop for SidecarThread {
     fn drop(&mut self) {
         self.tools.stop.trigger();
-        let Some(thread) = self.thread.take() else { return };
-        let deadline = Instant::now() + STOP_WITHIN;
-        while !thread.is_finished() {
-            if Instant::now() > deadline {
-                return tracing::warn!("the sidecar does not stop; the process ends without it");
-            }
-            thread::sleep(Duration::from_millis(1));
+        if !self.thread.ends_within(STOP_WITHIN) {
+            tracing::warn!("the sidecar does not stop; the process ends without it");
         }
     }
 }
