@@ -4,13 +4,15 @@ mod running;
 
 use std::{collections::BTreeSet, fs};
 
-use obleth_admin::Sidecar;
+use obleth_admin::{ClickHouseSettings, Sidecar};
 use obleth_policy::key::KeyAnswer;
 use running::{Answer, Record, Running, until};
 use serde_json::{Value, json};
 
 /// 2026-11-21, noon.
 const NOON: i64 = 1_795_262_400_000;
+/// 2096, long after any test.
+const LATER: i64 = 4_000_000_000_000;
 const RANGE: &str = "from=2026-11-01&to=2026-12-01";
 
 /// A sidecar with a tenant and a key.
@@ -276,4 +278,37 @@ fn a_sidecar_that_comes_back_needs_no_ledger_and_takes_it_when_it_can_be_opened(
     until("the ledger is open", || sidecar.get("/usage").status == 200);
     let usage = sidecar.expect(200, ("GET", &format!("/usage?{RANGE}")), "");
     assert_eq!(usage["totals"]["requests"], 1);
+}
+
+#[test]
+fn with_clickhouse_as_the_ledger_the_file_of_before_still_loses_what_is_too_old() {
+    let stage = Stage::new();
+    stage.sidecar.record([Record { ts: 0, ..stage.record(0) }, Record { ts: LATER, ..stage.record(1) }]);
+    let (dir, mut settings) = stage.sidecar.stop();
+    settings.usage.retention_days = 1;
+    settings.usage.clickhouse = Some(ClickHouseSettings {
+        url: "http://127.0.0.9:9".into(),
+        database: "obleth".into(),
+        user: "default".into(),
+        password: None,
+    });
+    let database = settings.usage.database.clone();
+    let sidecar = Running::start_in(dir, settings.clone()).unwrap();
+    let times = || {
+        let conn = rusqlite::Connection::open(&database).unwrap();
+        let mut times = conn.prepare("SELECT ts FROM requests").unwrap();
+        let times = times.query_map([], |row| row.get(0)).unwrap();
+        times.collect::<Result<Vec<i64>, _>>().unwrap()
+    };
+    until("the old row is gone", || times() == [LATER]);
+
+    // It is not the ledger any more: nothing stops because of it, and none is made.
+    let (dir, settings) = sidecar.stop();
+    fs::write(&database, "something else").unwrap();
+    let sidecar = Running::start_in(dir, settings).unwrap();
+    assert_eq!(sidecar.get("/tenants").status, 200);
+    let (dir, settings) = sidecar.stop();
+    fs::remove_file(&database).unwrap();
+    let _sidecar = Running::start_in(dir, settings).unwrap();
+    assert!(!database.exists());
 }

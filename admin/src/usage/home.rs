@@ -30,7 +30,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) enum Home {
     Embedded(EmbeddedFile),
-    ClickHouse(ClickHouseSettings),
+    /// With the file of an earlier time, whose rows end after their time like all others.
+    ClickHouse(ClickHouseSettings, Option<EmbeddedFile>),
     /// It cannot be opened now.
     Closed,
 }
@@ -39,7 +40,8 @@ impl Home {
     /// Opens it, and says how far which log has come into it.
     pub(crate) fn open(settings: &UsageSettings) -> Result<(Self, Option<Checkpoint>), OpenError> {
         if let Some(server) = &settings.clickhouse {
-            return Ok((Self::ClickHouse(server.clone()), read_checkpoint(&settings.log)?));
+            let home = Self::ClickHouse(server.clone(), left_file(settings));
+            return Ok((home, read_checkpoint(&settings.log)?));
         }
         let file = EmbeddedFile::open(&settings.database)?;
         let checkpoint =
@@ -69,11 +71,19 @@ impl Home {
         tail: &Tail,
     ) -> io::Result<(Ledger, Vec<JoinHandle<()>>)> {
         match self {
-            Self::ClickHouse(server) => {
+            Self::ClickHouse(server, left) => {
                 let source = Source { folder: &settings.log, log_id: tail.log_id(), durable: tail.durable() };
                 let days = Some(settings.retention_days).filter(|days| *days > 0);
                 let ledger = ClickHouse::open(&server, source, days).map_err(io::Error::other)?;
-                Ok((Ledger::ClickHouse(ledger), Vec::new()))
+                let threads = match left {
+                    Some(file) => {
+                        let (left, threads) = file.start(tail.log_id())?;
+                        tokio::spawn(retention::keep(left, settings.retention_days));
+                        threads.into()
+                    }
+                    None => Vec::new(),
+                };
+                Ok((Ledger::ClickHouse(ledger), threads))
             }
             Self::Embedded(file) => {
                 let (ledger, threads) = file.start(tail.log_id())?;
@@ -87,6 +97,19 @@ impl Home {
             }
         }
     }
+}
+
+/// The file of a gateway that had no ClickHouse once, if rows of it are ever to end. It is no ledger any more: what is wrong
+/// with it keeps nobody from anything.
+fn left_file(settings: &UsageSettings) -> Option<EmbeddedFile> {
+    if settings.retention_days == 0 || !settings.database.exists() {
+        return None;
+    }
+    let file = EmbeddedFile::open(&settings.database);
+    file.map_err(|error| {
+        tracing::warn!(target: "obleth_admin", "{error}; its usage records, from before ClickHouse, stay there");
+    })
+    .ok()
 }
 
 /// Tries until the ledger is open. Nobody waits for its threads in the end: what they have taken is on the disk.
