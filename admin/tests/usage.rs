@@ -312,3 +312,18 @@ fn with_clickhouse_as_the_ledger_the_file_of_before_still_loses_what_is_too_old(
     let _sidecar = Running::start_in(dir, settings).unwrap();
     assert!(!database.exists());
 }
+
+#[test]
+fn a_report_of_many_parts_is_whole() {
+    let stage = Stage::new();
+    let many = |number: u16| Record { model: format!("m-{number}"), ..stage.record(number) };
+    stage.sidecar.record((0..1500).map(many));
+    let usage = stage.get(&format!("/usage?{RANGE}&by=model,tenant"));
+    let groups = usage["groups"].as_array().unwrap();
+    assert_eq!((groups.len(), &usage["totals"]["requests"]), (1500, &json!(1500)));
+    assert!(groups.iter().all(|group| group["tenant_name"] == "acme"));
+    let series = stage.get("/usage/series?from=2026-09-01&to=2026-12-01&interval=hour");
+    let requests =
+        series["buckets"].as_array().unwrap().iter().map(|hour| hour["requests"].as_u64().unwrap());
+    assert_eq!((requests.clone().count(), requests.sum::<u64>()), (91 * 24, 1500));
+}
