@@ -8,7 +8,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, mpsc::Sender},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use obleth_ledger::{Checkpoint, LogWriter, OpenError, Opened, Options, Stop};
@@ -22,6 +22,8 @@ use crate::{
 
 /// Name of a node whose machine has none.
 const NAMELESS: &str = "localhost";
+/// How long the process waits for the log's disk when it ends. Every record is in memory that outlives it.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Opens the log in its folder.
 ///
@@ -75,7 +77,7 @@ fn refused(error: OpenError) -> Failure {
     Failure::new(exit, error.to_string())
 }
 
-/// The running log thread. On drop it is stopped, with everything that was noted on the disk.
+/// The running log thread. On drop it is stopped, with everything that was noted on the disk, or within [`STOP_WITHIN`].
 #[derive(Debug)]
 pub(crate) struct LogThread {
     writer: Arc<Mutex<LogWriter>>,
@@ -135,6 +137,10 @@ impl LogThread {
 impl Drop for LogThread {
     fn drop(&mut self) {
         self.stop.stop();
-        self.thread.join();
+        if !self.thread.ends_within(STOP_WITHIN) {
+            tracing::warn!(
+                "the usage log's disk hangs and the process ends without it; records are in memory that outlives it"
+            );
+        }
     }
 }

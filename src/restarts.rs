@@ -5,9 +5,12 @@
 
 use std::{
     collections::VecDeque,
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+/// Pace at which the end of a thread is looked for.
+const END_LOOK: Duration = Duration::from_millis(1);
 
 /// Starts that a thread may take again within [`RestartPace::WINDOW`]; a further one waits until it may.
 #[derive(Debug, Default)]
@@ -83,6 +86,20 @@ impl Kept {
         self.due = None;
     }
 
+    /// Waits until it ends, which it was told to, and says whether it does within `limit`; else it is left.
+    pub(crate) fn ends_within(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while !self.is_finished() {
+            if Instant::now() > deadline {
+                self.thread = None;
+                return false;
+            }
+            thread::sleep(END_LOOK);
+        }
+        self.join();
+        true
+    }
+
     /// The thread, for whoever ends it.
     pub(crate) fn take(&mut self) -> Option<JoinHandle<()>> {
         self.thread.take()
@@ -91,6 +108,8 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -103,5 +122,23 @@ mod tests {
         assert_eq!(pace.next(start), start + RestartPace::WINDOW);
         let later = start + RestartPace::WINDOW * 3;
         assert_eq!(pace.next(later), later);
+    }
+
+    #[test]
+    fn a_thread_that_hangs_is_left_and_one_that_ends_is_joined() {
+        let (let_go, hangs) = mpsc::channel::<()>();
+        let (gone, is_gone) = mpsc::channel();
+        let mut kept = Kept::default();
+        assert!(kept.ends_within(Duration::ZERO), "there is none");
+        kept.runs(thread::spawn(move || {
+            let _ = hangs.recv();
+            gone.send(()).unwrap();
+        }));
+        assert!(!kept.ends_within(Duration::from_millis(50)));
+        assert!(!kept.is_running());
+        drop(let_go);
+        is_gone.recv().unwrap();
+        kept.runs(thread::spawn(|| {}));
+        assert!(kept.ends_within(Duration::from_secs(20)));
     }
 }

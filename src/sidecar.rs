@@ -1,13 +1,12 @@
 //! The sidecar's thread: what the configuration means for it, its start, its end, and its return after a fault.
 //!
-//! Traffic does not depend on it. If it dies it is opened again; if that fails, the shards go on with what
+//! Traffic does not depend on it. If it dies it is opened again, if need be without the usage ledger; if that fails, the shards go on with what
 //! they know.
 
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, mpsc::Sender},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -77,7 +76,7 @@ impl SidecarThread {
         let work = move || {
             let sidecar = match opened {
                 Some(sidecar) => sidecar,
-                None => Sidecar::open(tools.settings.clone()).map_err(|error| error.to_string())?,
+                None => Sidecar::reopen(tools.settings.clone()).map_err(|error| error.to_string())?,
             };
             tools.run(sidecar).map_err(|error| error.to_string())
         };
@@ -147,13 +146,8 @@ impl SidecarThread {
 impl Drop for SidecarThread {
     fn drop(&mut self) {
         self.tools.stop.trigger();
-        let Some(thread) = self.thread.take() else { return };
-        let deadline = Instant::now() + STOP_WITHIN;
-        while !thread.is_finished() {
-            if Instant::now() > deadline {
-                return tracing::warn!("the sidecar does not stop; the process ends without it");
-            }
-            thread::sleep(Duration::from_millis(1));
+        if !self.thread.ends_within(STOP_WITHIN) {
+            tracing::warn!("the sidecar does not stop; the process ends without it");
         }
     }
 }

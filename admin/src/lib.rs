@@ -13,6 +13,7 @@
 //! | `usage/` | the ledger: where records stay, and the reports over them |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
+//! | `stop.rs`, `threads.rs` | its end |
 
 mod address;
 mod api;
@@ -34,6 +35,7 @@ mod server;
 mod snapshot;
 mod stop;
 mod store;
+mod threads;
 mod usage;
 mod vault;
 
@@ -80,6 +82,7 @@ use store::{
     Db, KeyLookup, Store,
     rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
 };
+use threads::join_within;
 use usage::{
     Ledger,
     home::Home,
@@ -90,6 +93,8 @@ use usage::{
 const FIRST_NAMES: Duration = Duration::from_secs(1);
 /// Pause between tries to read back what could not be published.
 const REREAD_PAUSE: Duration = Duration::from_secs(1);
+/// How long the files' threads may take to close them. What they still have to say is in the files by then.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Threads that may hang in the system's resolver.
 const RESOLVER_THREADS: usize = 32;
 /// Name of the demo's tenant and of its model.
@@ -186,6 +191,22 @@ impl Sidecar {
     /// # Errors
     /// One clear line each; see [`OpenError`].
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
+        Self::open_with(settings, Home::open)
+    }
+
+    /// Opens it again after a fault, while the process goes on: without the usage ledger if that is what cannot be
+    /// opened. Keys are looked up all the same; reports are refused, and records wait in the log.
+    ///
+    /// # Errors
+    /// As for [`Sidecar::open`], except for the ledger's.
+    pub fn reopen(settings: Settings) -> Result<Self, OpenError> {
+        Self::open_with(settings, |usage| Ok((Home::reopen(usage), None)))
+    }
+
+    fn open_with(
+        settings: Settings,
+        open_ledger: impl FnOnce(&UsageSettings) -> Result<(Home, Option<Checkpoint>), OpenError>,
+    ) -> Result<Self, OpenError> {
         let parse = |upstream: &DefaultUpstream| {
             check_api_base(&upstream.base_url, settings.networks).map_err(OpenError::DefaultUpstream)?;
             let base = ApiBase::parse(&upstream.base_url).map_err(OpenError::DefaultUpstream)?;
@@ -193,11 +214,11 @@ impl Sidecar {
         };
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
-        let (usage, checkpoint) = Home::open(&settings.usage)?;
+        let (usage, checkpoint) = open_ledger(&settings.usage)?;
         Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
     }
 
-    /// How far the usage log has come into the ledger, so that the log goes on behind it.
+    /// How far the usage log has come into the ledger, so that the log goes on behind it; for a log that is opened later.
     #[must_use]
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.checkpoint
@@ -239,8 +260,8 @@ impl Sidecar {
         Ok(DemoSeed { secret, model: DEMO })
     }
 
-    /// Runs on the calling thread until `stop` is triggered, and then finishes within some seconds. The listeners
-    /// come bound.
+    /// Runs on the calling thread until `stop` is triggered, and then finishes within some seconds, whatever hangs. The
+    /// listeners come bound.
     ///
     /// # Errors
     /// The kernel's, when it refuses a thread or a descriptor.
@@ -258,9 +279,10 @@ impl Sidecar {
         let result = runtime.block_on(self.serve(links, listeners, stop, &mut threads));
         // Not waiting for what hangs in the system's resolver. Dropping the tasks lets the store's threads end.
         runtime.shutdown_background();
-        for thread in threads {
-            // A thread that panicked has said so itself.
-            let _ = thread.join();
+        let hanging = join_within(threads, CLOSE_WITHIN);
+        if !hanging.is_empty() {
+            let threads = hanging.join(", ");
+            tracing::warn!(target: "obleth_admin", threads, "threads hang in the disk; the sidecar ends without them");
         }
         result
     }

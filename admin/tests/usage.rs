@@ -2,13 +2,17 @@
 
 mod running;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
-use running::{Answer, Record, Running};
+use obleth_admin::{ClickHouseSettings, Sidecar};
+use obleth_policy::key::KeyAnswer;
+use running::{Answer, Record, Running, until};
 use serde_json::{Value, json};
 
 /// 2026-11-21, noon.
 const NOON: i64 = 1_795_262_400_000;
+/// 2096, long after any test.
+const LATER: i64 = 4_000_000_000_000;
 const RANGE: &str = "from=2026-11-01&to=2026-12-01";
 
 /// A sidecar with a tenant and a key.
@@ -64,7 +68,7 @@ fn a_report_adds_up_and_names_what_was_deleted() {
     let (other_key, _) = stage.sidecar.key(&other, "laptop");
     stage.sidecar.record([stage.record(0)]);
     stage.sidecar.record([Record { cost: None, ..stage.record(1) }]);
-    stage.sidecar.record([Record { refused: true, cost: Some(0), input_tokens: 0, ..stage.record(2) }]);
+    stage.sidecar.record([Record { refused: true, cost: None, input_tokens: 0, ..stage.record(2) }]);
     stage.sidecar.record([Record { tenant: other.clone(), key: other_key, ts: NOON + 5, ..stage.record(3) }]);
     stage.sidecar.expect(200, ("DELETE", &format!("/tenants/{}", stage.tenant)), "");
 
@@ -84,6 +88,9 @@ fn a_report_adds_up_and_names_what_was_deleted() {
         assert_eq!(&usage["totals"], totals, "{by}");
         assert_eq!(groups.map(|group| group["requests"].as_u64().unwrap()).sum::<u64>(), 4, "{by}");
     }
+    let refused = &stage.get(&format!("/usage?{RANGE}&outcome=rejected"))["totals"];
+    let sums = ["requests", "cost_micro_usd", "unpriced_requests", "output_tokens"].map(|sum| &refused[sum]);
+    assert_eq!(sums, [&json!(1), &json!(null), &json!(0), &json!(0)], "a sum of nothing known is no sum");
     let filtered = stage.get(&format!("/usage?{RANGE}&tenant_id={other}"));
     assert_eq!((&filtered["totals"]["requests"], &filtered["groups"]), (&json!(1), &json!([])));
 }
@@ -244,4 +251,79 @@ fn a_broken_ledger_is_a_503_and_the_rest_goes_on() {
     }
     assert_eq!(stage.get("/health")["status"], "ok");
     assert_eq!(stage.sidecar.get("/tenants").status, 200);
+}
+
+#[test]
+fn a_sidecar_that_comes_back_needs_no_ledger_and_takes_it_when_it_can_be_opened() {
+    let stage = Stage::new();
+    let (key, secret) = stage.sidecar.key(&stage.tenant, "laptop");
+    stage.sidecar.record([stage.record(0)]);
+    let (dir, settings) = stage.sidecar.stop();
+    let (usage, safe) = (settings.usage.database.clone(), dir.path().join("safe.db"));
+    fs::rename(&usage, &safe).unwrap();
+    fs::write(&usage, "something else").unwrap();
+    assert!(Sidecar::open(settings.clone()).is_err(), "the process's first one must have its ledger");
+
+    let sidecar = Running::start_again_in(dir, settings);
+    let answer = sidecar.shards[0].look_up(&secret);
+    assert!(matches!(answer, KeyAnswer::Found(found) if found.id.to_string() == key), "keys are looked up");
+    assert_eq!(sidecar.get("/tenants").status, 200);
+    for path in ["/usage", "/usage/series", "/usage/logs", "/usage/export.csv"] {
+        let answer = sidecar.get(path);
+        assert_eq!((answer.status, answer.refusal().0.as_str()), (503, "ledger_unavailable"), "{path}");
+    }
+    assert_eq!(fs::read(&usage).unwrap(), b"something else", "what is not ours stays as it is");
+
+    fs::rename(&safe, &usage).unwrap();
+    until("the ledger is open", || sidecar.get("/usage").status == 200);
+    let usage = sidecar.expect(200, ("GET", &format!("/usage?{RANGE}")), "");
+    assert_eq!(usage["totals"]["requests"], 1);
+}
+
+#[test]
+fn with_clickhouse_as_the_ledger_the_file_of_before_still_loses_what_is_too_old() {
+    let stage = Stage::new();
+    stage.sidecar.record([Record { ts: 0, ..stage.record(0) }, Record { ts: LATER, ..stage.record(1) }]);
+    let (dir, mut settings) = stage.sidecar.stop();
+    settings.usage.retention_days = 1;
+    settings.usage.clickhouse = Some(ClickHouseSettings {
+        url: "http://127.0.0.9:9".into(),
+        database: "obleth".into(),
+        user: "default".into(),
+        password: None,
+    });
+    let database = settings.usage.database.clone();
+    let sidecar = Running::start_in(dir, settings.clone()).unwrap();
+    let times = || {
+        let conn = rusqlite::Connection::open(&database).unwrap();
+        let mut times = conn.prepare("SELECT ts FROM requests").unwrap();
+        let times = times.query_map([], |row| row.get(0)).unwrap();
+        times.collect::<Result<Vec<i64>, _>>().unwrap()
+    };
+    until("the old row is gone", || times() == [LATER]);
+
+    // It is not the ledger any more: nothing stops because of it, and none is made.
+    let (dir, settings) = sidecar.stop();
+    fs::write(&database, "something else").unwrap();
+    let sidecar = Running::start_in(dir, settings).unwrap();
+    assert_eq!(sidecar.get("/tenants").status, 200);
+    let (dir, settings) = sidecar.stop();
+    fs::remove_file(&database).unwrap();
+    let _sidecar = Running::start_in(dir, settings).unwrap();
+    assert!(!database.exists());
+}
+
+#[test]
+fn a_report_of_many_parts_is_whole() {
+    let stage = Stage::new();
+    let many = |number: u16| Record { model: format!("m-{number}"), ..stage.record(number) };
+    stage.sidecar.record((0..1500).map(many));
+    let usage = stage.get(&format!("/usage?{RANGE}&by=model,tenant"));
+    let groups = usage["groups"].as_array().unwrap();
+    assert_eq!((groups.len(), &usage["totals"]["requests"]), (1500, &json!(1500)));
+    assert!(groups.iter().all(|group| group["tenant_name"] == "acme"));
+    let series = stage.get("/usage/series?from=2026-09-01&to=2026-12-01&interval=hour");
+    let requests =
+        series["buckets"].as_array().unwrap().iter().map(|hour| hour["requests"].as_u64().unwrap());
+    assert_eq!((requests.clone().count(), requests.sum::<u64>()), (91 * 24, 1500));
 }

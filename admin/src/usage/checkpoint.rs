@@ -17,10 +17,12 @@
 //! A place means nothing without the log that it is in. `-` stands for nothing; `check` is the beginning of the SHA-256 of the lines before it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use obleth_ledger::{Checkpoint, Position};
@@ -31,6 +33,8 @@ use crate::random;
 
 /// The file's name in the log's folder.
 const NAME: &str = "clickhouse.checkpoint";
+/// How the extension of a text begins that is to replace the file.
+const DRAFT: &str = "checkpoint-new";
 /// The first line; the number is the format's version.
 const TITLE: &str = "obleth checkpoint 1";
 /// Bytes of the checksum.
@@ -76,10 +80,19 @@ pub enum CheckpointError {
     },
 }
 
-/// The file and what it says of one log. One owner.
+/// Who opened which file last. A sidecar that died may still have a thread that waits for the disk to save what it
+/// had reached; it must not overwrite what its successor has. Other processes do not come into the log's folder.
+static OWNERS: Mutex<BTreeMap<PathBuf, u64>> = Mutex::new(BTreeMap::new());
+
+fn owners() -> MutexGuard<'static, BTreeMap<PathBuf, u64>> {
+    OWNERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The file and what it says of one log. The last one that opens a file owns it, the others cannot save any more.
 #[derive(Debug)]
 pub(crate) struct CheckpointFile {
     path: PathBuf,
+    owner: u64,
     log_id: Uuid,
     progress: Progress,
 }
@@ -95,16 +108,23 @@ pub fn read_checkpoint(folder: &Path) -> Result<Option<Checkpoint>, CheckpointEr
 
 impl CheckpointFile {
     /// Reads the file in the log's folder. Where there is none, or one of another log, everything up to `durable`, which
-    /// the log holds already, may have been sent by an earlier process.
+    /// the log holds already, may have been sent by an earlier process. Who opened the file before cannot save any more.
     ///
     /// # Errors
     /// See [`CheckpointError`].
     pub(crate) fn open(folder: &Path, log_id: Uuid, durable: Position) -> Result<Self, CheckpointError> {
         let path = folder.join(NAME);
+        let owner = {
+            let mut owners = owners();
+            let last = owners.entry(path.clone()).or_default();
+            *last += 1;
+            *last
+        };
+        remove_drafts(folder);
         let said = read(&path)?.filter(|(of, _)| *of == log_id);
         let progress =
             said.map_or(Progress { sent: Some(durable), ..Progress::default() }, |(_, progress)| progress);
-        Ok(Self { path, log_id, progress })
+        Ok(Self { path, owner, log_id, progress })
     }
 
     /// What the file says.
@@ -115,19 +135,42 @@ impl CheckpointFile {
     /// Replaces the file. Waits for the disk.
     ///
     /// # Errors
-    /// The kernel's; the file is then as it was, or says the new progress.
+    /// The kernel's; the file is then as it was, or says the new progress. And that somebody else owns the file.
     pub(crate) fn save(&mut self, progress: Progress) -> io::Result<()> {
         if progress == self.progress {
             return Ok(());
         }
-        let new = self.path.with_extension("checkpoint-new");
+        let new = self.path.with_extension(format!("{DRAFT}{}", self.owner));
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(text(self.log_id, progress).as_bytes())?;
         file.sync_all()?;
-        fs::rename(&new, &self.path)?;
+        self.publish(&new)?;
         File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         self.progress = progress;
         Ok(())
+    }
+
+    /// Puts the draft in the file's place, unless somebody else has opened that meanwhile.
+    fn publish(&self, draft: &Path) -> io::Result<()> {
+        // Nobody may open it between the look and the deed.
+        let owners = owners();
+        if owners.get(&self.path) != Some(&self.owner) {
+            fs::remove_file(draft)?;
+            return Err(io::Error::other("another life of the sidecar has the checkpoint"));
+        }
+        fs::rename(draft, &self.path)
+    }
+}
+
+/// Removes what processes left that died before they could put it in place; where that fails it does no harm.
+fn remove_drafts(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if extension.is_some_and(|extension| extension.starts_with(DRAFT)) {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -200,6 +243,24 @@ mod tests {
             let found = CheckpointFile::open(folder.path(), LOG, Position { segment: 9, offset: 9 }).unwrap();
             assert_eq!(found.progress(), progress);
         }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn who_died_overwrites_nothing_of_its_successors() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || CheckpointFile::open(folder.path(), LOG, Position::default()).unwrap();
+        let reached = |offset| Progress { reached: AT(3, offset), ..Progress::default() };
+        let mut old = open();
+        old.save(reached(64)).unwrap();
+        fs::write(folder.path().join("clickhouse.checkpoint-new7"), "of a process that died").unwrap();
+        let mut new = open();
+        assert_eq!(new.progress(), reached(64));
+        assert!(old.save(reached(128)).is_err(), "before its successor has saved");
+        new.save(reached(256)).unwrap();
+        assert!(old.save(reached(128)).is_err(), "and after");
+        new.save(reached(512)).unwrap();
+        assert_eq!(open().progress(), reached(512));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 

@@ -15,6 +15,9 @@ pub(crate) enum LedgerFault {
     /// ClickHouse's.
     #[error("{0}")]
     ClickHouse(#[from] ClickHouseFault),
+    /// It could not be opened yet.
+    #[error("not_opened")]
+    NotOpened,
     /// A question took longer than it may.
     #[error("too_slow")]
     TooSlow,

@@ -30,7 +30,7 @@ pub(crate) mod retention;
 pub(crate) mod row;
 pub(crate) mod shipper;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use obleth_ledger::Position;
 
@@ -50,31 +50,42 @@ pub(crate) enum Ledger {
     Embedded(Embedded),
     /// A server.
     ClickHouse(ClickHouse),
+    /// One that could not be opened yet.
+    Late(Arc<OnceLock<Self>>),
 }
 
 impl Ledger {
+    /// Itself, if it has been opened; never [`Ledger::Late`].
+    fn opened(&self) -> Result<&Self, LedgerFault> {
+        match self {
+            Self::Late(opened) => opened.get().ok_or(LedgerFault::NotOpened),
+            opened => Ok(opened),
+        }
+    }
+
     /// Up to where the log is in here; the shipper goes on from it.
     pub(crate) async fn reached(&self) -> Result<Option<Position>, LedgerFault> {
-        match self {
+        match self.opened()? {
             Self::Embedded(ledger) => ledger.reached().await,
             Self::ClickHouse(ledger) => Ok(ledger.reached().await),
+            Self::Late(_) => Err(LedgerFault::NotOpened),
         }
     }
 
     /// Where a batch ends that an earlier process may have sent without hearing of it: it should be put again with the
     /// same bounds.
     pub(crate) async fn under_way(&self) -> Option<Position> {
-        match self {
-            Self::Embedded(_) => None,
-            Self::ClickHouse(ledger) => ledger.under_way().await,
+        match self.opened() {
+            Ok(Self::ClickHouse(ledger)) => ledger.under_way().await,
+            _ => None,
         }
     }
 
     /// Makes what it needs to take rows, so that what is wrong is known before there are any.
     pub(crate) async fn prepare(&self) -> Result<(), LedgerFault> {
-        match self {
-            Self::Embedded(_) => Ok(()),
+        match self.opened()? {
             Self::ClickHouse(ledger) => ledger.prepare().await,
+            _ => Ok(()),
         }
     }
 
@@ -87,34 +98,37 @@ impl Ledger {
         to: Position,
     ) -> Result<(), LedgerFault> {
         debug_assert!(from <= to, "{from} to {to}");
-        match self {
+        match self.opened()? {
             Self::Embedded(ledger) => ledger.put(rows, to).await,
             Self::ClickHouse(ledger) => ledger.put(&rows.into(), from, to).await,
+            Self::Late(_) => Err(LedgerFault::NotOpened),
         }
     }
 
     /// Rows that it takes in well at once: a file is quick to sync and small batches take less memory, a server likes large
     /// ones.
-    pub(crate) const fn batch(&self) -> usize {
+    pub(crate) fn batch(&self) -> usize {
         match self {
-            Self::Embedded(_) => 2_000,
+            Self::Embedded(_) | Self::Late(_) => 2_000,
             Self::ClickHouse(_) => 10_000,
         }
     }
 
     /// Sums.
     pub(crate) async fn report(&self, report: Report) -> Result<Reported, LedgerFault> {
-        match self {
+        match self.opened()? {
             Self::Embedded(ledger) => ledger.report(report).await,
             Self::ClickHouse(ledger) => ledger.report(&report).await,
+            Self::Late(_) => Err(LedgerFault::NotOpened),
         }
     }
 
     /// Rows, newest first.
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<Entry>, LedgerFault> {
-        match self {
+        match self.opened()? {
             Self::Embedded(ledger) => ledger.page(page).await,
             Self::ClickHouse(ledger) => ledger.page(&page).await,
+            Self::Late(_) => Err(LedgerFault::NotOpened),
         }
     }
 }

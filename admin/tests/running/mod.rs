@@ -9,8 +9,8 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    thread::JoinHandle,
-    time::Duration,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal, UsageSettings};
@@ -29,6 +29,8 @@ use tempfile::TempDir;
 pub(crate) const TOKEN: &str = "obleth_admin_0123456789abcdef";
 /// Longest wait for what must come; a test that reaches it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Pace at which is looked for what nobody tells.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// See the module's text. Stops on drop.
 pub(crate) struct Running {
@@ -119,6 +121,16 @@ impl Running {
     /// On a store that may be there already.
     pub(crate) fn start_in(dir: TempDir, settings: Settings) -> Result<Self, OpenError> {
         let sidecar = Sidecar::open(settings.clone())?;
+        Ok(Self::run(sidecar, dir, settings))
+    }
+
+    /// One that is opened again after a fault of the last.
+    pub(crate) fn start_again_in(dir: TempDir, settings: Settings) -> Self {
+        let sidecar = Sidecar::reopen(settings.clone()).unwrap();
+        Self::run(sidecar, dir, settings)
+    }
+
+    fn run(sidecar: Sidecar, dir: TempDir, settings: Settings) -> Self {
         let (link, ends) = links(2, BufferBudget::new(0)).unwrap();
         let coordinator = link.coordinator();
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
@@ -137,7 +149,7 @@ impl Running {
             checkpoint: sidecar.checkpoint(),
         });
         let tail = tail.unwrap().tail;
-        let thread = std::thread::spawn(move || sidecar.run((link, tail), (admin, metrics), signal));
+        let thread = thread::spawn(move || sidecar.run((link, tail), (admin, metrics), signal));
         let running = Self {
             admin: addresses.0,
             metrics: addresses.1,
@@ -153,7 +165,7 @@ impl Running {
             assert!(matches!(shard.next(), Command::Snapshot(_)));
             assert!(matches!(shard.next(), Command::AllKeysChanged));
         }
-        Ok(running)
+        running
     }
 
     /// Stops it and hands its folder and settings over.
@@ -241,14 +253,16 @@ impl Record {
     fn insert(&self, conn: &rusqlite::Connection) {
         let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
         let fresh = uuid::Builder::from_unix_timestamp_millis(self.ts.unsigned_abs(), &self.rest).into_uuid();
-        let (status, outcome, admission) =
-            if self.refused { (403, "rejected", "rejected") } else { (200, "ok", "queued") };
+        let (status, outcome, admission, source) = match self.refused {
+            true => (403, "rejected", "rejected", None),
+            false => (200, "ok", "queued", Some("upstream")),
+        };
         conn.execute(
             "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
              status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
              output_tokens, usage_source, cost_micro_usd, streamed, retries)
              VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
-             ?10, 2, 30, 'upstream', ?11, 1, 0)",
+             ?10, iif(?12 IS NULL, 0, 2), iif(?12 IS NULL, 0, 30), ?12, ?11, 1, 0)",
             rusqlite::params![
                 fresh.into_bytes(),
                 self.ts,
@@ -261,6 +275,7 @@ impl Record {
                 admission,
                 self.input_tokens,
                 self.cost,
+                source,
             ],
         )
         .unwrap();
@@ -305,6 +320,16 @@ impl Shard {
 pub(crate) fn next_order(coordinator: &CoordinatorEnd) -> Order {
     let order = wait(coordinator.bell(), PATIENCE, || coordinator.has_word(), || coordinator.take_order());
     order.expect("no order came")
+}
+
+/// Waits for what nobody tells.
+#[track_caller]
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(LOOK);
+    }
 }
 
 /// What `take` gives, if it gives something in time, asleep by `bell` meanwhile.

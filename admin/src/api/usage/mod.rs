@@ -21,6 +21,8 @@ use super::{
     list::{pairs, whole_path},
     openapi::{Api, Operation},
 };
+use tokio::task::spawn_blocking;
+
 use crate::{
     clock,
     usage::{cursor::Cursor, query, report::Page},
@@ -29,6 +31,9 @@ use crate::{
 use names::Names;
 use shapes::{EXPORT_QUERY, LOG, LOGS_QUERY, SERIES, SERIES_QUERY, USAGE, USAGE_QUERY};
 use views::{LogView, SeriesView, UsageView};
+
+/// Parts of an answer that take no time worth speaking of: about a millisecond.
+const MOST_AT_ONCE: usize = 1000;
 
 /// The routes of this file.
 pub(super) fn routes(api: Api) -> Api {
@@ -57,18 +62,31 @@ impl FromRequestParts<App> for Asked {
     }
 }
 
-async fn totals(State(app): State<App>, asked: Asked) -> Result<Json<UsageView>, ApiError> {
+async fn totals(State(app): State<App>, asked: Asked) -> Result<Response, ApiError> {
     let summary = query::totals(asked.pairs, clock::now())?;
     let answer = app.ledger.report(summary.report.clone()).await?;
     let names = Names::of_groups(&app, &summary.report.by, &answer.groups).await;
-    Ok(Json(UsageView::new(&summary, answer, &names)))
+    let parts = answer.groups.len();
+    write(parts, move || Json(UsageView::new(&summary, answer, &names))).await
 }
 
-async fn series(State(app): State<App>, asked: Asked) -> Result<Json<SeriesView>, ApiError> {
+async fn series(State(app): State<App>, asked: Asked) -> Result<Response, ApiError> {
     let summary = query::series(asked.pairs, clock::now())?;
     let answer = app.ledger.report(summary.report.clone()).await?;
     let names = Names::of_groups(&app, &summary.report.by, &answer.groups).await;
-    Ok(Json(SeriesView::new(&summary, answer, &names)))
+    let parts = answer.groups.len().max(summary.report.edges.len());
+    write(parts, move || Json(SeriesView::new(&summary, answer, &names))).await
+}
+
+/// The body of an answer of so many parts. A large one is made off the runtime's thread: keys are looked up on that.
+async fn write<T: IntoResponse>(
+    parts: usize,
+    answer: impl FnOnce() -> T + Send + 'static,
+) -> Result<Response, ApiError> {
+    if parts <= MOST_AT_ONCE {
+        return Ok(answer().into_response());
+    }
+    spawn_blocking(move || answer().into_response()).await.map_err(|_| ApiError::internal())
 }
 
 async fn logs(State(app): State<App>, asked: Asked) -> Result<Response, ApiError> {

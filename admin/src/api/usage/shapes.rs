@@ -230,7 +230,7 @@ pub(super) const LOG: Shape = Shape {
         count("cached_input_tokens", "of the input tokens"),
         count("output_tokens", ""),
         maybe("usage_source", Kind::OneOf(SOURCES), "who counted the tokens; null = nothing was used"),
-        maybe("cost_micro_usd", Kind::Number(COUNT), "null = something that was used has no price"),
+        maybe("cost_micro_usd", Kind::Number(COUNT), "null = nothing was used, or a part of it has no price"),
         maybe("price_version", Kind::Number(COUNT), ""),
         member("streamed", Kind::Flag, ""),
         count("retries", ""),

@@ -40,6 +40,7 @@ pub(crate) async fn check(ledger: &Ledger) {
     totals_are_those_of_a_naive_sum(ledger, &rows).await;
     series_are_those_of_a_naive_sum(ledger, &rows).await;
     filters_leave_what_they_say(ledger, &rows).await;
+    what_used_nothing_has_no_cost(ledger, &rows).await;
     every_grouping_comes_to_the_same_total(ledger, &rows).await;
     paging_visits_each_row_once_while_rows_are_added(ledger, &rows).await;
 }
@@ -162,6 +163,19 @@ async fn filters_leave_what_they_say(ledger: &Ledger, rows: &[Row]) {
     .await;
     let none = query::totals(year("&model=lla"), NOW).unwrap();
     assert_eq!(ask(ledger, &none).await.len(), 0);
+}
+
+/// Refusals, one by one and together: a sum of nothing known is no sum, and nothing that was used lacks a price.
+async fn what_used_nothing_has_no_cost(ledger: &Ledger, rows: &[Row]) {
+    assert!(rows.iter().all(|row| row.record.usage_source.is_some() || row.record.cost.is_none()));
+    for by in ["", "&by=tenant", "&by=key,hour", "&by=outcome"] {
+        let summary = query::totals(year(&format!("&status=403{by}")), NOW).unwrap();
+        let answer = ask(ledger, &summary).await;
+        assert!(!answer.is_empty(), "{by}");
+        for sums in answer.values() {
+            assert_eq!((sums.cost_micro_usd, sums.unpriced, sums.input_tokens), (None, 0, 0), "{by}");
+        }
+    }
 }
 
 async fn every_grouping_comes_to_the_same_total(ledger: &Ledger, rows: &[Row]) {
