@@ -25,7 +25,11 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     clock,
-    usage::{cursor::Cursor, query, report::Page},
+    usage::{
+        cursor::Cursor,
+        query,
+        report::{Filter, Page, Scope},
+    },
 };
 
 use names::Names;
@@ -63,7 +67,8 @@ impl FromRequestParts<App> for Asked {
 }
 
 async fn totals(State(app): State<App>, asked: Asked) -> Result<Response, ApiError> {
-    let summary = query::totals(asked.pairs, clock::now())?;
+    let mut summary = query::totals(asked.pairs, clock::now())?;
+    narrow(&app, &mut summary.report.scope).await;
     let answer = app.ledger.report(summary.report.clone()).await?;
     let names = Names::of_groups(&app, &summary.report.by, &answer.groups).await;
     let parts = answer.groups.len();
@@ -71,11 +76,26 @@ async fn totals(State(app): State<App>, asked: Asked) -> Result<Response, ApiErr
 }
 
 async fn series(State(app): State<App>, asked: Asked) -> Result<Response, ApiError> {
-    let summary = query::series(asked.pairs, clock::now())?;
+    let mut summary = query::series(asked.pairs, clock::now())?;
+    narrow(&app, &mut summary.report.scope).await;
     let answer = app.ledger.report(summary.report.clone()).await?;
     let names = Names::of_groups(&app, &summary.report.by, &answer.groups).await;
     let parts = answer.groups.len().max(summary.report.edges.len());
     write(parts, move || Json(SeriesView::new(&summary, answer, &names))).await
+}
+
+/// Says whose the key is that a question is about: the same rows, and an index leads to them.
+async fn narrow(app: &App, scope: &mut Scope) {
+    let key = scope.filters.iter().find_map(|filter| match filter {
+        Filter::Key(id) => Some(*id),
+        _ => None,
+    });
+    let has_tenant = scope.filters.iter().any(|filter| matches!(filter, Filter::Tenant(_)));
+    let Some(key) = key.filter(|_| !has_tenant) else { return };
+    // Of a key that nobody knows, or while the store is away, the rows are looked for everywhere.
+    if let Ok(row) = app.ask(move |db| db.key(key)).await {
+        scope.filters.push(Filter::Tenant(row.tenant_id));
+    }
 }
 
 /// The body of an answer of so many parts. A large one is made off the runtime's thread: keys are looked up on that.
@@ -93,7 +113,9 @@ async fn logs(State(app): State<App>, asked: Asked) -> Result<Response, ApiError
     let Asked { pairs, path } = asked;
     let page = query::logs(pairs.clone(), clock::now())?;
     // One more than is shown says whether there is a next page.
-    let mut entries = app.ledger.page(Page { limit: page.limit + 1, ..page.clone() }).await?;
+    let mut wanted = Page { limit: page.limit + 1, ..page.clone() };
+    narrow(&app, &mut wanted.scope).await;
+    let mut entries = app.ledger.page(wanted).await?;
     let has_more = entries.len() > page.limit as usize;
     entries.truncate(page.limit as usize);
     let last = entries.last().and_then(|entry| entry.place()).filter(|_| has_more);
@@ -130,7 +152,8 @@ fn escaped(text: &str) -> String {
 }
 
 async fn export(State(app): State<App>, asked: Asked) -> Result<Response, ApiError> {
-    let page = query::export(asked.pairs, clock::now())?;
+    let mut page = query::export(asked.pairs, clock::now())?;
+    narrow(&app, &mut page.scope).await;
     let body = export::begin(app, page).await?;
     let kind = (header::CONTENT_TYPE, "text/csv; charset=utf-8");
     let name = (header::CONTENT_DISPOSITION, "attachment; filename=\"obleth-usage.csv\"");
