@@ -121,6 +121,9 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     for number in &numbers {
         found.read_segment(&folder, *number, floor)?;
     }
+    // What only the slates have comes behind the segment's beginning, which must not say that it is there: of a write that
+    // was cut short, the beginning may be all there is.
+    let mut reached = found.streams.clone();
     for stream in at(&folder.dir, folder.slates())? {
         found.read_slate(&folder, stream)?;
     }
@@ -132,9 +135,10 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     let streams = u32::try_from(options.streams).unwrap_or_default();
     for stream in 0..streams {
         found.streams.entry(stream).or_default();
+        reached.entry(stream).or_default();
     }
     let header = Header::of(number, folder.log_id);
-    let mut bytes = segment::beginning(header, &found.streams, std::iter::empty(), salt);
+    let mut bytes = segment::beginning(header, &reached, std::iter::empty(), salt);
     bytes.extend_from_slice(&found.missing);
     let segment = Segment::begin(&folder, number, &bytes, limits.segment);
     let segment = at(&folder.segment(number), segment)?;

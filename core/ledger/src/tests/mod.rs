@@ -5,6 +5,7 @@
 mod damage;
 mod format;
 mod full;
+mod killed;
 mod power;
 mod restarts;
 mod shipping;
