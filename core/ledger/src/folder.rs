@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -116,6 +116,11 @@ impl Folder {
         self.dir.join(format!("{number:020}.log"))
     }
 
+    /// Where a segment stands before it has its number.
+    pub(crate) fn spare(&self) -> PathBuf {
+        self.dir.join("spare.log")
+    }
+
     pub(crate) fn slate(&self, stream: u32) -> PathBuf {
         self.dir.join(format!("stream-{stream:04}.slate"))
     }
@@ -153,6 +158,19 @@ pub(crate) fn private() -> OpenOptions {
 pub(crate) fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, bytes),
+        other => Ok(other?),
+    }
+}
+
+/// Sees to it that a file has a place on the disk for all of itself, as one that was copied may not. What is in it stays.
+pub(crate) fn keep_room(file: &File) -> io::Result<()> {
+    let meta = file.metadata()?;
+    // Some file systems want room for what is there already.
+    if meta.blocks() * 512 >= meta.len() {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, meta.len()) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         other => Ok(other?),
     }
 }

@@ -56,13 +56,29 @@ pub(crate) type Open = HashMap<Uuid, Box<[u8]>>;
 pub struct LogWriter {
     pub(crate) desk: Arc<Desk>,
     pub(crate) slates: Vec<Slate>,
-    pub(crate) segment: Segment,
+    /// None until the first one could be begun.
+    pub(crate) segment: Option<Segment>,
+    /// The number of the next one.
+    pub(crate) next: u64,
+    /// How long this one is when the next one begins.
+    pub(crate) roll_at: u64,
     /// How far each stream is in what is drained, streams of earlier starts included.
     pub(crate) streams: Streams,
     pub(crate) open: Open,
     pub(crate) limits: Limits,
     pub(crate) drained: Drained,
+    pub(crate) inherited: Inherited,
     pub(crate) state: State,
+}
+
+/// What an earlier process left to be done.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    /// Whether what it had noted and not written is drained. There is room for that, whatever is in the log.
+    pub(crate) is_drained: bool,
+    /// What it had begun: nobody will end that. Only behind its notes, and in a write of its own, since of one that the
+    /// power ends any part may be there: never such an end without its start.
+    pub(crate) unended: Vec<Uuid>,
 }
 
 /// What was taken from the slates and is not durable yet.
@@ -79,6 +95,7 @@ pub(crate) struct Drained {
 pub(crate) struct State {
     refused: bool,
     full: bool,
+    overlong: bool,
 }
 
 /// Ends [`LogWriter::run`], from any thread.
@@ -118,7 +135,20 @@ impl LogWriter {
 
     fn is_idle(&self) -> bool {
         let drained = |slate: &Slate| self.streams.get(&slate.stream()) == Some(&slate.head());
-        self.slates.iter().all(drained) && self.desk.books().disposable().is_none()
+        let has_begun = self.segment.is_some() && self.inherited.unended.is_empty();
+        has_begun && self.slates.iter().all(drained) && self.desk.books().disposable().is_none()
+    }
+
+    /// Brings into the log what an earlier process left.
+    ///
+    /// # Errors
+    /// The disk's. The slates keep what they have, and later rounds go on with it.
+    pub(crate) fn recover(&mut self) -> io::Result<()> {
+        self.round()?;
+        while !self.inherited.unended.is_empty() {
+            self.round()?;
+        }
+        Ok(())
     }
 
     /// One turn of [`LogWriter::run`]: makes durable what was noted, and returns whether anything was.
@@ -129,10 +159,14 @@ impl LogWriter {
         self.remove_released();
         if self.drained.bytes.is_empty() {
             self.roll_if_due()?;
-            self.drain();
+            if self.inherited.is_drained && !self.inherited.unended.is_empty() {
+                self.end_inherited();
+            } else {
+                self.drain();
+            }
         }
-        if !self.drained.bytes.is_empty() {
-            self.segment.append(&self.drained.bytes)?;
+        if let Some(segment) = self.segment.as_mut().filter(|_| !self.drained.bytes.is_empty()) {
+            segment.append(&self.drained.bytes)?;
             self.publish();
             return Ok(true);
         }
@@ -143,32 +177,63 @@ impl LogWriter {
 
     /// Begins a new segment when this one has its size; in a full log only where that lets this one go.
     fn roll_if_due(&mut self) -> io::Result<()> {
-        let has_its_size = self.segment.length >= self.limits.segment;
+        let Some(segment) = &self.segment else { return self.begin_segment() };
+        let length = segment.length;
+        let here = Position { segment: segment.number, offset: length };
         let (used, released) = {
             let books = self.desk.books();
             (books.bytes(), books.released)
         };
-        let here = Position { segment: self.segment.number, offset: self.segment.length };
-        if !has_its_size || (self.is_full(used) && released < here) {
+        if length < self.roll_at || (self.is_full(used) && released < here) {
             return Ok(());
         }
-        let number = self.segment.number + 1;
+        let begun = self.begin_segment();
+        match begun {
+            Ok(()) => self.put_spare_aside(),
+            // The one that is there takes more.
+            Err(_) => self.roll_at = length + self.limits.segment / LEAST_SEGMENTS,
+        }
+        self.tell_overlong(begun.err());
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> io::Result<()> {
+        let number = self.next;
         let header = Header::of(number, self.desk.folder.log_id);
         let open = self.open.values().map(|start| &start[..]);
         let beginning = segment::beginning(header, &self.streams, open, self.desk.salt);
         let next = Segment::begin(&self.desk.folder, number, &beginning, self.limits.segment)?;
-        let before = std::mem::replace(&mut self.segment, next);
-        if let Err(error) = before.end() {
-            warn!(target: "obleth_ledger", segment = before.number, %error, "a segment keeps room that it does not need");
+        let length = next.length;
+        let before = self.segment.replace(next);
+        self.next += 1;
+        self.roll_at = self.limits.segment;
+        if let Some(Err(error)) = before.as_ref().map(Segment::end) {
+            warn!(target: "obleth_ledger", segment = number, %error, "the segment before this one keeps room that it does not need");
         }
+        let here = before.map(|before| Position { segment: before.number, offset: before.length });
         let mut books = self.desk.books();
-        books.segments.insert(number, self.segment.length);
-        if released >= here {
+        books.segments.insert(number, length);
+        if here.is_some_and(|here| books.released >= here) {
             books.released = Position { segment: number, offset: 0 };
         }
         drop(books);
         self.remove_released();
         Ok(())
+    }
+
+    /// Makes room for the next segment while there is some. Without it, that one will do as well as it can.
+    pub(crate) fn put_spare_aside(&self) {
+        let _ = segment::put_spare_aside(&self.desk.folder, self.limits.segment);
+    }
+
+    /// What an earlier process began gets ends: its start notes say what its rows are.
+    fn end_inherited(&mut self) {
+        for id in std::mem::take(&mut self.inherited.unended) {
+            let Some(start) = self.open.remove(&id) else { continue };
+            let body = start.get(frame::HEAD..).unwrap_or_default();
+            self.drained.bytes.extend_from_slice(&frame::own(frame::END, body, self.desk.salt));
+            self.drained.ends += 1;
+        }
     }
 
     fn is_full(&self, used: u64) -> bool {
@@ -188,12 +253,17 @@ impl LogWriter {
             for step in Walk::of_stream(&scratch, Place { stream, position }, self.desk.salt) {
                 match step {
                     Step::Frame(_, frame) => self.take(&frame, used),
-                    Step::Damage => drop(self.desk.corrupt.fetch_add(1, Ordering::Relaxed)),
+                    // What an earlier process left is counted.
+                    Step::Damage => {
+                        let is_new = u64::from(self.inherited.is_drained);
+                        self.desk.corrupt.fetch_add(is_new, Ordering::Relaxed);
+                    }
                 }
             }
             self.streams.insert(stream, head);
         }
         self.drained.scratch = scratch;
+        self.inherited.is_drained = true;
         self.tell_full(self.is_full(used + self.drained.bytes.len() as u64));
     }
 
@@ -204,7 +274,7 @@ impl LogWriter {
         let id = encoding::id_of(frame.body());
         let is_known = frame.kind == frame::END && id.is_some_and(|id| self.open.contains_key(&id));
         let kept = if is_known { 0 } else { self.limits.reserve };
-        if room < length + kept {
+        if self.inherited.is_drained && room < length + kept {
             if frame.kind == frame::END {
                 self.desk.lost.fetch_add(1, Ordering::Relaxed);
             }
@@ -226,7 +296,7 @@ impl LogWriter {
         self.drained.bytes.clear();
         let ends = std::mem::take(&mut self.drained.ends);
         let mut books = self.desk.books();
-        books.segments.insert(self.segment.number, self.segment.length);
+        books.segments.extend(self.segment.iter().map(|segment| (segment.number, segment.length)));
         books.ends += ends;
         drop(books);
         self.make_room();
@@ -264,6 +334,19 @@ impl LogWriter {
             _ => {}
         }
         self.state.refused = error.is_some();
+    }
+
+    fn tell_overlong(&mut self, error: Option<io::Error>) {
+        match &error {
+            Some(error) if !self.state.overlong => {
+                warn!(target: "obleth_ledger", %error, "the usage log's next segment cannot be begun; the last one gets longer");
+            }
+            None if self.state.overlong => {
+                info!(target: "obleth_ledger", "the usage log's next segment has begun");
+            }
+            _ => {}
+        }
+        self.state.overlong = error.is_some();
     }
 
     fn tell_full(&mut self, is_full: bool) {

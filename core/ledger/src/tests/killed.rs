@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{begun, left, light_dir, opened, record};
+use super::{FIRST_SEGMENT, begun, left, light_dir, opened, record};
 use crate::{Kind, Position};
 
 const SECOND_SEGMENT: &str = "00000000000000000002.log";
@@ -43,5 +43,19 @@ fn a_recovery_that_was_killed_at_any_byte_of_its_writing_loses_nothing_and_doubl
             assert_eq!(there, rows, "killed at {cut}");
             assert_eq!(log.tail.figures().records, rows.len() as u64, "killed at {cut}");
         }
+    }
+}
+
+#[test]
+fn a_segment_that_was_killed_before_it_had_its_name_leaves_nothing_to_the_next_one() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    (0..20).for_each(|number| assert!(log.slates[0].note(Kind::End, &record(number))));
+    log.writer.round().unwrap();
+    drop(log);
+    // Frames of this very log, further on than the next segment's beginning will reach.
+    fs::copy(dir.path().join(FIRST_SEGMENT), dir.path().join("spare.log")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(opened(dir.path()).shipped(Position::default()), (0..20).collect::<Vec<_>>());
     }
 }
