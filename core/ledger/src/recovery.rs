@@ -124,8 +124,10 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     let mut found = Found::default();
     let numbers = at(&folder.dir, folder.segments())?;
     for number in &numbers {
+        found.goes_on_with(*number);
         found.read_segment(folder, *number, floor)?;
     }
+    found.goes_on_with(floor.segment);
     at(&folder.spare(), segment::clean_spare(folder))?;
     found.unended = found.open.keys().copied().collect();
     for stream in at(&folder.dir, folder.slates())? {
@@ -153,13 +155,24 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
 }
 
 impl Found {
+    /// A segment that is not the next one says what is open. So does one that the sink has reached, though it is gone. What is
+    /// open in those before may have ended in one that is not there any more, and be in the sink.
+    fn goes_on_with(&mut self, number: u64) {
+        let last = self.books.segments.last_key_value().map(|(last, _)| last + 1);
+        if last.is_some_and(|next| next < number) {
+            self.open.clear();
+        }
+    }
+
     fn read_segment(&mut self, folder: &Folder, number: u64, floor: Position) -> Result<(), OpenError> {
         let path = folder.segment(number);
         let bytes = at(&path, fs::read(&path))?;
         let salt = Salt::of(folder.log_id);
         check_header(&path, &bytes, number, folder)?;
         let mut walk = Walk::of_segment(bytes.get(HEADER..).unwrap_or_default(), salt);
+        let mut beginning = Some(Beginning::default());
         for step in walk.by_ref() {
+            beginning = beginning.and_then(|beginning| beginning.with(&step, &mut self.open));
             match step {
                 Step::Frame(offset, frame) => {
                     let end =
@@ -240,6 +253,32 @@ impl Found {
             inherited: Inherited { is_drained: false, unended },
             state: State::default(),
         }
+    }
+}
+
+/// What a segment has begun with so far, undamaged. A whole beginning says which starts are open, whatever earlier segments say.
+#[derive(Debug, Default)]
+struct Beginning {
+    has_positions: bool,
+    open: Open,
+}
+
+impl Beginning {
+    /// `None` when it is over. If it is whole, `open` is what it says.
+    fn with(mut self, step: &Step<'_>, open: &mut Open) -> Option<Self> {
+        let Step::Frame(_, frame) = step else { return None };
+        match (frame.kind, self.has_positions) {
+            (frame::REACHED, false) => self.has_positions = true,
+            (frame::REACHED, true) => {
+                *open = self.open;
+                return None;
+            }
+            (frame::START, true) => {
+                drop(self.open.insert(encoding::id_of(frame.body())?, frame.bytes.into()))
+            }
+            _ => return None,
+        }
+        Some(self)
     }
 }
 

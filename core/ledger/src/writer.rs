@@ -96,6 +96,8 @@ pub(crate) struct State {
     refused: bool,
     full: bool,
     overlong: bool,
+    /// A segment that may go does not.
+    stuck: bool,
 }
 
 /// Ends [`LogWriter::run`], from any thread.
@@ -136,7 +138,8 @@ impl LogWriter {
     fn is_idle(&self) -> bool {
         let drained = |slate: &Slate| self.streams.get(&slate.stream()) == Some(&slate.head());
         let has_begun = self.segment.is_some() && self.inherited.unended.is_empty();
-        has_begun && self.slates.iter().all(drained) && self.desk.books().disposable().is_none()
+        let is_tidy = self.state.stuck || self.desk.books().disposable().is_none();
+        has_begun && is_tidy && self.slates.iter().all(drained)
     }
 
     /// Brings into the log what an earlier process left.
@@ -311,14 +314,23 @@ impl LogWriter {
         }
     }
 
-    /// Removes segments of which everything is released.
-    pub(crate) fn remove_released(&self) {
+    /// Removes segments of which everything is released, the oldest first: one that stayed while a later one went would have
+    /// starts without their ends.
+    fn remove_released(&mut self) {
+        let desk = Arc::clone(&self.desk);
         loop {
-            let Some(number) = self.desk.books().disposable() else { return };
-            self.desk.books().segments.remove(&number);
-            if let Err(error) = std::fs::remove_file(self.desk.folder.segment(number)) {
-                warn!(target: "obleth_ledger", segment = number, %error, "a segment that is not needed any more stays until the next start");
+            let Some(number) = desk.books().disposable() else { return };
+            let removed = std::fs::remove_file(desk.folder.segment(number));
+            let stays = removed.err().filter(|error| error.kind() != io::ErrorKind::NotFound);
+            let is_stuck = stays.is_some();
+            if let Some(error) = stays.filter(|_| !self.state.stuck) {
+                warn!(target: "obleth_ledger", segment = number, %error, "a segment that is not needed any more cannot be removed");
             }
+            self.state.stuck = is_stuck;
+            if is_stuck {
+                return;
+            }
+            desk.books().segments.remove(&number);
         }
     }
 

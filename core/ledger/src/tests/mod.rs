@@ -7,6 +7,7 @@ mod format;
 mod full;
 mod killed;
 mod power;
+mod removal;
 mod restarts;
 mod shipping;
 mod telling;
