@@ -126,6 +126,7 @@
 extern crate self as obleth_ledger;
 
 mod desk;
+mod drained;
 mod encoding;
 mod folder;
 mod frame;

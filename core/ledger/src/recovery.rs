@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     desk::{Books, Desk},
+    drained::{Drained, Open},
     encoding,
     folder::{FORMAT, Folder, OpenError, at},
     frame::{self, Frame, Place, Salt, Step, Walk},
@@ -24,7 +25,7 @@ use crate::{
     segment::{self, HEADER, Header, Streams},
     slate::{Left, Slate},
     tail::Tail,
-    writer::{Drained, Inherited, Limits, LogWriter, Open, State},
+    writer::{Inherited, Limits, LogWriter, State},
 };
 
 /// Streams that a log may have: their numbers have four digits, and a frame has room for all of them.

@@ -5,7 +5,6 @@
 //! never say that something is durable before the kernel did.
 
 use std::{
-    collections::HashMap,
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -16,8 +15,8 @@ use uuid::Uuid;
 
 use crate::{
     desk::Desk,
-    encoding,
-    frame::{self, Frame, Place, Step, Walk},
+    drained::{Drained, Open, Room, Taken},
+    frame::{self, Place, Step, Walk},
     position::Position,
     segment::{self, Header, Segment, Streams},
     slate::Slate,
@@ -37,7 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Limits {
     most: u64,
     pub(crate) segment: u64,
-    reserve: u64,
+    pub(crate) reserve: u64,
     sync_every: Duration,
 }
 
@@ -47,9 +46,6 @@ impl Limits {
         Self { most: max_bytes, segment, reserve: max_bytes / RESERVE, sync_every }
     }
 }
-
-/// Start notes without an end, as they stand in the log.
-pub(crate) type Open = HashMap<Uuid, Box<[u8]>>;
 
 /// The log thread's own. Give it a thread and call [`LogWriter::run`].
 #[derive(Debug)]
@@ -79,15 +75,6 @@ pub(crate) struct Inherited {
     /// What it had begun: nobody will end that. Only behind its notes, and in a write of its own, since of one that the
     /// power ends any part may be there: never such an end without its start.
     pub(crate) unended: Vec<Uuid>,
-}
-
-/// What was taken from the slates and is not durable yet.
-#[derive(Debug, Default)]
-pub(crate) struct Drained {
-    bytes: Vec<u8>,
-    ends: u64,
-    /// One stream's notes, before they are looked through.
-    scratch: Vec<u8>,
 }
 
 /// What has been said in the process's log, so that only changes are said.
@@ -154,28 +141,29 @@ impl LogWriter {
         Ok(())
     }
 
-    /// One turn of [`LogWriter::run`]: makes durable what was noted, and returns whether anything was.
+    /// One turn of [`LogWriter::run`]: makes durable what was noted, and returns whether anything was noted.
     ///
     /// # Errors
     /// The disk's. Nothing is lost by it: the next turn tries again.
     pub fn round(&mut self) -> io::Result<bool> {
         self.remove_released();
+        let mut is_any = true;
         if self.drained.bytes.is_empty() {
             self.roll_if_due()?;
-            if self.inherited.is_drained && !self.inherited.unended.is_empty() {
-                self.end_inherited();
-            } else {
-                self.drain();
+            is_any = match self.inherited.unended.is_empty() || !self.inherited.is_drained {
+                true => self.drain(),
+                false => self.end_inherited(),
+            };
+        }
+        match &mut self.segment {
+            Some(segment) if !self.drained.bytes.is_empty() => {
+                segment.append(&self.drained.bytes)?;
+                self.publish();
             }
+            // What was noted may have been dropped, all of it.
+            _ => self.make_room(),
         }
-        if let Some(segment) = self.segment.as_mut().filter(|_| !self.drained.bytes.is_empty()) {
-            segment.append(&self.drained.bytes)?;
-            self.publish();
-            return Ok(true);
-        }
-        // What was drained may have been dropped, all of it.
-        self.make_room();
-        Ok(false)
+        Ok(is_any)
     }
 
     /// Begins a new segment when this one has its size; in a full log only where that lets this one go.
@@ -230,68 +218,53 @@ impl LogWriter {
     }
 
     /// What an earlier process began gets ends: its start notes say what its rows are.
-    fn end_inherited(&mut self) {
-        for id in std::mem::take(&mut self.inherited.unended) {
-            let Some(start) = self.open.remove(&id) else { continue };
-            let body = start.get(frame::HEAD..).unwrap_or_default();
-            self.drained.bytes.extend_from_slice(&frame::own(frame::END, body, self.desk.salt));
-            self.drained.ends += 1;
+    fn end_inherited(&mut self) -> bool {
+        let mut ends = Vec::new();
+        for start in self.inherited.unended.iter().filter_map(|id| self.open.get(id)) {
+            ends.push(frame::own(frame::END, start.get(frame::HEAD..).unwrap_or_default(), self.desk.salt));
         }
+        for id in std::mem::take(&mut self.inherited.unended) {
+            self.open.remove(&id);
+        }
+        self.drained.ends += ends.len() as u64;
+        self.drained.bytes = ends.concat();
+        true
     }
 
     fn is_full(&self, used: u64) -> bool {
         used + frame::MAX_NOTE as u64 + self.limits.reserve > self.limits.most
     }
 
-    /// Takes what was noted, for which there is room in the log.
-    fn drain(&mut self) {
+    /// Takes what was noted, as far as there is room in the log, and returns whether anything was.
+    fn drain(&mut self) -> bool {
         let used = self.desk.books().bytes();
-        let mut scratch = std::mem::take(&mut self.drained.scratch);
-        for at in 0..self.slates.len() {
-            let slate = &self.slates[at];
+        let (mut is_any, mut scratch) = (false, Vec::new());
+        for slate in &self.slates {
             let stream = slate.stream();
             let position = self.streams.get(&stream).copied().unwrap_or_default();
             scratch.clear();
             let head = slate.copy_from(position, &mut scratch);
+            let left = self.limits.most.saturating_sub(used + self.drained.bytes.len() as u64);
+            let all = if self.inherited.is_drained { left } else { u64::MAX };
+            let room = Room { all, reserve: self.limits.reserve };
+            let mut taken = Taken::default();
             for step in Walk::of_stream(&scratch, Place { stream, position }, self.desk.salt) {
                 match step {
-                    Step::Frame(_, frame) => self.take(&frame, used),
-                    // What an earlier process left is counted.
-                    Step::Damage => {
-                        let is_new = u64::from(self.inherited.is_drained);
-                        self.desk.corrupt.fetch_add(is_new, Ordering::Relaxed);
-                    }
+                    Step::Frame(_, frame) => taken.take(&frame, &self.open, room),
+                    Step::Damage => taken.damage += 1,
                 }
             }
+            is_any |= head != position;
             self.streams.insert(stream, head);
+            self.desk.lost.fetch_add(taken.lost, Ordering::Relaxed);
+            // What an earlier process left is counted.
+            let damage = if self.inherited.is_drained { taken.damage } else { 0 };
+            self.desk.corrupt.fetch_add(damage, Ordering::Relaxed);
+            taken.enter(&mut self.drained, &mut self.open);
         }
-        self.drained.scratch = scratch;
         self.inherited.is_drained = true;
         self.tell_full(self.is_full(used + self.drained.bytes.len() as u64));
-    }
-
-    /// Takes one note, if there is room.
-    fn take(&mut self, frame: &Frame<'_>, used: u64) {
-        let room = self.limits.most.saturating_sub(used + self.drained.bytes.len() as u64);
-        let length = frame.bytes.len() as u64;
-        let id = encoding::id_of(frame.body());
-        let is_known = frame.kind == frame::END && id.is_some_and(|id| self.open.contains_key(&id));
-        let kept = if is_known { 0 } else { self.limits.reserve };
-        if self.inherited.is_drained && room < length + kept {
-            if frame.kind == frame::END {
-                self.desk.lost.fetch_add(1, Ordering::Relaxed);
-            }
-            return;
-        }
-        self.drained.bytes.extend_from_slice(frame.bytes);
-        match (frame.kind, id) {
-            (frame::START, Some(id)) => drop(self.open.insert(id, frame.bytes.into())),
-            (frame::END, Some(id)) => {
-                self.drained.ends += 1;
-                self.open.remove(&id);
-            }
-            _ => {}
-        }
+        is_any
     }
 
     /// What was drained is on the disk: everybody may know.

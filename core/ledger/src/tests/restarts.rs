@@ -171,3 +171,21 @@ fn a_start_is_remembered_though_its_segment_is_long_gone() {
     assert_eq!(log.tail.read(log.from, 100).unwrap().records, [begun(1)]);
     assert_eq!(log.tail.figures().records, 1);
 }
+
+#[test]
+fn a_log_thread_that_dies_in_the_middle_of_a_round_doubles_nothing_when_it_goes_on() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    assert!(log.slates[0].note(Kind::Start, &begun(1)));
+    log.writer.round().unwrap();
+    assert!(log.slates[0].note(Kind::End, &record(1)));
+    assert!(log.slates[0].note(Kind::End, &record(2)));
+    // The end of what is known needs nothing of the reserve; the next note trips over it.
+    let reserve = std::mem::replace(&mut log.writer.limits.reserve, u64::MAX);
+    let round = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| log.writer.round()));
+    assert!(round.is_err(), "it died");
+    log.writer.limits.reserve = reserve;
+    while log.writer.round().unwrap() {}
+    assert_eq!(log.shipped(Position::default()), [1, 2]);
+    assert_eq!(log.tail.figures().records, 2);
+}
