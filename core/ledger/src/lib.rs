@@ -42,7 +42,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `log.meta` | three lines: `obleth usage log, format 1`, `node NAME`, `log UUID`; a folder of another format or node is refused |
+//! | `log.meta` | three lines: `obleth usage log, format 1`, `node NAME`, `log UUID`; a folder of another format is refused, and one of another node if that was said; else the name is taken from here |
 //! | `00000000000000000001.log` … | segments, by number; each start of the process begins one with a number above all before it, and above the sink's checkpoint |
 //! | `spare.log` | room for the next segment, if the disk had any; empty |
 //! | `stream-0000.slate` … | slates, by shard; every start goes on with those that are there |

@@ -39,8 +39,10 @@ const LEAST_BYTES: u64 = 128 << 10;
 pub struct Options {
     /// Its folder; made if it is not there.
     pub dir: PathBuf,
-    /// Who writes it. A folder of another node is refused.
-    pub node: String,
+    /// Who writes it, if that was said: a folder of another node is refused then. Else it is the folder's node.
+    pub node: Option<String>,
+    /// Whose a new folder is if that was not said.
+    pub default_node: String,
     /// Shards; may be others than last time.
     pub streams: usize,
     /// How large it may become, what is preallocated (two segments) not counted.
@@ -65,6 +67,8 @@ pub struct Checkpoint {
 /// A log that is open.
 #[derive(Debug)]
 pub struct Opened {
+    /// What the node is called.
+    pub node: String,
     /// One for each shard.
     pub slates: Vec<Slate>,
     /// For a thread of its own.
@@ -117,7 +121,7 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     if options.max_bytes < LEAST_BYTES {
         return Err(OpenError::Setting("less than 128 KiB"));
     }
-    let folder = Folder::open(&options.dir, &options.node)?;
+    let folder = Folder::open(&options.dir, options.node.as_deref(), &options.default_node)?;
     let ours = options.checkpoint.filter(|checkpoint| checkpoint.log_id == folder.log_id);
     let floor = ours.map_or(Position::default(), |checkpoint| checkpoint.position);
     let desk = Arc::new(at(&options.dir, Desk::new(folder))?);
@@ -152,7 +156,8 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     let slates = slates(&mut writer, streams, options.slate_bytes, is_written)?;
     writer.put_spare_aside();
     let tail = Tail::new(desk, slates.clone());
-    Ok(Opened { slates, writer, tail, from: floor, recovered })
+    let node = tail.node().to_string();
+    Ok(Opened { node, slates, writer, tail, from: floor, recovered })
 }
 
 impl Found {

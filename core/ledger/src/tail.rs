@@ -72,6 +72,12 @@ impl Tail {
         self.desk.folder.log_id
     }
 
+    /// What the node is called whose log this is.
+    #[must_use]
+    pub fn node(&self) -> &Arc<str> {
+        &self.desk.folder.node
+    }
+
     /// Everything before it survives a power cut.
     #[must_use]
     pub fn durable(&self) -> Position {
