@@ -37,7 +37,8 @@ pub(crate) fn open(
 ) -> Result<Opened, Failure> {
     let options = Options {
         dir,
-        node: node(config),
+        node: config.node.clone(),
+        default_node: machine(),
         streams: shards,
         max_bytes: config.wal_max_bytes,
         sync_every: config.wal_fsync,
@@ -55,16 +56,19 @@ pub(crate) fn open(
             "the usage log was left in the middle of something and is in order again; each `lost` request has a row"
         );
     }
+    if config.node.is_none() && opened.node != machine() {
+        tracing::info!(
+            node = opened.node,
+            "the usage log says what this node is called; OBLETH_NODE is not set"
+        );
+    }
     Ok(opened)
 }
 
-/// What this node is called in records.
-pub(crate) fn node(config: &Config) -> String {
-    let machine = || {
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        if name.is_empty() { NAMELESS.to_owned() } else { name }
-    };
-    config.node.clone().unwrap_or_else(machine)
+/// What this node is called in records if neither the configuration nor its log says.
+fn machine() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { NAMELESS.to_owned() } else { name }
 }
 
 fn refused(error: OpenError) -> Failure {

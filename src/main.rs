@@ -257,7 +257,6 @@ fn sidecar_settings(
             retention_days: config.usage_retention_days,
             clickhouse: config.clickhouse(),
         },
-        node: ledger::node(config),
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),
         pepper: pepper(config),

@@ -107,8 +107,6 @@ pub struct Settings {
     pub database: PathBuf,
     /// Where usage records stay.
     pub usage: UsageSettings,
-    /// What this gateway is called in the ledger. `OBLETH_NODE`.
-    pub node: String,
     /// Encrypts upstream credentials at rest. `OBLETH_MASTER_KEY`.
     pub master_key: MasterKey,
     /// What admin requests must show. `OBLETH_ADMIN_TOKEN`.
@@ -307,7 +305,7 @@ impl Sidecar {
         let probes = Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), log, build);
         let pump = Arc::clone(&app.pump).run(app.store.clone());
         let names = Arc::clone(&app.publisher);
-        let shipper = Shipper { tail, ledger, names, node: settings.node.as_str().into(), shipping };
+        let shipper = Shipper { tail, ledger, names, shipping };
         let shipper = tokio::spawn(shipper.run(stop.clone()));
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());

@@ -33,7 +33,8 @@ impl Noted {
         let dir = tempfile::tempdir().expect("a folder");
         let options = Options {
             dir: dir.path().to_owned(),
-            node: "bench".to_owned(),
+            node: None,
+            default_node: "bench".to_owned(),
             streams: 1,
             max_bytes: 256 << 20,
             sync_every: Duration::from_millis(50),

@@ -156,7 +156,7 @@ settings! {
     open UPSTREAM_KEEPALIVE_MS upstream_keepalive: Duration = "4000", millis(0..=3_600_000),
         "idle time after which a connection to a backend is closed; keep it below the backend's own (vLLM: 5 s)";
     open NODE node: Option<String> = "", maybe(node),
-        "what this node is called in the usage ledger; unset: the machine's name";
+        "what this node is called in the usage ledger; unset: what its usage log says, and in a new one the machine's name";
     open WAL_DIR wal_dir: Option<PathBuf> = "", maybe(folder),
         "folder of the usage log; unset: `wal` in the data folder";
     open WAL_MAX_BYTES wal_max_bytes: u64 = "4 GiB", bytes(64 << 20..=1 << 50),

@@ -284,7 +284,8 @@ fn tries_at_other_backends_are_counted_in_the_row() {
 #[test]
 fn rows_outlive_the_process_that_wrote_them() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = World::with(Setup::new().data_dir(folder.path()), Options::default());
+    let setup = Setup::new().data_dir(folder.path()).env("OBLETH_NODE", "gpu-7");
+    let mut world = World::with(setup, Options::default());
     assert_eq!(world.ask(&named(world.chat(""), "whole")).status, 200);
     let mut connection = world.connect();
     connection.send(
@@ -293,12 +294,15 @@ fn rows_outlive_the_process_that_wrote_them() {
     connection.read_until("\"content\":\" from");
     world.gateway.signal(rustix::process::Signal::KILL);
     world.gateway.wait();
+    // Its log knows what the node is called.
     world.gateway = Setup::new().data_dir(folder.path()).start();
-    assert_row(&world, "whole", json!({"outcome": "ok", "status": 200}));
+    assert_row(&world, "whole", json!({"outcome": "ok", "status": 200, "node": "gpu-7"}));
     let row = assert_row(
         &world,
         "torn",
-        json!({"outcome": "gateway_lost", "status": 0, "usage_source": "estimated", "model": MODEL}),
+        json!({
+            "outcome": "gateway_lost", "status": 0, "usage_source": "estimated", "model": MODEL, "node": "gpu-7",
+        }),
     );
     assert!((1..MANY).contains(&row["input_tokens"].as_u64().unwrap()), "{row:#}");
     // Not again at the next start.

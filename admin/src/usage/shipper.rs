@@ -84,8 +84,6 @@ pub(crate) struct Shipper<N> {
     pub(crate) tail: Tail,
     pub(crate) ledger: Ledger,
     pub(crate) names: Arc<N>,
-    /// This gateway's name.
-    pub(crate) node: Arc<str>,
     pub(crate) shipping: Arc<Shipping>,
 }
 
@@ -243,7 +241,7 @@ impl<N: Names> Shipper<N> {
         let model = |id: ModelId| self.names.model(id).unwrap_or_else(|| id.to_string().into());
         let group = |id: GroupId| self.names.group(id).unwrap_or_else(|| id.to_string().into());
         Row {
-            node: Arc::clone(&self.node),
+            node: Arc::clone(self.tail.node()),
             model_name: record.model.map(model),
             group_name: record.group.map(group),
             record,

@@ -81,7 +81,6 @@ pub(crate) fn settings(dir: &TempDir) -> Settings {
             retention_days: 0,
             clickhouse: None,
         },
-        node: "test".to_owned(),
         master_key: MasterKey::parse(&"07".repeat(32)).unwrap(),
         admin_token: Secret::new(TOKEN),
         pepper: None,
@@ -141,7 +140,8 @@ impl Running {
         // Nothing is noted here, so nobody has to write it down.
         let tail = obleth_ledger::open(Options {
             dir: dir.path().join("wal"),
-            node: settings.node.clone(),
+            node: None,
+            default_node: "test".to_owned(),
             streams: 1,
             max_bytes: 1 << 20,
             sync_every: Duration::from_millis(50),

@@ -6,8 +6,9 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -50,7 +51,10 @@ pub enum OpenError {
         found: u32,
     },
     /// Another node wrote it.
-    #[error("the usage log in {dir} belongs to node {found:?}, this is node {ours:?}: {REMEDY}")]
+    #[error(
+        "the usage log in {dir} belongs to node {found:?}, this is node {ours:?}: set OBLETH_NODE={found}, or point \
+         OBLETH_WAL_DIR at an empty folder once this one is drained"
+    )]
     Node {
         /// The folder.
         dir: PathBuf,
@@ -76,6 +80,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) dir: PathBuf,
+    pub(crate) node: Arc<str>,
     pub(crate) log_id: Uuid,
     /// The lock is held while this is open.
     handle: File,
@@ -87,9 +92,11 @@ pub(crate) fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, OpenError> 
 }
 
 impl Folder {
-    /// Locks the folder, makes it a log's if it is empty, and checks whose it is.
-    pub(crate) fn open(dir: &Path, node: &str) -> Result<Self, OpenError> {
-        if node.is_empty() || node.contains('\n') {
+    /// Locks the folder, makes it a log's if it is empty, and checks whose it is. It says what the node is called if nobody
+    /// else does; a new one is the default node's then.
+    pub(crate) fn open(dir: &Path, node: Option<&str>, default_node: &str) -> Result<Self, OpenError> {
+        let name = node.unwrap_or(default_node);
+        if name.is_empty() || name.contains('\n') {
             return Err(OpenError::Setting("a node without a name, or one of two lines"));
         }
         at(dir, fs::DirBuilder::new().recursive(true).mode(0o700).create(dir))?;
@@ -99,12 +106,14 @@ impl Folder {
             other => at(dir, other.map_err(io::Error::from))?,
         }
         let path = dir.join(META);
-        let log_id = match fs::read_to_string(&path) {
+        let (node, log_id) = match fs::read_to_string(&path) {
             Ok(text) => check(dir, &text, node)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => found(dir, node, &handle)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (name.into(), found(dir, name, &handle)?)
+            }
             Err(source) => return Err(OpenError::Io { path, source }),
         };
-        Ok(Self { dir: dir.to_owned(), log_id, handle })
+        Ok(Self { dir: dir.to_owned(), node, log_id, handle })
     }
 
     /// Makes new names and removed ones durable.
@@ -114,6 +123,11 @@ impl Folder {
 
     pub(crate) fn segment(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:020}.log"))
+    }
+
+    /// Where a segment stands before it has its number.
+    pub(crate) fn spare(&self) -> PathBuf {
+        self.dir.join("spare.log")
     }
 
     pub(crate) fn slate(&self, stream: u32) -> PathBuf {
@@ -157,6 +171,19 @@ pub(crate) fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Sees to it that a file has a place on the disk for all of itself, as one that was copied may not. What is in it stays.
+pub(crate) fn keep_room(file: &File) -> io::Result<()> {
+    let meta = file.metadata()?;
+    // Some file systems want room for what is there already.
+    if meta.blocks() * 512 >= meta.len() {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, meta.len()) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 /// For file systems that give no other promise.
 fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
     let zeros = vec![0; 1 << 20];
@@ -170,7 +197,7 @@ fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 /// Reads `obleth usage log, format 1`, `node …`, `log …`, one line each.
-fn check(dir: &Path, text: &str, node: &str) -> Result<Uuid, OpenError> {
+fn check(dir: &Path, text: &str, node: Option<&str>) -> Result<(Arc<str>, Uuid), OpenError> {
     let foreign = || OpenError::Foreign { path: dir.join(META), why: "it cannot be read" };
     let mut lines = text.lines();
     let mut value = |name| lines.next().and_then(|line| line.strip_prefix(name)).ok_or_else(foreign);
@@ -179,10 +206,10 @@ fn check(dir: &Path, text: &str, node: &str) -> Result<Uuid, OpenError> {
         return Err(OpenError::Version { dir: dir.to_owned(), found });
     }
     let found = value("node ")?;
-    if found != node {
-        return Err(OpenError::Node { dir: dir.to_owned(), found: found.to_owned(), ours: node.to_owned() });
+    if let Some(ours) = node.filter(|node| *node != found) {
+        return Err(OpenError::Node { dir: dir.to_owned(), found: found.to_owned(), ours: ours.to_owned() });
     }
-    value("log ")?.parse().map_err(|_| foreign())
+    Ok((found.into(), value("log ")?.parse().map_err(|_| foreign())?))
 }
 
 /// Begins a log in a folder that has none.

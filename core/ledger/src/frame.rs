@@ -196,7 +196,7 @@ impl<'b> Walk<'b> {
 }
 
 /// How much is left without the zeros at the end, to a page or so: most of a new segment is such.
-fn content(mut bytes: &[u8]) -> usize {
+pub(crate) fn content(mut bytes: &[u8]) -> usize {
     const ZEROS: [u8; 4096] = [0; 4096];
     while let Some((before, &ZEROS)) = bytes.split_last_chunk() {
         bytes = before;

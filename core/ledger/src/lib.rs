@@ -23,10 +23,14 @@
 //! | the power goes | what [`Tail::durable`] covers is there; the rest, 50 ms or so, may be lost, but never doubled |
 //! | a byte is damaged | one note at most is lost; what follows is read; it is counted |
 //! | the disk is full, read-only, or slow | slates hold what they can; after that notes are lost and counted; it is tried again every second |
+//! | the disk is full at a start | a log that was set up before opens, with what its slates hold and the room that they still have |
 //! | the log is full | new notes are dropped and counted; what has begun may still end, in a reserve; released segments make room |
 //!
 //! Two things are said loudly in the process's log, and only when they change: that the disk refuses, and that the log is
 //! full.
+//!
+//! One thing is not held off: while a file system is frozen (`fsfreeze`, some snapshots), every page of a slate that is stored
+//! into for the first time since it was written back waits for the thaw, and the shard with it.
 //!
 //! # Why a ring that is copied
 //!
@@ -38,9 +42,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `log.meta` | three lines: `obleth usage log, format 1`, `node NAME`, `log UUID`; a folder of another format or node is refused |
+//! | `log.meta` | three lines: `obleth usage log, format 1`, `node NAME`, `log UUID`; a folder of another format is refused, and one of another node if that was said; else the name is taken from here |
 //! | `00000000000000000001.log` … | segments, by number; each start of the process begins one with a number above all before it, and above the sink's checkpoint |
-//! | `stream-0000.slate` … | slates, by shard; every start begins with fresh ones, once what the old ones held is durable in a segment |
+//! | `spare.log` | room for the next segment, if the disk had any; empty |
+//! | `stream-0000.slate` … | slates, by shard; every start goes on with those that are there |
 //!
 //! The folder itself is locked (`flock`) while a process has it open. Numbers are little-endian, ids are 16 bytes as they
 //! are written, everything is aligned to 8 bytes, and what is reserved is zero.
@@ -62,7 +67,8 @@
 //!
 //! A stream's positions go on from one start of the process to the next. In a slate of *n* bytes a frame stands at its
 //! position modulo *n*, going around if it has to; its first word is written last. So a slate needs no header: what of it is
-//! missing in the log are the whole frames of its stream from the position on that the log has reached.
+//! missing in the log are the whole frames of its stream from the position on that the log has reached. New notes go behind the
+//! last one of them; all others, of whatever lap, are before that, and so are never taken for news.
 //!
 //! # The record
 //!
@@ -99,15 +105,19 @@
 //!
 //! The first frame says how far every stream is; then come copies of the starts that are still without an end, so that older
 //! segments may go; then the first frame once more, so that no damaged sector takes both. What follows are notes as they
-//! came from the slates. A segment is preallocated, and cut to its length when the next one begins. A damaged header costs
+//! came from the slates. A segment is preallocated, and cut to its length when the next one begins. It is begun as `spare.log`
+//! and gets its name when its beginning is durable; where it cannot be begun, the last one gets longer. A damaged header costs
 //! nothing: the file's name and `log.meta` say the same.
 //!
 //! # Recovery
 //!
-//! [`open`] reads every segment that is there, then every slate from where the segments say it was. What was missing, and an
-//! end for every start without one, goes into a new segment in one write with one sync; only after that are slates replaced
-//! and torn segments cut. If that write was cut short, what there is of it counts like any other frame, and the next start
-//! adds the rest.
+//! [`open`] reads every segment that is there, cuts them behind their last frames, and reads every slate from where the
+//! segments say it was. A new segment begins with what the segments had: positions, and starts without an end. What was
+//! missing goes behind that, in one write with one sync; then, in one more, an end for every start without one. If a write is
+//! cut short, what there is of it counts like any other frame, and the next start adds the rest. Slates are made anew, or
+//! removed, only after that, and only where there is none, its size has changed, or its shard is gone.
+//!
+//! If the disk refuses any of it, the log opens all the same, and the log thread does it once it can.
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -116,6 +126,7 @@
 extern crate self as obleth_ledger;
 
 mod desk;
+mod drained;
 mod encoding;
 mod folder;
 mod frame;

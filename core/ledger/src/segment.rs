@@ -3,7 +3,13 @@
 //! It is written from its beginning to its end, and only what was synced counts. Whatever a failed write left is written
 //! over at the same place. It must never be opened for writing again by a later process.
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 use uuid::Uuid;
 
@@ -37,21 +43,26 @@ pub(crate) struct Header {
 pub(crate) type Streams = BTreeMap<u32, u64>;
 
 impl Segment {
-    /// Makes the file, with room for `bytes` more than `beginning`, and syncs it and its name. What cannot be finished is
-    /// taken away: it says which starts are open, and would say so still when they are not.
+    /// Makes the spare segment one that is written to, and syncs it and its name. It has its name only when its beginning is
+    /// whole: that says which starts are open, and would say so still when they are not. Without a spare it is made here, with
+    /// room for `bytes` more than `beginning` if there is any.
     pub(crate) fn begin(folder: &Folder, number: u64, beginning: &[u8], bytes: u64) -> io::Result<Self> {
-        let path = folder.segment(number);
-        let file = private().create(true).truncate(true).open(&path)?;
+        let (spare, path) = (folder.spare(), folder.segment(number));
         let length = beginning.len() as u64;
+        let file = match private().open(&spare) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => made(&spare, length + bytes)?,
+            there => there?,
+        };
         let write = || {
-            preallocate(&file, length + bytes)?;
             file.write_all_at(beginning, 0)?;
             file.sync_all()?;
+            fs::rename(&spare, &path)?;
             folder.sync()
         };
         if let Err(error) = write() {
-            // Where even that fails, the next try writes over it before anything else is written.
-            let _ = std::fs::remove_file(&path);
+            // A spare is empty. Where even this fails, the next try writes over it before anything else is written.
+            let _ = fs::remove_file(&spare);
+            let _ = fs::remove_file(&path);
             return Err(error);
         }
         Ok(Self { file, number, length })
@@ -70,6 +81,40 @@ impl Segment {
     pub(crate) fn end(&self) -> io::Result<()> {
         self.file.set_len(self.length)
     }
+}
+
+/// A new file, which grows as it is written where there is no room for all of it.
+fn made(path: &Path, bytes: u64) -> io::Result<File> {
+    let file = private().create_new(true).open(path)?;
+    if preallocate(&file, bytes).is_err() {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// Puts room for a segment aside if there is any, so that the next one can begin on a disk that is full by then.
+pub(crate) fn put_spare_aside(folder: &Folder, bytes: u64) -> io::Result<()> {
+    let path = folder.spare();
+    let file = match private().create_new(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        file => file?,
+    };
+    preallocate(&file, bytes).inspect_err(|_| drop(fs::remove_file(&path)))
+}
+
+/// Empties the spare segment of an earlier process, which may have died as it began to use it.
+pub(crate) fn clean_spare(folder: &Folder) -> io::Result<()> {
+    let path = folder.spare();
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        bytes => bytes?,
+    };
+    let written = frame::content(&bytes);
+    if written > 0 {
+        // Written over and not made anew: there may be no room to do that.
+        private().open(&path)?.write_all_at(&vec![0; written], 0)?;
+    }
+    Ok(())
 }
 
 /// Cuts an earlier process's segment off behind its last whole frame.

@@ -5,6 +5,7 @@
 //! millisecond now and then. Writing a note must never wait, allocate, or fail in any other way than for want of room.
 
 use std::{
+    fs::File,
     io,
     os::unix::fs::FileExt,
     path::Path,
@@ -18,7 +19,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::{
     desk::Desk,
-    folder::{preallocate, private},
+    folder::{keep_room, preallocate, private},
     frame::{self, Frame, MAX_NOTE, Place, Salt},
     mapping::Mapping,
     record::{Kind, Record},
@@ -52,26 +53,43 @@ struct Ring {
 }
 
 impl Slate {
+    /// What a slate takes up that is to have room for so much.
+    pub(crate) fn size_for(bytes: usize) -> u64 {
+        bytes.max(LEAST_BYTES).next_power_of_two() as u64
+    }
+
     /// A slate in a new file.
     pub(crate) fn create(path: &Path, bytes: usize, first: Place, desk: &Arc<Desk>) -> io::Result<Self> {
-        let words = (bytes.max(LEAST_BYTES) / 8).next_power_of_two();
+        let size = Self::size_for(bytes);
         let file = private().read(true).create_new(true).open(path)?;
         // The disk must not turn out to be full at a store into the mapping: that would be a signal.
-        preallocate(&file, words as u64 * 8)?;
+        preallocate(&file, size)?;
         // Written, and not only reserved: the first store into a page then finds it in memory. Touching it through the
         // mapping would do as well, but count as memory of a process that may never need it.
         let zeros = [0; CHUNK];
-        for at in (0..words * 8).step_by(CHUNK) {
-            file.write_all_at(&zeros, at as u64)?;
+        for at in (0..size).step_by(CHUNK) {
+            file.write_all_at(&zeros, at)?;
         }
-        let memory = Mapping::new(&file, words)?;
+        Self::mapped(&file, first, first.position, desk)
+    }
+
+    /// The slate of an earlier process, as that left it: what the log does not have stays, and new notes go behind it.
+    pub(crate) fn resume(path: &Path, first: Place, head: u64, desk: &Arc<Desk>) -> io::Result<Self> {
+        let file = private().read(true).open(path)?;
+        keep_room(&file)?;
+        Self::mapped(&file, first, head, desk)
+    }
+
+    fn mapped(file: &File, first: Place, head: u64, desk: &Arc<Desk>) -> io::Result<Self> {
+        let words = (file.metadata()?.len() / 8) as usize;
+        let memory = Mapping::new(file, words)?;
         Ok(Self(Arc::new(Ring {
             memory,
             mask: words - 1,
             stream: first.stream,
             salt: desk.salt,
             desk: Arc::clone(desk),
-            head: AtomicU64::new(first.position).into(),
+            head: AtomicU64::new(head).into(),
             reached: AtomicU64::new(first.position).into(),
             lost: AtomicU64::new(0),
         })))
@@ -109,6 +127,11 @@ impl Slate {
 
     pub(crate) fn stream(&self) -> u32 {
         self.0.stream
+    }
+
+    /// What it takes up.
+    pub(crate) fn size(&self) -> u64 {
+        self.0.size()
     }
 
     /// Where the next note goes.
@@ -167,26 +190,39 @@ fn store(words: &[AtomicU64], values: &[[u8; 8]]) {
 pub(crate) struct Left {
     /// The ring, and its beginning once more, for a frame that goes around.
     bytes: Vec<u8>,
-    size: usize,
+    size: u64,
     /// How far the log had got.
-    first: Place,
+    reached: Place,
+}
+
+/// What a slate has and the log has not.
+#[derive(Debug)]
+pub(crate) struct Missing<'l> {
+    /// In the order in which they were written.
+    pub(crate) notes: Vec<Frame<'l>>,
+    /// Where in the stream that begins. A full log drops notes while its slates go on, so it may be laps ahead of the log.
+    pub(crate) first: u64,
+    /// Where it ends: no frame of the ring, of whatever age, is at or behind this.
+    pub(crate) head: u64,
+    /// Damaged stretches in between.
+    pub(crate) damage: u64,
 }
 
 impl Left {
-    /// A file whose size no slate has is one damaged stretch.
-    pub(crate) fn read(path: &Path, first: Place) -> io::Result<Self> {
+    /// `None` for a file of a size that no slate has.
+    pub(crate) fn read(path: &Path, reached: Place) -> io::Result<Option<Self>> {
         let mut bytes = std::fs::read(path)?;
-        let size = if bytes.len().is_power_of_two() && bytes.len() >= MAX_NOTE { bytes.len() } else { 0 };
-        bytes.truncate(size);
-        bytes.extend_from_within(..size.min(MAX_NOTE));
-        Ok(Self { bytes, size, first })
+        let size = bytes.len();
+        if !size.is_power_of_two() || size < MAX_NOTE {
+            return Ok(None);
+        }
+        bytes.extend_from_within(..MAX_NOTE);
+        Ok(Some(Self { bytes, size: size as u64, reached }))
     }
 
-    /// What the log does not have, in the order in which it was written, and how many damaged stretches lie in between. A
-    /// full log drops notes while its slates go on, so these may be laps ahead of it.
-    pub(crate) fn notes(&self, salt: Salt) -> (Vec<Frame<'_>>, u64) {
+    pub(crate) fn missing(&self, salt: Salt) -> Missing<'_> {
         let (mut notes, mut at) = (Vec::new(), 0);
-        while at < self.size {
+        while (at as u64) < self.size {
             match Frame::parse(&self.bytes[at..], salt).filter(|frame| self.is_missing(frame, at)) {
                 Some(frame) => {
                     at += frame.bytes.len();
@@ -196,17 +232,21 @@ impl Left {
             }
         }
         notes.sort_unstable_by_key(|frame| frame.position);
-        let (mut damage, mut end) = (u64::from(self.size == 0), self.first.position);
-        for note in &notes {
-            // What is a lap or more behind was written over, not damaged.
-            damage += u64::from((1..self.size as u64).contains(&(note.position - end)));
-            end = note.end();
+        let reached = self.reached.position;
+        let head = notes.last().map_or(reached, Frame::end);
+        let mut first = reached;
+        if head - reached > self.size {
+            // What is a lap or more behind was dropped and written over, and not damaged.
+            notes.retain(|note| note.position >= head - self.size);
+            first = notes.first().map_or(head, |note| note.position);
         }
-        (notes, damage)
+        let ends = std::iter::once(first).chain(notes.iter().map(Frame::end));
+        let damage = notes.iter().zip(ends).filter(|(note, end)| note.position != *end).count() as u64;
+        Missing { notes, first, head, damage }
     }
 
     fn is_missing(&self, frame: &Frame<'_>, at: usize) -> bool {
-        let stands_there = frame.position & (self.size as u64 - 1) == at as u64;
-        stands_there && frame.stream == self.first.stream && frame.position >= self.first.position
+        let stands_there = frame.position & (self.size - 1) == at as u64;
+        stands_there && frame.stream == self.reached.stream && frame.position >= self.reached.position
     }
 }

@@ -72,6 +72,12 @@ impl Tail {
         self.desk.folder.log_id
     }
 
+    /// What the node is called whose log this is.
+    #[must_use]
+    pub fn node(&self) -> &Arc<str> {
+        &self.desk.folder.node
+    }
+
     /// Everything before it survives a power cut.
     #[must_use]
     pub fn durable(&self) -> Position {
@@ -171,7 +177,10 @@ impl<'t> Reading<'t> {
                 self.batch.to = Position { segment, offset: 0 };
             }
             let length = if segment == self.upto.segment { length.min(self.upto.offset) } else { length };
-            if self.batch.to.offset < length {
+            if length <= HEADER as u64 {
+                // Nothing, or a header that was cut short.
+                self.batch.to.offset = length.max(self.batch.to.offset);
+            } else if self.batch.to.offset < length {
                 self.segment(&File::open(self.tail.desk.folder.segment(segment))?, length)?;
             }
         }

@@ -5,7 +5,6 @@
 //! never say that something is durable before the kernel did.
 
 use std::{
-    collections::HashMap,
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -16,8 +15,8 @@ use uuid::Uuid;
 
 use crate::{
     desk::Desk,
-    encoding,
-    frame::{self, Frame, Place, Step, Walk},
+    drained::{Drained, Open, Room, Taken},
+    frame::{self, Place, Step, Walk},
     position::Position,
     segment::{self, Header, Segment, Streams},
     slate::Slate,
@@ -37,7 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Limits {
     most: u64,
     pub(crate) segment: u64,
-    reserve: u64,
+    pub(crate) reserve: u64,
     sync_every: Duration,
 }
 
@@ -48,30 +47,34 @@ impl Limits {
     }
 }
 
-/// Start notes without an end, as they stand in the log.
-pub(crate) type Open = HashMap<Uuid, Box<[u8]>>;
-
 /// The log thread's own. Give it a thread and call [`LogWriter::run`].
 #[derive(Debug)]
 pub struct LogWriter {
     pub(crate) desk: Arc<Desk>,
     pub(crate) slates: Vec<Slate>,
-    pub(crate) segment: Segment,
+    /// None until the first one could be begun.
+    pub(crate) segment: Option<Segment>,
+    /// The number of the next one.
+    pub(crate) next: u64,
+    /// How long this one is when the next one begins.
+    pub(crate) roll_at: u64,
     /// How far each stream is in what is drained, streams of earlier starts included.
     pub(crate) streams: Streams,
     pub(crate) open: Open,
     pub(crate) limits: Limits,
     pub(crate) drained: Drained,
+    pub(crate) inherited: Inherited,
     pub(crate) state: State,
 }
 
-/// What was taken from the slates and is not durable yet.
+/// What an earlier process left to be done.
 #[derive(Debug, Default)]
-pub(crate) struct Drained {
-    bytes: Vec<u8>,
-    ends: u64,
-    /// One stream's notes, before they are looked through.
-    scratch: Vec<u8>,
+pub(crate) struct Inherited {
+    /// Whether what it had noted and not written is drained. There is room for that, whatever is in the log.
+    pub(crate) is_drained: bool,
+    /// What it had begun: nobody will end that. Only behind its notes, and in a write of its own, since of one that the
+    /// power ends any part may be there: never such an end without its start.
+    pub(crate) unended: Vec<Uuid>,
 }
 
 /// What has been said in the process's log, so that only changes are said.
@@ -79,6 +82,9 @@ pub(crate) struct Drained {
 pub(crate) struct State {
     refused: bool,
     full: bool,
+    overlong: bool,
+    /// A segment that may go does not.
+    stuck: bool,
 }
 
 /// Ends [`LogWriter::run`], from any thread.
@@ -118,52 +124,87 @@ impl LogWriter {
 
     fn is_idle(&self) -> bool {
         let drained = |slate: &Slate| self.streams.get(&slate.stream()) == Some(&slate.head());
-        self.slates.iter().all(drained) && self.desk.books().disposable().is_none()
+        let has_begun = self.segment.is_some() && self.inherited.unended.is_empty();
+        let is_tidy = self.state.stuck || self.desk.books().disposable().is_none();
+        has_begun && is_tidy && self.slates.iter().all(drained)
     }
 
-    /// One turn of [`LogWriter::run`]: makes durable what was noted, and returns whether anything was.
+    /// Brings into the log what an earlier process left.
+    ///
+    /// # Errors
+    /// The disk's. The slates keep what they have, and later rounds go on with it.
+    pub(crate) fn recover(&mut self) -> io::Result<()> {
+        self.round()?;
+        while !self.inherited.unended.is_empty() {
+            self.round()?;
+        }
+        Ok(())
+    }
+
+    /// One turn of [`LogWriter::run`]: makes durable what was noted, and returns whether anything was noted.
     ///
     /// # Errors
     /// The disk's. Nothing is lost by it: the next turn tries again.
     pub fn round(&mut self) -> io::Result<bool> {
         self.remove_released();
+        let mut is_any = true;
         if self.drained.bytes.is_empty() {
             self.roll_if_due()?;
-            self.drain();
+            is_any = match self.inherited.unended.is_empty() || !self.inherited.is_drained {
+                true => self.drain(),
+                false => self.end_inherited(),
+            };
         }
-        if !self.drained.bytes.is_empty() {
-            self.segment.append(&self.drained.bytes)?;
-            self.publish();
-            return Ok(true);
+        match &mut self.segment {
+            Some(segment) if !self.drained.bytes.is_empty() => {
+                segment.append(&self.drained.bytes)?;
+                self.publish();
+            }
+            // What was noted may have been dropped, all of it.
+            _ => self.make_room(),
         }
-        // What was drained may have been dropped, all of it.
-        self.make_room();
-        Ok(false)
+        Ok(is_any)
     }
 
     /// Begins a new segment when this one has its size; in a full log only where that lets this one go.
     fn roll_if_due(&mut self) -> io::Result<()> {
-        let has_its_size = self.segment.length >= self.limits.segment;
+        let Some(segment) = &self.segment else { return self.begin_segment() };
+        let length = segment.length;
+        let here = Position { segment: segment.number, offset: length };
         let (used, released) = {
             let books = self.desk.books();
             (books.bytes(), books.released)
         };
-        let here = Position { segment: self.segment.number, offset: self.segment.length };
-        if !has_its_size || (self.is_full(used) && released < here) {
+        if length < self.roll_at || (self.is_full(used) && released < here) {
             return Ok(());
         }
-        let number = self.segment.number + 1;
+        let begun = self.begin_segment();
+        match begun {
+            Ok(()) => self.put_spare_aside(),
+            // The one that is there takes more.
+            Err(_) => self.roll_at = length + self.limits.segment / LEAST_SEGMENTS,
+        }
+        self.tell_overlong(begun.err());
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> io::Result<()> {
+        let number = self.next;
         let header = Header::of(number, self.desk.folder.log_id);
         let open = self.open.values().map(|start| &start[..]);
         let beginning = segment::beginning(header, &self.streams, open, self.desk.salt);
         let next = Segment::begin(&self.desk.folder, number, &beginning, self.limits.segment)?;
-        let before = std::mem::replace(&mut self.segment, next);
-        if let Err(error) = before.end() {
-            warn!(target: "obleth_ledger", segment = before.number, %error, "a segment keeps room that it does not need");
+        let length = next.length;
+        let before = self.segment.replace(next);
+        self.next += 1;
+        self.roll_at = self.limits.segment;
+        if let Some(Err(error)) = before.as_ref().map(Segment::end) {
+            warn!(target: "obleth_ledger", segment = number, %error, "the segment before this one keeps room that it does not need");
         }
+        let here = before.map(|before| Position { segment: before.number, offset: before.length });
         let mut books = self.desk.books();
-        books.segments.insert(number, self.segment.length);
-        if released >= here {
+        books.segments.insert(number, length);
+        if here.is_some_and(|here| books.released >= here) {
             books.released = Position { segment: number, offset: 0 };
         }
         drop(books);
@@ -171,54 +212,59 @@ impl LogWriter {
         Ok(())
     }
 
+    /// Makes room for the next segment while there is some. Without it, that one will do as well as it can.
+    pub(crate) fn put_spare_aside(&self) {
+        let _ = segment::put_spare_aside(&self.desk.folder, self.limits.segment);
+    }
+
+    /// What an earlier process began gets ends: its start notes say what its rows are.
+    fn end_inherited(&mut self) -> bool {
+        let mut ends = Vec::new();
+        for start in self.inherited.unended.iter().filter_map(|id| self.open.get(id)) {
+            ends.push(frame::own(frame::END, start.get(frame::HEAD..).unwrap_or_default(), self.desk.salt));
+        }
+        for id in std::mem::take(&mut self.inherited.unended) {
+            self.open.remove(&id);
+        }
+        self.drained.ends += ends.len() as u64;
+        self.drained.bytes = ends.concat();
+        true
+    }
+
     fn is_full(&self, used: u64) -> bool {
         used + frame::MAX_NOTE as u64 + self.limits.reserve > self.limits.most
     }
 
-    /// Takes what was noted, for which there is room in the log.
-    fn drain(&mut self) {
+    /// Takes what was noted, as far as there is room in the log, and returns whether anything was.
+    fn drain(&mut self) -> bool {
         let used = self.desk.books().bytes();
-        let mut scratch = std::mem::take(&mut self.drained.scratch);
-        for at in 0..self.slates.len() {
-            let slate = &self.slates[at];
+        let (mut is_any, mut scratch) = (false, Vec::new());
+        for slate in &self.slates {
             let stream = slate.stream();
             let position = self.streams.get(&stream).copied().unwrap_or_default();
             scratch.clear();
             let head = slate.copy_from(position, &mut scratch);
+            let left = self.limits.most.saturating_sub(used + self.drained.bytes.len() as u64);
+            let all = if self.inherited.is_drained { left } else { u64::MAX };
+            let room = Room { all, reserve: self.limits.reserve };
+            let mut taken = Taken::default();
             for step in Walk::of_stream(&scratch, Place { stream, position }, self.desk.salt) {
                 match step {
-                    Step::Frame(_, frame) => self.take(&frame, used),
-                    Step::Damage => drop(self.desk.corrupt.fetch_add(1, Ordering::Relaxed)),
+                    Step::Frame(_, frame) => taken.take(&frame, &self.open, room),
+                    Step::Damage => taken.damage += 1,
                 }
             }
+            is_any |= head != position;
             self.streams.insert(stream, head);
+            self.desk.lost.fetch_add(taken.lost, Ordering::Relaxed);
+            // What an earlier process left is counted.
+            let damage = if self.inherited.is_drained { taken.damage } else { 0 };
+            self.desk.corrupt.fetch_add(damage, Ordering::Relaxed);
+            taken.enter(&mut self.drained, &mut self.open);
         }
-        self.drained.scratch = scratch;
+        self.inherited.is_drained = true;
         self.tell_full(self.is_full(used + self.drained.bytes.len() as u64));
-    }
-
-    /// Takes one note, if there is room.
-    fn take(&mut self, frame: &Frame<'_>, used: u64) {
-        let room = self.limits.most.saturating_sub(used + self.drained.bytes.len() as u64);
-        let length = frame.bytes.len() as u64;
-        let id = encoding::id_of(frame.body());
-        let is_known = frame.kind == frame::END && id.is_some_and(|id| self.open.contains_key(&id));
-        let kept = if is_known { 0 } else { self.limits.reserve };
-        if room < length + kept {
-            if frame.kind == frame::END {
-                self.desk.lost.fetch_add(1, Ordering::Relaxed);
-            }
-            return;
-        }
-        self.drained.bytes.extend_from_slice(frame.bytes);
-        match (frame.kind, id) {
-            (frame::START, Some(id)) => drop(self.open.insert(id, frame.bytes.into())),
-            (frame::END, Some(id)) => {
-                self.drained.ends += 1;
-                self.open.remove(&id);
-            }
-            _ => {}
-        }
+        is_any
     }
 
     /// What was drained is on the disk: everybody may know.
@@ -226,7 +272,7 @@ impl LogWriter {
         self.drained.bytes.clear();
         let ends = std::mem::take(&mut self.drained.ends);
         let mut books = self.desk.books();
-        books.segments.insert(self.segment.number, self.segment.length);
+        books.segments.extend(self.segment.iter().map(|segment| (segment.number, segment.length)));
         books.ends += ends;
         drop(books);
         self.make_room();
@@ -241,14 +287,23 @@ impl LogWriter {
         }
     }
 
-    /// Removes segments of which everything is released.
-    pub(crate) fn remove_released(&self) {
+    /// Removes segments of which everything is released, the oldest first: one that stayed while a later one went would have
+    /// starts without their ends.
+    fn remove_released(&mut self) {
+        let desk = Arc::clone(&self.desk);
         loop {
-            let Some(number) = self.desk.books().disposable() else { return };
-            self.desk.books().segments.remove(&number);
-            if let Err(error) = std::fs::remove_file(self.desk.folder.segment(number)) {
-                warn!(target: "obleth_ledger", segment = number, %error, "a segment that is not needed any more stays until the next start");
+            let Some(number) = desk.books().disposable() else { return };
+            let removed = std::fs::remove_file(desk.folder.segment(number));
+            let stays = removed.err().filter(|error| error.kind() != io::ErrorKind::NotFound);
+            let is_stuck = stays.is_some();
+            if let Some(error) = stays.filter(|_| !self.state.stuck) {
+                warn!(target: "obleth_ledger", segment = number, %error, "a segment that is not needed any more cannot be removed");
             }
+            self.state.stuck = is_stuck;
+            if is_stuck {
+                return;
+            }
+            desk.books().segments.remove(&number);
         }
     }
 
@@ -264,6 +319,19 @@ impl LogWriter {
             _ => {}
         }
         self.state.refused = error.is_some();
+    }
+
+    fn tell_overlong(&mut self, error: Option<io::Error>) {
+        match &error {
+            Some(error) if !self.state.overlong => {
+                warn!(target: "obleth_ledger", %error, "the usage log's next segment cannot be begun; the last one gets longer");
+            }
+            None if self.state.overlong => {
+                info!(target: "obleth_ledger", "the usage log's next segment has begun");
+            }
+            _ => {}
+        }
+        self.state.overlong = error.is_some();
     }
 
     fn tell_full(&mut self, is_full: bool) {

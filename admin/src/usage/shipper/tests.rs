@@ -34,7 +34,8 @@ impl Log {
         let checkpoint = crate::usage::read_checkpoint(dir).unwrap();
         let options = Options {
             dir: dir.to_owned(),
-            node: "node-1".to_owned(),
+            node: None,
+            default_node: "node-1".to_owned(),
             streams: 1,
             max_bytes: 64 << 20,
             sync_every: Duration::from_millis(5),
@@ -102,7 +103,6 @@ impl Ship {
             tail: log.tail.clone(),
             ledger: ledger.clone(),
             names: Arc::new(Known),
-            node: "node-1".into(),
             shipping: Arc::clone(&shipping),
         };
         let stop = StopSignal::new();

@@ -98,3 +98,19 @@ fn a_log_that_was_full_when_the_process_died_still_gets_what_the_slates_hold() {
     assert!(there.len() > kept && there.contains(&noted), "what was noted last was never dropped");
     assert_eq!(log.recovered.corrupt, 0);
 }
+
+#[test]
+fn a_full_log_does_not_have_its_thread_woken_by_every_note() {
+    let dir = light_dir();
+    let mut log = open(Options { max_bytes: 128 << 10, ..options(dir.path()) }).unwrap();
+    while log.tail.figures().lost == 0 {
+        assert!(log.slates[0].note(Kind::End, &record(1)));
+        log.writer.round().unwrap();
+    }
+    assert!(log.slates[0].note(Kind::End, &record(2)));
+    assert!(
+        log.writer.round().unwrap(),
+        "it was noted, though it is lost: the thread naps, and no bell need ring"
+    );
+    assert!(!log.writer.round().unwrap());
+}

@@ -5,7 +5,9 @@
 mod damage;
 mod format;
 mod full;
+mod killed;
 mod power;
+mod removal;
 mod restarts;
 mod shipping;
 mod telling;

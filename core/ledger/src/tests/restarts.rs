@@ -114,7 +114,7 @@ fn a_log_of_another_format_or_node_or_none_at_all_is_refused_with_the_remedy_and
     fs::write(&meta, written.replace("format 1", "format 7")).unwrap();
     says(&["format 7", "reads 1", "OBLETH_WAL_DIR", "empty folder", "to drain it"]);
     fs::write(&meta, written.replace("node-1", "node-2")).unwrap();
-    says(&["\"node-2\"", "\"node-1\"", "OBLETH_WAL_DIR", "empty folder", "to drain it"]);
+    says(&["\"node-2\"", "\"node-1\"", "OBLETH_NODE=node-2", "OBLETH_WAL_DIR", "empty folder", "drained"]);
     fs::write(&meta, "something else").unwrap();
     says(&["log.meta", "OBLETH_WAL_DIR"]);
     fs::write(&meta, written.replace("log ", "log f")).unwrap();
@@ -170,4 +170,38 @@ fn a_start_is_remembered_though_its_segment_is_long_gone() {
     let log = open(Options { checkpoint, ..options(dir.path()) }).unwrap();
     assert_eq!(log.tail.read(log.from, 100).unwrap().records, [begun(1)]);
     assert_eq!(log.tail.figures().records, 1);
+}
+
+#[test]
+fn a_log_thread_that_dies_in_the_middle_of_a_round_doubles_nothing_when_it_goes_on() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    assert!(log.slates[0].note(Kind::Start, &begun(1)));
+    log.writer.round().unwrap();
+    assert!(log.slates[0].note(Kind::End, &record(1)));
+    assert!(log.slates[0].note(Kind::End, &record(2)));
+    // The end of what is known needs nothing of the reserve; the next note trips over it.
+    let reserve = std::mem::replace(&mut log.writer.limits.reserve, u64::MAX);
+    let round = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| log.writer.round()));
+    assert!(round.is_err(), "it died");
+    log.writer.limits.reserve = reserve;
+    while log.writer.round().unwrap() {}
+    assert_eq!(log.shipped(Position::default()), [1, 2]);
+    assert_eq!(log.tail.figures().records, 2);
+}
+
+#[test]
+fn a_node_that_was_not_named_has_the_name_that_its_log_has() {
+    let dir = light_dir();
+    let unnamed = |machine: &str| {
+        let default_node = machine.to_owned();
+        let log = open(Options { node: None, default_node, ..options(dir.path()) }).unwrap();
+        (log.node.clone(), log.tail.node().to_string())
+    };
+    let first = || ("first".to_owned(), "first".to_owned());
+    assert_eq!(unnamed("first"), first());
+    assert_eq!(unnamed("second"), first(), "a machine may be called something else by now");
+    assert!(matches!(open(options(dir.path())), Err(OpenError::Node { found, .. }) if found == "first"));
+    let named = open(Options { node: Some("first".to_owned()), ..options(dir.path()) }).unwrap();
+    assert_eq!(named.node, "first");
 }

@@ -23,6 +23,8 @@ use crate::{
 const DIR: &str = "OBLETH_TEST_LEDGER_DIR";
 const ARGUMENTS: &str = "OBLETH_TEST_LEDGER_ARGUMENTS";
 const NAME: &str = "kill::nothing_is_lost_and_nothing_is_there_twice_whenever_the_process_is_killed";
+/// So much waits for the shipper at most: half of what the log takes.
+const MOST_BYTES: u64 = 512 << 10;
 /// Times that it is killed.
 const LIVES: u128 = 60;
 
@@ -141,8 +143,14 @@ fn live(dir: &Path, arguments: &str) {
         scope.spawn(|| ship(&tail, from));
         for (shard, slate) in slates.iter().enumerate() {
             let first = life * 10_000_000 + shard as u128 * 5_000_000 + 1;
+            let tail = &tail;
             scope.spawn(move || {
                 for number in first.. {
+                    // What a full log drops would pass for what the kill has lost. Besides this it holds what was released of
+                    // a segment or two, and what the slates hold.
+                    while tail.figures().bytes > MOST_BYTES {
+                        thread::yield_now();
+                    }
                     // Where there is no room nothing was noted, and nothing is said.
                     if slate.note(Kind::Start, &begun(number)) {
                         say(&format!("s {number}\n"));

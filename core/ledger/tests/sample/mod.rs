@@ -62,7 +62,8 @@ pub(crate) fn light_dir() -> TempDir {
 pub(crate) fn options(dir: &Path) -> Options {
     Options {
         dir: dir.to_owned(),
-        node: "node-1".to_owned(),
+        node: Some("node-1".to_owned()),
+        default_node: "machine".to_owned(),
         streams: 2,
         max_bytes: 1 << 20,
         sync_every: Duration::from_millis(1),

@@ -195,7 +195,8 @@ pub(crate) fn slate() -> Slate {
     let folder = tempfile::tempdir().unwrap();
     let options = Options {
         dir: folder.path().to_owned(),
-        node: "test".to_owned(),
+        node: None,
+        default_node: "test".to_owned(),
         streams: 1,
         max_bytes: 1 << 20,
         sync_every: Duration::from_millis(50),
