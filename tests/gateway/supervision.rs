@@ -255,9 +255,9 @@ fn a_dead_sidecar_comes_back_without_its_ledger_and_looks_keys_up() {
     let (clock, data) = (Clock::new(), tempfile::tempdir().unwrap());
     let world = World::with(clock.given_to(Setup::new().data_dir(data.path())), Options::default());
     let (_, unseen) = world.new_key(json!({"name": "unseen"}));
-    let other = data.path().join("other");
-    fs::write(&other, "something else").unwrap();
-    fs::rename(&other, data.path().join("usage.db")).unwrap();
+    let ledger = data.path().join("usage.db");
+    fs::remove_file(&ledger).unwrap();
+    fs::create_dir(&ledger).unwrap();
     // By then it sleeps again.
     for _ in 0..32 {
         assert_eq!(world.ask(&world.chat("")).status, 200);

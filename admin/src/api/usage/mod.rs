@@ -36,7 +36,7 @@ use names::Names;
 use shapes::{EXPORT_QUERY, LOG, LOGS_QUERY, SERIES, SERIES_QUERY, USAGE, USAGE_QUERY};
 use views::{LogView, SeriesView, UsageView};
 
-/// Parts of an answer that take no time worth speaking of: about a millisecond.
+/// Parts of an answer that take no time worth speaking of: 4 ms. Of 50,000, each look-up would wait for 200 ms.
 const MOST_AT_ONCE: usize = 1000;
 
 /// The routes of this file.
