@@ -99,7 +99,7 @@ pub struct Recovered {
 /// have and take more, and the log thread writes all of it once it can.
 ///
 /// # Errors
-/// See [`OpenError`]: the log stays as it was.
+/// See [`OpenError`]: the log has what it had.
 pub fn open(options: Options) -> Result<Opened, OpenError> {
     if options.streams > MOST_STREAMS {
         return Err(OpenError::Setting("more than 1024 streams"));
