@@ -42,7 +42,7 @@ pub(crate) struct Desk {
 pub(crate) struct Books {
     /// Every segment that there is, by number: how much of it is durable.
     pub(crate) segments: BTreeMap<u64, u64>,
-    /// End notes from the first of these segments' beginning on.
+    /// End notes that the log had, ever.
     pub(crate) ends: u64,
     /// What came before is not needed any more.
     pub(crate) released: Position,
@@ -50,8 +50,10 @@ pub(crate) struct Books {
     pub(crate) released_ends: u64,
     /// What the tail has read and not released: how many end notes came before these places.
     pub(crate) read: BTreeMap<Position, u64>,
-    /// Damage before this place has been counted.
-    pub(crate) counted: Position,
+    /// Damage between these places was counted when the log was opened.
+    pub(crate) counted: (Position, Position),
+    /// So was that before this place, when it was read.
+    pub(crate) seen: Position,
 }
 
 impl Desk {
@@ -89,8 +91,10 @@ impl Desk {
         if let Some(before) = books.ends_before(batch.from) {
             books.read.insert(batch.to, before + ends);
         }
-        let news = damage.iter().filter(|place| **place >= books.counted).count();
-        books.counted = books.counted.max(batch.to);
+        let (from, to) = books.counted;
+        let is_news = |place: &&Position| **place >= books.seen && !(from..to).contains(*place);
+        let news = damage.iter().filter(is_news).count();
+        books.seen = books.seen.max(batch.to);
         self.corrupt.fetch_add(news as u64, Ordering::Relaxed);
     }
 
@@ -147,6 +151,10 @@ impl Books {
             return;
         }
         self.released_ends = ends.unwrap_or(self.released_ends).max(self.released_ends);
+        if upto >= self.durable() {
+            // Those that were damaged since they were counted were never read.
+            self.released_ends = self.ends;
+        }
         self.read = self.read.split_off(&upto);
         let next = self.segments.range(upto.segment + 1..).next().map(|(number, _)| *number);
         let is_at_its_end = self.segments.get(&upto.segment).is_none_or(|length| upto.offset >= *length);

@@ -25,7 +25,7 @@ const NEW_META: &str = "log.meta.new";
 const REMEDY: &str =
     "point OBLETH_WAL_DIR at an empty folder, or start the version and node that wrote it to drain it";
 
-/// Why a log cannot be opened. Nothing in the folder was changed.
+/// Why a log cannot be opened. Nothing that it holds was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The disk, or who may use it.

@@ -100,7 +100,7 @@
 //! | 12–15 | CRC-32 of these 48 bytes, with zeros here |
 //! | 16–23 | its number |
 //! | 24–39 | the log's id |
-//! | 40–47 | reserved |
+//! | 40–47 | end notes that the log had before it, ever |
 //! | 48– | frames |
 //!
 //! The first frame says how far every stream is; then come copies of the starts that are still without an end, so that older
@@ -111,8 +111,9 @@
 //!
 //! # Recovery
 //!
-//! [`open`] reads every segment that is there, cuts them behind their last frames, and reads every slate from where the
-//! segments say it was. A new segment begins with what the segments had: positions, and starts without an end. What was
+//! [`open`] reads the newest segment whose beginning is whole, and what follows it, if anything: that says how far the streams
+//! are and what is open, whatever older segments say. It cuts them behind their last frames, and reads every slate from where
+//! they say it was. Of older segments the headers say how many records wait there. A new segment begins with what the segments had: positions, and starts without an end. What was
 //! missing goes behind that, in one write with one sync; then, in one more, an end for every start without one. If a write is
 //! cut short, what there is of it counts like any other frame, and the next start adds the rest. Slates are made anew, or
 //! removed, only after that, and only where there is none, its size has changed, or its shard is gone.
@@ -129,6 +130,7 @@ mod desk;
 mod drained;
 mod encoding;
 mod folder;
+mod found;
 mod frame;
 mod mapping;
 mod position;

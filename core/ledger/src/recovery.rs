@@ -5,7 +5,6 @@
 //! it: every note says itself how far its stream has come. Nothing of a slate must be given up before that is durable.
 
 use std::{
-    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -16,16 +15,15 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    desk::{Books, Desk},
-    drained::{Drained, Open},
-    encoding,
-    folder::{FORMAT, Folder, OpenError, at},
-    frame::{self, Frame, Place, Salt, Step, Walk},
+    desk::Desk,
+    folder::{Folder, OpenError, at},
+    found::Found,
+    frame::Place,
     position::Position,
-    segment::{self, HEADER, Header, Streams},
-    slate::{Left, Slate},
+    segment::{self, Streams},
+    slate::Slate,
     tail::Tail,
-    writer::{Inherited, Limits, LogWriter, State},
+    writer::{Limits, LogWriter},
 };
 
 /// Streams that a log may have: their numbers have four digits, and a frame has room for all of them.
@@ -94,26 +92,14 @@ pub struct Recovered {
     pub lost: u64,
 }
 
-/// What the segments and slates say.
-#[derive(Debug, Default)]
-struct Found {
-    books: Books,
-    streams: Streams,
-    open: Open,
-    /// Slates that go on, by stream.
-    slates: Vec<Slate>,
-    /// Starts without an end, also in the slates.
-    unended: BTreeSet<Uuid>,
-    recovered: Recovered,
-}
-
-/// Opens the log and recovers what was left. Call it before anything is served: it reads everything that was not released.
+/// Opens the log and recovers what was left. Call it before anything is served: it reads what the last process
+/// wrote last, a segment or two.
 ///
 /// On a disk that is full, or does not work, a log that was set up before opens all the same: its slates hold what they
 /// have and take more, and the log thread writes all of it once it can.
 ///
 /// # Errors
-/// See [`OpenError`]: the log stays as it was.
+/// See [`OpenError`]: the log has what it had.
 pub fn open(options: Options) -> Result<Opened, OpenError> {
     if options.streams > MOST_STREAMS {
         return Err(OpenError::Setting("more than 1024 streams"));
@@ -127,30 +113,20 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     let desk = Arc::new(at(&options.dir, Desk::new(folder))?);
     let folder = &desk.folder;
     let mut found = Found::default();
-    let numbers = at(&folder.dir, folder.segments())?;
-    for number in &numbers {
-        found.goes_on_with(*number);
-        found.read_segment(folder, *number, floor)?;
-    }
-    found.goes_on_with(floor.segment);
+    found.read_segments(folder, floor)?;
     at(&folder.spare(), segment::clean_spare(folder))?;
-    found.unended = found.open.keys().copied().collect();
-    for stream in at(&folder.dir, folder.slates())? {
-        found.read_slate(&desk, stream)?;
-    }
+    found.read_slates(&desk)?;
     let streams = u32::try_from(options.streams).unwrap_or_default();
     for stream in 0..streams {
         found.streams.entry(stream).or_default();
     }
-    let last = numbers.last().copied().unwrap_or_default().max(floor.segment);
+    let last = found.books.durable().segment.max(floor.segment);
     let next = last.checked_add(1).ok_or(OpenError::Setting("a segment number that high"))?;
-    found.books.released = floor;
-    found.books.counted = Position { segment: next, offset: 0 };
+    found.books.counted.1 = Position { segment: next, offset: 0 };
     desk.corrupt.store(found.recovered.corrupt, Ordering::Relaxed);
     *desk.books() = std::mem::take(&mut found.books);
-    let recovered = found.recovered();
-    let limits = Limits::new(options.max_bytes, options.sync_every);
-    let mut writer = found.writer(&desk, next, limits);
+    let recovered = Recovered { lost: found.unended.len() as u64, ..found.recovered };
+    let mut writer = found.writer(&desk, next, Limits::new(options.max_bytes, options.sync_every));
     let is_written = writer.recover();
     writer.tell(is_written.as_ref().err());
     let slates = slates(&mut writer, streams, options.slate_bytes, is_written)?;
@@ -158,147 +134,6 @@ pub fn open(options: Options) -> Result<Opened, OpenError> {
     let tail = Tail::new(desk, slates.clone());
     let node = tail.node().to_string();
     Ok(Opened { node, slates, writer, tail, from: floor, recovered })
-}
-
-impl Found {
-    /// A segment that is not the next one says what is open. So does one that the sink has reached, though it is gone. What is
-    /// open in those before may have ended in one that is not there any more, and be in the sink.
-    fn goes_on_with(&mut self, number: u64) {
-        let last = self.books.segments.last_key_value().map(|(last, _)| last + 1);
-        if last.is_some_and(|next| next < number) {
-            self.open.clear();
-        }
-    }
-
-    fn read_segment(&mut self, folder: &Folder, number: u64, floor: Position) -> Result<(), OpenError> {
-        let path = folder.segment(number);
-        let bytes = at(&path, fs::read(&path))?;
-        let salt = Salt::of(folder.log_id);
-        check_header(&path, &bytes, number, folder)?;
-        let mut walk = Walk::of_segment(bytes.get(HEADER..).unwrap_or_default(), salt);
-        let mut beginning = Some(Beginning::default());
-        for step in walk.by_ref() {
-            beginning = beginning.and_then(|beginning| beginning.with(&step, &mut self.open));
-            match step {
-                Step::Frame(offset, frame) => {
-                    let end =
-                        Position { segment: number, offset: (HEADER + offset + frame.bytes.len()) as u64 };
-                    let is_end = self.learn(&frame);
-                    self.books.ends += u64::from(is_end);
-                    self.books.released_ends += u64::from(is_end && end <= floor);
-                }
-                Step::Damage => self.recovered.corrupt += 1,
-            }
-        }
-        self.recovered.torn += u64::from(walk.is_torn());
-        let length = (HEADER + walk.end()).min(bytes.len());
-        if length < bytes.len() {
-            // What was torn, and room that was never used: the next segment may need it.
-            at(&path, segment::cut(&path, length as u64))?;
-        }
-        self.books.segments.insert(number, length as u64);
-        Ok(())
-    }
-
-    /// One that no segment knows, or of a size that no slate has, is counted and made anew: nobody can tell what of it is in
-    /// the log.
-    fn read_slate(&mut self, desk: &Arc<Desk>, stream: u32) -> Result<(), OpenError> {
-        let path = desk.folder.slate(stream);
-        let left = match self.streams.get(&stream) {
-            Some(position) => at(&path, Left::read(&path, Place { stream, position: *position }))?,
-            None => None,
-        };
-        let Some(left) = left else {
-            self.recovered.corrupt += 1;
-            return Ok(());
-        };
-        let missing = left.missing(desk.salt);
-        for note in &missing.notes {
-            match (note.kind, encoding::id_of(note.body())) {
-                (frame::START, Some(id)) => drop(self.unended.insert(id)),
-                (frame::END, Some(id)) => drop(self.unended.remove(&id)),
-                _ => {}
-            }
-        }
-        self.recovered.drained += missing.notes.len() as u64;
-        self.recovered.corrupt += missing.damage;
-        let first = Place { stream, position: missing.first };
-        self.streams.insert(stream, missing.first);
-        self.slates.push(at(&path, Slate::resume(&path, first, missing.head, desk))?);
-        Ok(())
-    }
-
-    /// Returns whether it is an end note.
-    fn learn(&mut self, frame: &Frame<'_>) -> bool {
-        segment::learn(&mut self.streams, frame);
-        match (frame.kind, encoding::id_of(frame.body())) {
-            (frame::START, Some(id)) => drop(self.open.insert(id, frame.bytes.into())),
-            (frame::END, Some(id)) => drop(self.open.remove(&id)),
-            _ => {}
-        }
-        frame.kind == frame::END
-    }
-
-    fn recovered(&self) -> Recovered {
-        Recovered { lost: self.unended.len() as u64, ..self.recovered }
-    }
-
-    /// The log as it was left: the slates hold what it has not, and the first segment is to be begun.
-    fn writer(self, desk: &Arc<Desk>, next: u64, limits: Limits) -> LogWriter {
-        let unended = self.unended.into_iter().collect();
-        LogWriter {
-            desk: Arc::clone(desk),
-            slates: self.slates,
-            segment: None,
-            next,
-            roll_at: limits.segment,
-            streams: self.streams,
-            open: self.open,
-            limits,
-            drained: Drained::default(),
-            inherited: Inherited { is_drained: false, unended },
-            state: State::default(),
-        }
-    }
-}
-
-/// What a segment has begun with so far, undamaged. A whole beginning says which starts are open, whatever earlier segments say.
-#[derive(Debug, Default)]
-struct Beginning {
-    has_positions: bool,
-    open: Open,
-}
-
-impl Beginning {
-    /// `None` when it is over. If it is whole, `open` is what it says.
-    fn with(mut self, step: &Step<'_>, open: &mut Open) -> Option<Self> {
-        let Step::Frame(_, frame) = step else { return None };
-        match (frame.kind, self.has_positions) {
-            (frame::REACHED, false) => self.has_positions = true,
-            (frame::REACHED, true) => {
-                *open = self.open;
-                return None;
-            }
-            (frame::START, true) => {
-                drop(self.open.insert(encoding::id_of(frame.body())?, frame.bytes.into()))
-            }
-            _ => return None,
-        }
-        Some(self)
-    }
-}
-
-/// A damaged header costs nothing: the file's name and the frames say as much. A whole one of another log does.
-fn check_header(path: &Path, bytes: &[u8], number: u64, folder: &Folder) -> Result<(), OpenError> {
-    let foreign = |why| Err(OpenError::Foreign { path: path.to_owned(), why });
-    match Header::parse(bytes) {
-        Some(header) if header.format != FORMAT => {
-            Err(OpenError::Version { dir: folder.dir.clone(), found: header.format })
-        }
-        Some(header) if header.log_id != folder.log_id => foreign("it is another log's"),
-        Some(header) if header.number != number => foreign("it was renamed"),
-        _ => Ok(()),
-    }
 }
 
 /// Every shard's slate. Those that there are go on. New ones are made only when everything is in the log: it then knows them,

@@ -37,6 +37,8 @@ pub(crate) struct Header {
     pub(crate) format: u32,
     pub(crate) number: u64,
     pub(crate) log_id: Uuid,
+    /// End notes that the log had before it, ever.
+    pub(crate) ends: u64,
 }
 
 /// How far every stream that ever was has come into the log.
@@ -166,8 +168,8 @@ pub(crate) fn learn(streams: &mut Streams, frame: &Frame<'_>) {
 }
 
 impl Header {
-    pub(crate) fn of(number: u64, log_id: Uuid) -> Self {
-        Self { format: FORMAT, number, log_id }
+    pub(crate) fn of(number: u64, log_id: Uuid, ends: u64) -> Self {
+        Self { format: FORMAT, number, log_id, ends }
     }
 
     fn bytes(self) -> [u8; HEADER] {
@@ -176,6 +178,7 @@ impl Header {
         bytes[8..12].copy_from_slice(&self.format.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
         bytes[24..40].copy_from_slice(self.log_id.as_bytes());
+        bytes[40..48].copy_from_slice(&self.ends.to_le_bytes());
         let sum = crc32fast::hash(&bytes);
         bytes[12..16].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -190,6 +193,7 @@ impl Header {
             format: u32::from_le_bytes(*bytes[8..12].first_chunk()?),
             number: u64::from_le_bytes(*bytes[16..24].first_chunk()?),
             log_id: Uuid::from_bytes(*bytes[24..40].first_chunk()?),
+            ends: u64::from_le_bytes(*bytes[40..48].first_chunk()?),
         })
     }
 }

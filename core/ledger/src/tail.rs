@@ -201,16 +201,16 @@ impl<'t> Reading<'t> {
             let size = length.saturating_sub(offset).min(CHUNK as u64);
             bytes.resize(size as usize, 0);
             file.read_exact_at(&mut bytes, offset)?;
-            let taken = self.chunk(&bytes, offset);
+            let (taken, is_torn) = self.chunk(&bytes, offset);
             let is_last = offset + size >= length;
             let to = match taken {
-                // Behind the last frame of all there is nothing that is none.
+                // Behind the last frame of all there is nothing, or room that was never used.
                 taken if is_last && !self.is_done() => {
-                    self.damage_at(offset + taken, taken < size);
+                    self.damage_at(offset + taken, is_torn);
                     length
                 }
                 0 => {
-                    self.damage_at(offset, true);
+                    self.damage_at(offset, is_torn);
                     offset + size - (MAX_FRAME as u64).min(size / 2)
                 }
                 taken => offset + taken,
@@ -221,8 +221,9 @@ impl<'t> Reading<'t> {
         Ok(())
     }
 
-    /// Takes the frames of a chunk that begins at that offset. Returns where the last one ended.
-    fn chunk(&mut self, bytes: &[u8], offset: u64) -> u64 {
+    /// Takes the frames of a chunk that begins at that offset. Returns where the last one ended, and whether something that is
+    /// none stands behind it.
+    fn chunk(&mut self, bytes: &[u8], offset: u64) -> (u64, bool) {
         let mut walk = Walk::of_segment(bytes, self.tail.desk.salt);
         while !self.is_done() {
             let before = offset + walk.end() as u64;
@@ -239,7 +240,7 @@ impl<'t> Reading<'t> {
                 Some(Step::Frame(..)) => {}
             }
         }
-        walk.end() as u64
+        (walk.end() as u64, walk.is_torn())
     }
 
     fn damage_at(&mut self, offset: u64, is_there: bool) {

@@ -190,7 +190,7 @@ impl LogWriter {
 
     fn begin_segment(&mut self) -> io::Result<()> {
         let number = self.next;
-        let header = Header::of(number, self.desk.folder.log_id);
+        let header = Header::of(number, self.desk.folder.log_id, self.desk.books().ends);
         let open = self.open.values().map(|start| &start[..]);
         let beginning = segment::beginning(header, &self.streams, open, self.desk.salt);
         let next = Segment::begin(&self.desk.folder, number, &beginning, self.limits.segment)?;

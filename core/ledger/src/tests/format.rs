@@ -57,7 +57,7 @@ fn a_segment_begins_as_it_did_when_this_format_was_made() {
     let log_id = Uuid::from_u128(SALT);
     let start = framed(Kind::Start, &record(1), Place { stream: 7, position: 8 });
     let open = std::iter::once(&start[..8]);
-    let bytes = beginning(Header::of(12, log_id), &streams, open, Salt::of(log_id));
+    let bytes = beginning(Header::of(12, log_id, 0x1_0000_0002), &streams, open, Salt::of(log_id));
     assert_eq!(hex(&bytes), include_str!("segment.hex"));
 }
 

@@ -6,6 +6,7 @@ mod damage;
 mod format;
 mod full;
 mod killed;
+mod opening;
 mod power;
 mod removal;
 mod restarts;
@@ -15,12 +16,15 @@ mod telling;
 #[path = "../../tests/sample/mod.rs"]
 mod sample;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use sample::{begun, light_dir, options, record};
 use tempfile::TempDir;
 
-use crate::{Opened, Position, open};
+use crate::{Kind, Opened, Position, open};
 
 /// Copies what a dead process left, as it is at this moment.
 fn left(from: &Path) -> TempDir {
@@ -35,6 +39,21 @@ const FIRST_SEGMENT: &str = "00000000000000000001.log";
 
 fn opened(dir: &Path) -> Opened {
     open(options(dir)).unwrap()
+}
+
+fn segment(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.log"))
+}
+
+/// Notes until that segment is begun.
+fn roll_to(log: &mut Opened, number: u64) {
+    for id in u128::from(number) * 1_000_000.. {
+        if log.tail.durable().segment == number {
+            return;
+        }
+        assert!(log.slates[0].note(Kind::End, &record(id)));
+        log.writer.round().unwrap();
+    }
 }
 
 impl Opened {

@@ -2,23 +2,8 @@
 
 use std::{fs, path::Path};
 
-use super::{FIRST_SEGMENT, begun, light_dir, opened, options, record};
+use super::{FIRST_SEGMENT, begun, light_dir, opened, options, record, roll_to, segment};
 use crate::{Checkpoint, Kind, Opened, Options, open, segment::HEADER};
-
-fn segment(dir: &Path, number: u64) -> std::path::PathBuf {
-    dir.join(format!("{number:020}.log"))
-}
-
-/// Notes until that segment is begun.
-fn roll_to(log: &mut Opened, number: u64) {
-    for id in u128::from(number) * 1_000_000.. {
-        if log.tail.durable().segment == number {
-            return;
-        }
-        assert!(log.slates[0].note(Kind::End, &record(id)));
-        log.writer.round().unwrap();
-    }
-}
 
 /// A request that begins in the first segment and ends in the second, and three segments. Everything is released.
 fn shipped(dir: &Path) -> (Opened, Checkpoint) {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use obleth_ledger::{Kind, Opened, Options, Position, open};
+use obleth_ledger::{Kind, OpenError, Opened, Options, Position, open};
 use tempfile::TempDir;
 
 use crate::{
@@ -144,6 +144,24 @@ fn a_log_that_opened_on_a_full_disk_is_written_once_there_is_room() {
     there.sort_unstable();
     assert_eq!(there, (0..noted).chain([1_000_000]).collect::<Vec<_>>());
     assert_eq!(log.tail.figures().records, there.len() as u64);
+}
+
+#[test]
+fn on_a_full_disk_slates_keep_their_size_and_a_shard_that_has_none_is_refused() {
+    let _alone = alone();
+    let Some(disk) = Small::mount("size=1m") else { return };
+    drop(open(options(disk.path())).unwrap());
+    disk.fill();
+    let log = open(Options { slate_bytes: 512 << 10, ..options(disk.path()) }).unwrap();
+    note(&log, 0..3);
+    drop(log);
+    let error = open(Options { streams: 3, slate_bytes: 512 << 10, ..options(disk.path()) }).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }), "{error}");
+    disk.empty();
+    let log = open(Options { streams: 3, slate_bytes: 128 << 10, ..options(disk.path()) }).unwrap();
+    assert_eq!(shipped(&log, Position::default()), [0, 1, 2]);
+    let size = |stream| fs::metadata(disk.path().join(format!("stream-000{stream}.slate"))).unwrap().len();
+    assert_eq!([0, 1, 2].map(size), [128 << 10; 3]);
 }
 
 #[test]
