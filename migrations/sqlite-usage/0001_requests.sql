@@ -27,7 +27,7 @@ CREATE TABLE requests (
     cached_input_tokens INTEGER NOT NULL,
     output_tokens       INTEGER NOT NULL,
     usage_source        TEXT, -- null = nothing was used
-    cost_micro_usd      INTEGER, -- null = a part of it has no price
+    cost_micro_usd      INTEGER, -- null = nothing was used, or a part of it has no price
     price_version       INTEGER,
     streamed            INTEGER NOT NULL CHECK (streamed IN (0, 1)),
     retries             INTEGER NOT NULL,
