@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Read the configuration and tell every fault in it
     Check(CheckArgs),
+    /// Report what was used, by whom and of what, from a running gateway
+    Usage(UsageArgs),
     /// Run a simulated OpenAI-compatible backend
     SimUpstream(SimArgs),
 }
@@ -98,6 +100,46 @@ impl SettingArgs {
     }
 }
 
+/// Which running gateway is asked.
+#[derive(Debug, Args)]
+pub(crate) struct RemoteArgs {
+    /// Its admin API [default: OBLETH_ADMIN_LISTEN on this machine]
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<String>,
+    /// Where its admin token lies, unless OBLETH_ADMIN_TOKEN is set [default: ./obleth-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// TOML file with settings [default: OBLETH_CONFIG, else none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Arguments of `usage`. What their values may be, the gateway knows.
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    /// First moment that counts: a time such as 2026-11-01T12:00:00Z, or a day [default: 30 days before the end]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// First moment that no longer counts [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// What to add up by: tenant, key, model and others, separated by commas [default: tenant]
+    #[arg(long, value_name = "WORDS")]
+    pub(crate) by: Option<String>,
+    /// Time zone of days, as in Europe/Berlin [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) tz: Option<String>,
+    /// As CSV: the sums with --by, else every request
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) csv: bool,
+    /// The gateway's own answer
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+}
+
 /// Arguments of `sim-upstream`.
 #[derive(Debug, Args)]
 pub(crate) struct SimArgs {
@@ -122,6 +164,9 @@ pub(crate) struct SimArgs {
     /// What goes wrong with every completion, as in `die-after-head` or `status-503`
     #[arg(long, value_name = "NAME")]
     pub(crate) fault: Option<obleth_upstream::Fault>,
+    /// Requests that /sim/journal remembers, one line each; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) journal: usize,
     /// The only credential that is accepted
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,

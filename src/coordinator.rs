@@ -3,12 +3,15 @@
 //! Shards go on with the credits that they hold while it is away; whoever would have to wait, waits. When it is back, the
 //! shards tell it what they hold, and nothing is granted twice.
 
-use std::{io, sync::mpsc::Sender, thread::JoinHandle, time::Instant};
+use std::{io, sync::mpsc::Sender, time::Instant};
 
 use obleth_link::{Order, SidecarEnd};
 use obleth_proxy::{QueueLimits, run_coordinator};
 
-use crate::threads::{Ending, News, RestartPace, spawn};
+use crate::{
+    restarts::Kept,
+    threads::{Ending, News, spawn},
+};
 
 /// The running coordinator. On drop it is stopped.
 #[derive(Debug)]
@@ -16,9 +19,7 @@ pub(crate) struct CoordinatorThread {
     link: SidecarEnd,
     limits: QueueLimits,
     news: Sender<News>,
-    thread: Option<JoinHandle<()>>,
-    pace: RestartPace,
-    due: Option<Instant>,
+    thread: Kept,
 }
 
 impl CoordinatorThread {
@@ -27,8 +28,7 @@ impl CoordinatorThread {
     /// # Errors
     /// The kernel's, when it refuses a thread.
     pub(crate) fn start(link: SidecarEnd, limits: QueueLimits, news: Sender<News>) -> io::Result<Self> {
-        let pace = RestartPace::default();
-        let mut coordinator = Self { link, limits, news, thread: None, pace, due: None };
+        let mut coordinator = Self { link, limits, news, thread: Kept::default() };
         coordinator.spawn()?;
         Ok(coordinator)
     }
@@ -37,26 +37,21 @@ impl CoordinatorThread {
         let (end, limits) = (self.link.coordinator(), self.limits);
         let work = move || run_coordinator(end, limits).map_err(|error| error.to_string());
         let name = "obleth-coord".to_owned();
-        self.thread = Some(spawn(name, self.news.clone(), News::CoordinatorEnded, work)?);
+        self.thread.runs(spawn(name, self.news.clone(), News::CoordinatorEnded, work)?);
         Ok(())
     }
 
     /// The thread is at its end though nobody stopped it: it is due to start again.
     pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) {
-        if let Some(thread) = self.thread.take() {
-            // It has reported already, so this does not wait; `spawn` lets no panic through.
-            let _ = thread.join();
-        }
-        let due = self.pace.next(now);
-        self.due = Some(due);
-        let wait_ms = due.duration_since(now).as_millis();
+        self.thread.join();
+        let wait_ms = self.thread.book(now).as_millis();
         tracing::error!(cause = %ending, wait_ms,
             "the coordinator died and is started again; until then requests start only from what each core holds");
     }
 
     /// Starts it again if its time has come.
     pub(crate) fn restart_due(&mut self, now: Instant) {
-        if self.due.take_if(|due| *due <= now).is_none() {
+        if !self.thread.is_due(now) {
             return;
         }
         if let Err(error) = self.spawn() {
@@ -66,7 +61,7 @@ impl CoordinatorThread {
 
     /// When [`CoordinatorThread::restart_due`] has something to do next.
     pub(crate) fn next_restart(&self) -> Option<Instant> {
-        self.due
+        self.thread.next()
     }
 }
 

@@ -73,6 +73,16 @@ impl DataDir {
         self.path.join("obleth.db")
     }
 
+    /// The embedded usage ledger.
+    pub(crate) fn usage(&self) -> PathBuf {
+        self.path.join("usage.db")
+    }
+
+    /// The usage log's folder, unless the configuration names another.
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.path.join("wal")
+    }
+
     /// The operator's secrets, else those in the folder, else fresh ones. `database` is the store that the
     /// master key is for.
     ///
@@ -113,12 +123,9 @@ impl DataDir {
                 None => self.write_private(ADMIN_TOKEN, &obleth_admin::generate_token())?,
             },
         };
-        let token_file = admin_token.is_none().then_some(token_file);
-        let admin_token = crate::config::admin_token(&token).map_err(|why| {
-            let file = self.path.join(ADMIN_TOKEN);
-            Failure::new(Exit::Config, format!("{} holds no admin token: {why}", file.display()))
-        })?;
-        Ok(Secrets { admin_token, master_key, token_file })
+        let is_stored = admin_token.is_none();
+        let admin_token = judged(&token_file, &token)?;
+        Ok(Secrets { admin_token, master_key, token_file: is_stored.then_some(token_file) })
     }
 
     /// Removes a throw-away folder now, for an end that does not wait for drops.
@@ -148,6 +155,20 @@ impl DataDir {
         })?;
         Ok(text.to_owned())
     }
+}
+
+/// The admin token that lies in a data folder, which a running process may have. Touches nothing.
+///
+/// # Errors
+/// A file that others can read, or that holds something else.
+pub(crate) fn stored_token(named: Option<&Path>) -> Result<Option<Secret>, Failure> {
+    let file = named.unwrap_or(Path::new(DEFAULT)).join(ADMIN_TOKEN);
+    read_private(&file)?.map(|text| judged(&file, &text)).transpose()
+}
+
+fn judged(file: &Path, token: &str) -> Result<Secret, Failure> {
+    let line = |why| format!("{} holds no admin token: {why}", file.display());
+    crate::config::admin_token(token).map_err(|why| Failure::new(Exit::Config, line(why)))
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {

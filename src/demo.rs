@@ -81,6 +81,7 @@ pub(crate) fn run_backend(args: SimArgs, news: &Receiver<News>) -> Result<(), Fa
         tokens: args.tokens,
         max_concurrency: args.max_concurrency,
         fault: args.fault,
+        journal: args.journal,
         api_key: args.api_key,
         ..Options::default()
     })?;

@@ -7,13 +7,13 @@
 //! |---|---|
 //! | 64 | the command line or the configuration is wrong |
 //! | 66 | the configuration file cannot be read |
-//! | 69 | a port is in use, or an address is not this machine's |
+//! | 69 | a port is in use, an address is not this machine's, or no admin API answers there |
 //! | 70 | a fault of ours |
 //! | 71 | the kernel refuses a thread, a descriptor or a driver |
 //! | 73 | the data folder or a file in it cannot be created |
 //! | 74 | reading or writing failed: disk full, a store that is unreadable or damaged |
-//! | 75 | another process uses the data folder or the store; try again when it is gone |
-//! | 77 | a permission is missing, or one is too wide |
+//! | 75 | another process uses the data folder or the store, or the gateway cannot answer now; try again later |
+//! | 77 | a permission or the admin token is missing or not the right one, or a permission is too wide |
 //! | 78 | what is stored does not fit: another master key, a newer schema, a file of another kind |
 //! | 130, 143 | a second SIGINT or SIGTERM did not wait for the drain |
 

@@ -7,7 +7,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
@@ -16,6 +16,9 @@ use crate::exit::{Exit, Failure};
 
 /// Connections that may wait for one shard to accept them. The kernel's `somaxconn` caps it.
 pub(crate) const BACKLOG: i32 = 4096;
+/// How long a port may take to fall free that a killed process had, and the pace at which it is tried.
+const FREED_WITHIN: Duration = Duration::from_millis(500);
+const FREED_LOOK: Duration = Duration::from_millis(10);
 /// Of the time that a client's machine may be silent, this part passes before it is asked for a sign of life;
 /// the kernel counts it in whole seconds.
 const ASKED_AFTER: u32 = 2;
@@ -83,7 +86,7 @@ fn shared(address: SocketAddr, count: usize, client_silent: Duration) -> io::Res
     if address.port() != 0 {
         // Another process of this user that also shares the port would go unnoticed: it and we would each get
         // half of the connections. So somebody who does not share asks first.
-        drop(TcpListener::bind(address)?);
+        drop(once_free(address)?);
     }
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
@@ -93,6 +96,20 @@ fn shared(address: SocketAddr, count: usize, client_silent: Duration) -> io::Res
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Binds, and waits for a moment if somebody else has the port: the kernel takes some tens of milliseconds to end the rings
+/// of a process that was killed, and their listeners with them.
+fn once_free(address: SocketAddr) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + FREED_WITHIN;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(FREED_LOOK);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn one_of_many(address: SocketAddr, client_silent: Duration) -> io::Result<TcpListener> {

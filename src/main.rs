@@ -19,15 +19,20 @@ mod coordinator;
 mod data_dir;
 mod demo;
 mod exit;
+mod ledger;
 mod listen;
 mod log;
+mod remote;
+mod restarts;
 mod sidecar;
 mod signals;
 mod supervise;
 mod terminal;
 mod threads;
+mod usage;
 
 use std::{
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -45,6 +50,7 @@ use coordinator::CoordinatorThread;
 use data_dir::{DataDir, Secrets};
 use demo::Demo;
 use exit::{Exit, Failure};
+use ledger::LogThread;
 use listen::{Addresses, Listeners};
 use sidecar::SidecarThread;
 use supervise::{End, Process};
@@ -78,6 +84,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         None => serve(&args),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Usage(args)) => usage::report(&args).map(|()| ExitCode::SUCCESS),
         Some(Command::SimUpstream(args)) => {
             let (sender, news) = mpsc::channel();
             listen_to_signals(sender)?;
@@ -94,15 +101,20 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let (sender, news) = mpsc::channel();
     listen_to_signals(sender.clone())?;
     let folder = DataDir::open(args.data_dir.as_deref(), args.demo)?;
-    let database = config.database.clone().unwrap_or_else(|| folder.database());
-    let secrets = folder.secrets(config.admin_token.as_ref(), config.master_key.as_ref(), &database)?;
+    let secrets = folder.secrets(
+        config.admin_token.as_ref(),
+        config.master_key.as_ref(),
+        &database(&config, &folder),
+    )?;
     threads::raise_descriptor_limit();
     threads::keep_pages_small();
 
-    let settings = sidecar_settings(&config, &secrets, database);
+    let log = config.wal_dir.clone().unwrap_or_else(|| folder.wal());
+    let settings = sidecar_settings(&config, &secrets, (&folder, &log));
     let mut sidecar = obleth_admin::Sidecar::open(settings.clone()).map_err(sidecar::open_failure)?;
     let demo = if args.demo { Some(Demo::start(&mut sidecar)?) } else { None };
     let shards = config.cores.map_or_else(threads::default_shards, |cores| cores as usize);
+    let log = ledger::open(&config, log, shards, sidecar.checkpoint())?;
     let (listeners, addresses) = Listeners::bind(
         config.proxy_listen,
         shards,
@@ -120,13 +132,18 @@ fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     };
     let coordinator = CoordinatorThread::start(link.clone(), limits, sender.clone())
         .map_err(|error| Failure::io(Exit::OsErr, "cannot start the coordinator", &error))?;
-    let sidecar = SidecarThread::start(sidecar, settings, link.clone(), (admin, metrics), sender.clone())
+    let (slates, tail) = (log.slates, log.tail);
+    let log = LogThread::start(log.writer, sender.clone())
+        .map_err(|error| Failure::io(Exit::OsErr, "cannot start the usage log", &error))?;
+    let links = (link.clone(), tail);
+    let sidecar = SidecarThread::start(sidecar, settings, links, (admin, metrics), sender.clone())
         .map_err(|error| Failure::io(Exit::OsErr, "cannot start the sidecar", &error))?;
     sidecar.wait_for_answer(addresses.admin, "/api/v1/health")?;
     sidecar.wait_for_answer(addresses.metrics, "/metrics")?;
     let settings = Arc::new(proxy_settings(&config, force_epoll));
+    let ends = ends.into_iter().zip(slates).collect();
     let shards = Shards::new(obleth_proxy::run_shard, proxy, ends, settings, sender);
-    let mut process = Process::new((shards, coordinator, sidecar), link, news, config.drain_timeout);
+    let mut process = Process::new((shards, coordinator, log, sidecar), link, news, config.drain_timeout);
     process.start_shards()?;
 
     announce(&secrets, addresses, demo.as_ref());
@@ -230,10 +247,16 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
 fn sidecar_settings(
     config: &Config,
     secrets: &Secrets,
-    database: std::path::PathBuf,
+    (folder, log): (&DataDir, &Path),
 ) -> obleth_admin::Settings {
     obleth_admin::Settings {
-        database,
+        database: database(config, folder),
+        usage: obleth_admin::UsageSettings {
+            database: folder.usage(),
+            log: log.to_owned(),
+            retention_days: config.usage_retention_days,
+            clickhouse: config.clickhouse(),
+        },
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),
         pepper: pepper(config),
@@ -256,6 +279,10 @@ fn sidecar_settings(
         version: VERSION,
         commit: COMMIT,
     }
+}
+
+fn database(config: &Config, folder: &DataDir) -> PathBuf {
+    config.database.clone().unwrap_or_else(|| folder.database())
 }
 
 fn pepper(config: &Config) -> Option<Pepper> {

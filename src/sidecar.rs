@@ -1,22 +1,23 @@
 //! The sidecar's thread: what the configuration means for it, its start, its end, and its return after a fault.
 //!
-//! Traffic does not depend on it. If it dies it is opened again; if that fails, the shards go on with what
+//! Traffic does not depend on it. If it dies it is opened again, if need be without the usage ledger; if that fails, the shards go on with what
 //! they know.
 
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, mpsc::Sender},
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use obleth_admin::{OpenError, Settings, Sidecar, StopSignal};
+use obleth_admin::{CheckpointError, OpenError, Settings, Sidecar, StopSignal};
+use obleth_ledger::Tail;
 use obleth_link::SidecarEnd;
 
 use crate::{
     exit::{Exit, Failure},
-    threads::{Ending, News, RestartPace, spawn},
+    restarts::Kept,
+    threads::{Ending, News, spawn},
 };
 
 /// How long the sidecar may take to answer its first request.
@@ -31,6 +32,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 struct Tools {
     settings: Settings,
     link: SidecarEnd,
+    tail: Tail,
     admin: TcpListener,
     metrics: TcpListener,
     stop: StopSignal,
@@ -38,7 +40,8 @@ struct Tools {
 
 impl Tools {
     fn run(&self, sidecar: Sidecar) -> io::Result<()> {
-        sidecar.run(self.link.clone(), self.admin.try_clone()?, self.metrics.try_clone()?, self.stop.clone())
+        let listeners = (self.admin.try_clone()?, self.metrics.try_clone()?);
+        sidecar.run((self.link.clone(), self.tail.clone()), listeners, self.stop.clone())
     }
 }
 
@@ -46,10 +49,8 @@ impl Tools {
 #[derive(Debug)]
 pub(crate) struct SidecarThread {
     tools: Arc<Tools>,
-    thread: Option<JoinHandle<()>>,
+    thread: Kept,
     news: Sender<News>,
-    pace: RestartPace,
-    due: Option<Instant>,
 }
 
 impl SidecarThread {
@@ -60,12 +61,12 @@ impl SidecarThread {
     pub(crate) fn start(
         sidecar: Sidecar,
         settings: Settings,
-        link: SidecarEnd,
+        (link, tail): (SidecarEnd, Tail),
         (admin, metrics): (TcpListener, TcpListener),
         news: Sender<News>,
     ) -> io::Result<Self> {
-        let tools = Arc::new(Tools { settings, link, admin, metrics, stop: StopSignal::new() });
-        let mut this = Self { tools, thread: None, news, pace: RestartPace::default(), due: None };
+        let tools = Arc::new(Tools { settings, link, tail, admin, metrics, stop: StopSignal::new() });
+        let mut this = Self { tools, thread: Kept::default(), news };
         this.spawn(Some(sidecar))?;
         Ok(this)
     }
@@ -75,11 +76,11 @@ impl SidecarThread {
         let work = move || {
             let sidecar = match opened {
                 Some(sidecar) => sidecar,
-                None => Sidecar::open(tools.settings.clone()).map_err(|error| error.to_string())?,
+                None => Sidecar::reopen(tools.settings.clone()).map_err(|error| error.to_string())?,
             };
             tools.run(sidecar).map_err(|error| error.to_string())
         };
-        self.thread = Some(spawn("obleth-sidecar".to_owned(), self.news.clone(), News::SidecarEnded, work)?);
+        self.thread.runs(spawn("obleth-sidecar".to_owned(), self.news.clone(), News::SidecarEnded, work)?);
         Ok(())
     }
 
@@ -110,7 +111,7 @@ impl SidecarThread {
                 {
                     return Err(no(&error.to_string()));
                 }
-                Err(_) if self.thread.as_ref().is_none_or(JoinHandle::is_finished) => {
+                Err(_) if self.thread.is_finished() => {
                     return Err(no("it ended"));
                 }
                 Err(_) if Instant::now() > deadline => return Err(no("it is silent")),
@@ -121,19 +122,14 @@ impl SidecarThread {
 
     /// The thread is at its end though nobody stopped it: it is due to start again.
     pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) {
-        if let Some(thread) = self.thread.take() {
-            // It has reported already, so this does not wait; `spawn` lets no panic through.
-            let _ = thread.join();
-        }
-        let due = self.pace.next(now);
-        self.due = Some(due);
-        let wait_ms = due.duration_since(now).as_millis();
+        self.thread.join();
+        let wait_ms = self.thread.book(now).as_millis();
         tracing::error!(cause = %ending, wait_ms, "the sidecar died and is started again; traffic goes on");
     }
 
     /// Starts it again if its time has come.
     pub(crate) fn restart_due(&mut self, now: Instant) {
-        if self.due.take_if(|due| *due <= now).is_none() {
+        if !self.thread.is_due(now) {
             return;
         }
         if let Err(error) = self.spawn(None) {
@@ -143,20 +139,15 @@ impl SidecarThread {
 
     /// When [`SidecarThread::restart_due`] has something to do next.
     pub(crate) fn next_restart(&self) -> Option<Instant> {
-        self.due
+        self.thread.next()
     }
 }
 
 impl Drop for SidecarThread {
     fn drop(&mut self) {
         self.tools.stop.trigger();
-        let Some(thread) = self.thread.take() else { return };
-        let deadline = Instant::now() + STOP_WITHIN;
-        while !thread.is_finished() {
-            if Instant::now() > deadline {
-                return tracing::warn!("the sidecar does not stop; the process ends without it");
-            }
-            thread::sleep(Duration::from_millis(1));
+        if !self.thread.ends_within(STOP_WITHIN) {
+            tracing::warn!("the sidecar does not stop; the process ends without it");
         }
     }
 }
@@ -166,10 +157,12 @@ pub(crate) fn open_failure(error: OpenError) -> Failure {
     let exit = match &error {
         OpenError::Create { source, .. } => Exit::CantCreate.unless(source),
         OpenError::Unreadable { .. } | OpenError::Damaged { .. } | OpenError::Full { .. } => Exit::IoErr,
+        OpenError::Checkpoint(CheckpointError::Unreadable { source, .. }) => Exit::IoErr.unless(source),
         OpenError::NotADatabase { .. }
         | OpenError::NewerSchema { .. }
         | OpenError::AlteredSchema { .. }
-        | OpenError::WrongMasterKey { .. } => Exit::Config,
+        | OpenError::WrongMasterKey { .. }
+        | OpenError::Checkpoint(_) => Exit::Config,
         OpenError::Locked { .. } => Exit::TempFail,
         OpenError::DefaultUpstream(_) => Exit::Usage,
     };

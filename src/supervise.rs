@@ -12,6 +12,7 @@ use obleth_link::{Command, Order, SidecarEnd};
 use crate::{
     coordinator::CoordinatorThread,
     exit::{Exit, Failure},
+    ledger::LogThread,
     sidecar::SidecarThread,
     threads::{Ending, News, Shards},
 };
@@ -30,6 +31,8 @@ const DRAIN_GRACE: Duration = Duration::from_secs(3);
 pub(crate) struct Process {
     shards: Shards,
     coordinator: CoordinatorThread,
+    /// Goes before the sidecar, which ships what it still writes.
+    log: LogThread,
     sidecar: SidecarThread,
     /// For the few things that the main thread has to say to shards.
     link: SidecarEnd,
@@ -53,12 +56,12 @@ pub(crate) enum End {
 impl Process {
     /// The sidecar runs; the shards wait for [`Process::start_shards`].
     pub(crate) fn new(
-        (shards, coordinator, sidecar): (Shards, CoordinatorThread, SidecarThread),
+        (shards, coordinator, log, sidecar): (Shards, CoordinatorThread, LogThread, SidecarThread),
         link: SidecarEnd,
         news: Receiver<News>,
         drain_timeout: Duration,
     ) -> Self {
-        Self { shards, coordinator, sidecar, link, news, drain_timeout, early: None }
+        Self { shards, coordinator, log, sidecar, link, news, drain_timeout, early: None }
     }
 
     /// Starts the shards and waits until all of them accept connections.
@@ -79,6 +82,12 @@ impl Process {
                 Ok(News::SidecarEnded(ending)) => {
                     return Err(Failure::new(Exit::Software, format!("the sidecar cannot start: {ending}")));
                 }
+                Ok(News::LogEnded(ending)) => {
+                    return Err(Failure::new(
+                        Exit::Software,
+                        format!("the usage log cannot start: {ending}"),
+                    ));
+                }
                 Ok(News::Signal(signal)) => self.early = Some(signal),
                 Err(_) if Instant::now() > deadline => {
                     return Err(Failure::new(Exit::Software, "not every shard came to serve"));
@@ -95,8 +104,13 @@ impl Process {
             return self.drain(signal);
         }
         loop {
-            let others = self.sidecar.next_restart().into_iter().chain(self.coordinator.next_restart());
-            let due = self.shards.next_restart().into_iter().chain(others).min();
+            let others = [
+                self.shards.next_restart(),
+                self.sidecar.next_restart(),
+                self.coordinator.next_restart(),
+                self.log.next_restart(),
+            ];
+            let due = others.into_iter().flatten().min();
             let news = match due {
                 None => self.news.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => self.news.recv_timeout(due.saturating_duration_since(Instant::now())),
@@ -107,9 +121,11 @@ impl Process {
                 Ok(News::ShardEnded(shard, ending)) => self.shard_ended(shard, &ending, now),
                 Ok(News::CoordinatorEnded(ending)) => self.coordinator.ended(&ending, now),
                 Ok(News::SidecarEnded(ending)) => self.sidecar.ended(&ending, now),
+                Ok(News::LogEnded(ending)) => self.log.ended(&ending, now),
                 Err(_) => {}
             }
             self.coordinator.restart_due(now);
+            self.log.restart_due(now);
             self.shards.restart_due(now);
             self.sidecar.restart_due(now);
             if self.shards.all_have_to_wait(now) {
@@ -145,15 +161,17 @@ impl Process {
             }
             let wait = if untold.is_empty() { left } else { DRAIN_LOOK };
             // Requests may still wait for a slot.
-            let due = self.coordinator.next_restart();
+            let due = self.coordinator.next_restart().into_iter().chain(self.log.next_restart()).min();
             let due = due.map_or(wait, |due| due.saturating_duration_since(Instant::now()).min(wait));
             let news = self.news.recv_timeout(due);
             let now = Instant::now();
             self.coordinator.restart_due(now);
+            self.log.restart_due(now);
             match news {
                 Ok(News::Signal(signal)) => return End::Forced(signal),
                 Ok(News::ShardEnded(shard, ending)) => self.shard_ended(shard, &ending, now),
                 Ok(News::CoordinatorEnded(ending)) => self.coordinator.ended(&ending, now),
+                Ok(News::LogEnded(ending)) => self.log.ended(&ending, now),
                 Ok(News::SidecarEnded(ending)) => {
                     tracing::warn!(cause = %ending, "the sidecar died while draining")
                 }

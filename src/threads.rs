@@ -2,25 +2,25 @@
 //!
 //! A thread tells the main thread how it ended; nothing polls. A shard that dies is started again on a
 //! duplicate of its listener, so connections that queue for it wait instead of being reset. It must never
-//! start one so often that a fault at start becomes a busy loop, nor let clients queue for one that has to wait.
+//! let clients queue for one that has to wait.
 
 use std::{
-    collections::VecDeque,
     io,
     net::TcpListener,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, mpsc::Sender},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use obleth_ledger::Slate;
 use obleth_link::ShardEnd;
 use rustix::{
     net::Shutdown,
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
-use crate::listen::BACKLOG;
+use crate::{listen::BACKLOG, restarts::Kept};
 
 /// What reaches the main thread.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) enum News {
     CoordinatorEnded(Ending),
     /// The sidecar's thread is at its end.
     SidecarEnded(Ending),
+    /// The usage log's thread is at its end.
+    LogEnded(Ending),
 }
 
 /// How a thread ended.
@@ -77,28 +79,8 @@ pub(crate) fn spawn(
     })
 }
 
-/// Starts that a thread may take again within [`RestartPace::WINDOW`]; a further one waits until it may.
-#[derive(Debug, Default)]
-pub(crate) struct RestartPace(VecDeque<Instant>);
-
-impl RestartPace {
-    /// Restarts per window. One poisonous request must not keep a shard down; a fault at every start must not
-    /// burn a core.
-    pub(crate) const MOST: usize = 5;
-    /// What [`Self::MOST`] is counted over.
-    pub(crate) const WINDOW: Duration = Duration::from_secs(60);
-
-    /// Books the next restart and says when it is due.
-    pub(crate) fn next(&mut self, now: Instant) -> Instant {
-        let oldest = if self.0.len() < Self::MOST { None } else { self.0.pop_front() };
-        let due = oldest.map_or(now, |start| (start + Self::WINDOW).max(now));
-        self.0.push_back(due);
-        due
-    }
-}
-
 /// What a shard's thread does: [`obleth_proxy::run_shard`], or a stand-in of a test.
-pub(crate) type Run = fn(TcpListener, ShardEnd, Arc<obleth_proxy::Settings>) -> io::Result<()>;
+pub(crate) type Run = fn(TcpListener, ShardEnd, Slate, Arc<obleth_proxy::Settings>) -> io::Result<()>;
 
 /// The data plane's threads.
 #[derive(Debug)]
@@ -112,12 +94,11 @@ pub(crate) struct Shards {
 #[derive(Debug)]
 struct Shard {
     end: ShardEnd,
+    ledger: Slate,
     /// The original; the thread has a duplicate. Gone once the process drains.
     listener: Option<TcpListener>,
     processor: Option<usize>,
-    thread: Option<JoinHandle<()>>,
-    pace: RestartPace,
-    due: Option<Instant>,
+    thread: Kept,
 }
 
 impl Shards {
@@ -125,7 +106,7 @@ impl Shards {
     pub(crate) fn new(
         run: Run,
         listeners: Vec<TcpListener>,
-        ends: Vec<ShardEnd>,
+        ends: Vec<(ShardEnd, Slate)>,
         settings: Arc<obleth_proxy::Settings>,
         news: Sender<News>,
     ) -> Self {
@@ -135,13 +116,12 @@ impl Shards {
             .into_iter()
             .zip(ends)
             .enumerate()
-            .map(|(at, (listener, end))| Shard {
+            .map(|(at, (listener, (end, ledger)))| Shard {
                 end,
+                ledger,
                 listener: Some(listener),
                 processor: processor(at),
-                thread: None,
-                pace: RestartPace::default(),
-                due: None,
+                thread: Kept::default(),
             })
             .collect();
         Self { shards, run, settings, news }
@@ -160,17 +140,17 @@ impl Shards {
         let Some(listener) = &shard.listener else { return Ok(()) };
         // Without effect on one that listens; one that was shut takes connections again.
         rustix::net::listen(listener, BACKLOG)?;
-        let (listener, end) = (listener.try_clone()?, shard.end.clone());
+        let (listener, end, ledger) = (listener.try_clone()?, shard.end.clone(), shard.ledger.clone());
         let (settings, processor) = (Arc::clone(&self.settings), shard.processor);
         let run = self.run;
         let work = move || {
             if let Some(processor) = processor {
                 pin(processor);
             }
-            run(listener, end, settings).map_err(|error| error.to_string())
+            run(listener, end, ledger, settings).map_err(|error| error.to_string())
         };
         let report = move |ending| News::ShardEnded(at, ending);
-        shard.thread = Some(spawn(format!("obleth-shard-{at}"), self.news.clone(), report, work)?);
+        shard.thread.runs(spawn(format!("obleth-shard-{at}"), self.news.clone(), report, work)?);
         shard.end.gauges().set_missing(false);
         Ok(())
     }
@@ -179,22 +159,18 @@ impl Shards {
     /// start again; [`Shards::restart_due`] does it.
     pub(crate) fn ended(&mut self, at: usize, ending: &Ending, now: Instant) {
         let Some(shard) = self.shards.get_mut(at) else { return };
-        if let Some(thread) = shard.thread.take() {
-            // It has reported already, so this does not wait; `spawn` lets no panic through.
-            let _ = thread.join();
-        }
+        shard.thread.join();
         // Request bodies that it held are not held any more, though nothing of a dead shard was dropped.
         shard.end.buffered.release(shard.end.gauges().buffered_bytes.get());
         shard.end.gauges().stop_serving();
         shard.end.gauges().set_missing(true);
         if let Some(listener) = &shard.listener {
-            let due = shard.pace.next(now);
-            shard.due = Some(due);
-            let wait_ms = due.duration_since(now).as_millis();
-            if due > now {
+            let wait = shard.thread.book(now);
+            if !wait.is_zero() {
                 // The kernel gives new connections to the other shards; without any, it refuses them.
                 let _ = rustix::net::shutdown(listener, Shutdown::Both);
             }
+            let wait_ms = wait.as_millis();
             tracing::error!(shard = at, cause = %ending, wait_ms, "a shard died and is started again");
         } else if !matches!(ending, Ending::Returned) {
             tracing::error!(shard = at, cause = %ending, "a shard died while draining");
@@ -205,10 +181,9 @@ impl Shards {
     pub(crate) fn restart_due(&mut self, now: Instant) {
         for at in 0..self.shards.len() {
             let Some(shard) = self.shards.get_mut(at) else { return };
-            if shard.due.is_none_or(|due| due > now) {
+            if !shard.thread.is_due(now) {
                 continue;
             }
-            shard.due = None;
             shard.end.gauges().restarts.add(1);
             if let Err(error) = self.start_one(at) {
                 self.ended(at, &Ending::Failed(error.to_string()), now);
@@ -218,12 +193,14 @@ impl Shards {
 
     /// When [`Shards::restart_due`] has something to do next.
     pub(crate) fn next_restart(&self) -> Option<Instant> {
-        self.shards.iter().filter_map(|shard| shard.due).min()
+        self.shards.iter().filter_map(|shard| shard.thread.next()).min()
     }
 
     /// Whether every shard has died and has to wait: nothing serves, and nothing will for a while.
     pub(crate) fn all_have_to_wait(&self, now: Instant) -> bool {
-        self.shards.iter().all(|shard| shard.thread.is_none() && shard.due.is_some_and(|due| due > now))
+        self.shards
+            .iter()
+            .all(|shard| !shard.thread.is_running() && shard.thread.next().is_some_and(|due| due > now))
     }
 
     /// Whether every shard accepts connections.
@@ -236,13 +213,13 @@ impl Shards {
     pub(crate) fn let_go(&mut self) {
         for shard in &mut self.shards {
             shard.listener = None;
-            shard.due = None;
+            shard.thread.give_up();
         }
     }
 
     /// Shards whose thread runs.
     pub(crate) fn running(&self) -> Vec<usize> {
-        let runs = |(at, shard): (usize, &Shard)| shard.thread.is_some().then_some(at);
+        let runs = |(at, shard): (usize, &Shard)| shard.thread.is_running().then_some(at);
         self.shards.iter().enumerate().filter_map(runs).collect()
     }
 }
@@ -291,6 +268,7 @@ mod tests {
         io::{Read, Write},
         net::{SocketAddr, TcpStream},
         sync::mpsc,
+        time::Duration,
     };
 
     use obleth_link::{BufferBudget, links};
@@ -310,20 +288,13 @@ mod tests {
         assert!(matches!(end(|| panic!("on purpose")), News::SidecarEnded(Ending::Panicked)));
     }
 
-    #[test]
-    fn restarts_are_at_once_until_there_are_too_many_within_the_window() {
-        let mut pace = RestartPace::default();
-        let start = Instant::now();
-        for _ in 0..RestartPace::MOST {
-            assert_eq!(pace.next(start), start);
-        }
-        assert_eq!(pace.next(start), start + RestartPace::WINDOW);
-        let later = start + RestartPace::WINDOW * 3;
-        assert_eq!(pace.next(later), later);
-    }
-
     /// A shard that answers each connection with a byte, and dies of the byte `!`.
-    fn fragile(listener: TcpListener, _: ShardEnd, _: Arc<obleth_proxy::Settings>) -> io::Result<()> {
+    fn fragile(
+        listener: TcpListener,
+        _: ShardEnd,
+        _: Slate,
+        _: Arc<obleth_proxy::Settings>,
+    ) -> io::Result<()> {
         loop {
             let (mut client, _) = listener.accept()?;
             let mut byte = [0];
@@ -344,6 +315,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let (link, ends) = links(1, BufferBudget::new(0)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let options = obleth_ledger::Options {
+            dir: folder.path().to_owned(),
+            node: None,
+            default_node: "test".to_owned(),
+            streams: 1,
+            max_bytes: 1 << 20,
+            sync_every: Duration::from_millis(50),
+            slate_bytes: 1 << 20,
+            checkpoint: None,
+        };
+        let slates = obleth_ledger::open(options).unwrap().slates;
+        let ends = ends.into_iter().zip(slates).collect();
         let (news, told) = mpsc::channel();
         let settings = Arc::new(obleth_proxy::Settings {
             key_cache_entries: 1,

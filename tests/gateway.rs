@@ -9,6 +9,7 @@ mod gateway {
     mod authority;
     mod clock;
     mod http;
+    mod ledger_books;
     mod process;
     mod refusal;
     mod world;
@@ -30,6 +31,9 @@ mod gateway {
     mod head;
     mod headers;
     mod large_bodies;
+    mod ledger;
+    mod ledger_kill;
+    mod ledger_troubles;
     mod life;
     mod live_edits;
     mod matrix;
@@ -44,5 +48,7 @@ mod gateway {
     mod supervision;
     mod tls;
     mod tls_faults;
+    mod usage_command;
+    mod usage_matrix;
     mod verdicts;
 }

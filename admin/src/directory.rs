@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use obleth_policy::id::{GroupIx, ModelId, PoolIx, TenantId, TenantIx};
+use obleth_policy::id::{GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx};
 
 /// See the module's text. One per change; immutable once it is published.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,8 @@ pub(crate) struct Directory {
     pools: HashMap<PoolIx, Arc<PoolLabel>>,
     groups: HashMap<GroupIx, Arc<str>>,
     tenants: HashMap<TenantIx, Arc<TenantLabel>>,
+    models_by_id: HashMap<ModelId, Arc<str>>,
+    groups_by_id: HashMap<GroupId, Arc<str>>,
 }
 
 /// A pool is its model's.
@@ -43,14 +45,30 @@ impl Directory {
         self.tenants.get(&ix)
     }
 
+    /// What a model was called last.
+    pub(crate) fn model_name(&self, id: ModelId) -> Option<Arc<str>> {
+        self.models_by_id.get(&id).cloned()
+    }
+
+    /// What a group was called last.
+    pub(crate) fn group_name(&self, id: GroupId) -> Option<Arc<str>> {
+        self.groups_by_id.get(&id).cloned()
+    }
+
     pub(crate) fn note_pool(&mut self, ix: PoolIx, id: ModelId, model: &str) {
+        if self.models_by_id.get(&id).is_none_or(|known| **known != *model) {
+            self.models_by_id.insert(id, model.into());
+        }
         let known = self.pools.get(&ix).is_some_and(|label| label.id == id && label.model == model);
         if !known {
             self.pools.insert(ix, Arc::new(PoolLabel { id, model: model.to_owned() }));
         }
     }
 
-    pub(crate) fn note_group(&mut self, ix: GroupIx, name: &str) {
+    pub(crate) fn note_group(&mut self, (ix, id): (GroupIx, GroupId), name: &str) {
+        if self.groups_by_id.get(&id).is_none_or(|known| **known != *name) {
+            self.groups_by_id.insert(id, name.into());
+        }
         self.groups.insert(ix, name.into());
     }
 

@@ -7,14 +7,17 @@
 //! |---|---|
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
-//! | `pump.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
+//! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
+//! | `usage/` | the ledger: where records stay, and the reports over them |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
+//! | `stop.rs`, `threads.rs` | its end |
 
 mod address;
 mod api;
+mod bell;
 mod clock;
 mod directory;
 mod history;
@@ -32,6 +35,8 @@ mod server;
 mod snapshot;
 mod stop;
 mod store;
+mod threads;
+mod usage;
 mod vault;
 
 use std::{
@@ -43,6 +48,7 @@ use std::{
     time::Duration,
 };
 
+use obleth_ledger::{Checkpoint, Tail};
 use obleth_link::SidecarEnd;
 use obleth_policy::{
     key::{KeyDigest, Pepper},
@@ -59,6 +65,10 @@ pub use random::{generate_key_secret, generate_token};
 pub use resolve::KnownNames;
 pub use stop::StopSignal;
 pub use store::OpenError;
+pub use usage::{
+    CheckpointError, ClickHouseSettings, NoClickHouse, check_clickhouse_database, check_clickhouse_url,
+    read_checkpoint,
+};
 pub use vault::{BadMasterKey, MasterKey};
 
 use address::ApiBase;
@@ -72,11 +82,19 @@ use store::{
     Db, KeyLookup, Store,
     rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
 };
+use threads::join_within;
+use usage::{
+    Ledger,
+    home::Home,
+    shipper::{Shipper, Shipping},
+};
 
 /// How long the first snapshot waits for names; what does not resolve by then follows in a later one.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
 /// Pause between tries to read back what could not be published.
 const REREAD_PAUSE: Duration = Duration::from_secs(1);
+/// How long the files' threads may take to close them. What they still have to say is in the files by then.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Threads that may hang in the system's resolver.
 const RESOLVER_THREADS: usize = 32;
 /// Name of the demo's tenant and of its model.
@@ -87,6 +105,8 @@ const DEMO: &str = "demo";
 pub struct Settings {
     /// The SQLite file; its folder exists. `OBLETH_DATABASE_URL`.
     pub database: PathBuf,
+    /// Where usage records stay.
+    pub usage: UsageSettings,
     /// Encrypts upstream credentials at rest. `OBLETH_MASTER_KEY`.
     pub master_key: MasterKey,
     /// What admin requests must show. `OBLETH_ADMIN_TOKEN`.
@@ -113,6 +133,19 @@ pub struct Settings {
     pub version: &'static str,
     /// It was built from.
     pub commit: &'static str,
+}
+
+/// Where usage records stay, and how long.
+#[derive(Clone, Debug)]
+pub struct UsageSettings {
+    /// A SQLite file of their own; its folder exists.
+    pub database: PathBuf,
+    /// The folder of the log that they come from. `OBLETH_WAL_DIR`.
+    pub log: PathBuf,
+    /// Days that they are kept besides today; 0 = for ever. `OBLETH_USAGE_RETENTION_DAYS`.
+    pub retention_days: u32,
+    /// A server that keeps them instead. `OBLETH_CLICKHOUSE_URL`.
+    pub clickhouse: Option<ClickHouseSettings>,
 }
 
 /// The backend of models that name none.
@@ -146,6 +179,8 @@ pub struct Sidecar {
     default_upstream: Option<(ApiBase, Option<Secret>)>,
     db: Db,
     keys: KeyLookup,
+    usage: Home,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Sidecar {
@@ -154,14 +189,37 @@ impl Sidecar {
     /// # Errors
     /// One clear line each; see [`OpenError`].
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
+        Self::open_with(settings, Home::open)
+    }
+
+    /// Opens it again after a fault, while the process goes on: without the usage ledger if that is what cannot be
+    /// opened. Keys are looked up all the same; reports are refused, and records wait in the log.
+    ///
+    /// # Errors
+    /// As for [`Sidecar::open`], except for the ledger's.
+    pub fn reopen(settings: Settings) -> Result<Self, OpenError> {
+        Self::open_with(settings, |usage| Ok((Home::reopen(usage), None)))
+    }
+
+    fn open_with(
+        settings: Settings,
+        open_ledger: impl FnOnce(&UsageSettings) -> Result<(Home, Option<Checkpoint>), OpenError>,
+    ) -> Result<Self, OpenError> {
         let parse = |upstream: &DefaultUpstream| {
             check_api_base(&upstream.base_url, settings.networks).map_err(OpenError::DefaultUpstream)?;
             let base = ApiBase::parse(&upstream.base_url).map_err(OpenError::DefaultUpstream)?;
-            Ok((base, upstream.api_key.clone()))
+            Ok::<_, OpenError>((base, upstream.api_key.clone()))
         };
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
-        Ok(Self { settings, default_upstream, db, keys })
+        let (usage, checkpoint) = open_ledger(&settings.usage)?;
+        Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
+    }
+
+    /// How far the usage log has come into the ledger, so that the log goes on behind it; for a log that is opened later.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.checkpoint
     }
 
     /// Puts the demo's tenant, model and a fresh key into the store. What an earlier demo left is used again;
@@ -200,16 +258,15 @@ impl Sidecar {
         Ok(DemoSeed { secret, model: DEMO })
     }
 
-    /// Runs on the calling thread until `stop` is triggered, and then finishes within a second. The listeners
-    /// come bound.
+    /// Runs on the calling thread until `stop` is triggered, and then finishes within some seconds, whatever hangs. The
+    /// listeners come bound.
     ///
     /// # Errors
     /// The kernel's, when it refuses a thread or a descriptor.
     pub fn run(
         self,
-        link: SidecarEnd,
-        admin: TcpListener,
-        metrics: TcpListener,
+        links: (SidecarEnd, Tail),
+        listeners: (TcpListener, TcpListener),
         stop: StopSignal,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -217,40 +274,59 @@ impl Sidecar {
             .max_blocking_threads(RESOLVER_THREADS)
             .build()?;
         let mut threads = Vec::new();
-        let result = runtime.block_on(self.serve(link, (admin, metrics), stop, &mut threads));
+        let result = runtime.block_on(self.serve(links, listeners, stop, &mut threads));
         // Not waiting for what hangs in the system's resolver. Dropping the tasks lets the store's threads end.
         runtime.shutdown_background();
-        for thread in threads {
-            // A thread that panicked has said so itself.
-            let _ = thread.join();
+        let hanging = join_within(threads, CLOSE_WITHIN);
+        if !hanging.is_empty() {
+            let threads = hanging.join(", ");
+            tracing::warn!(target: "obleth_admin", threads, "threads hang in the disk; the sidecar ends without them");
         }
         result
     }
 
     async fn serve(
         self,
-        link: SidecarEnd,
+        (link, tail): (SidecarEnd, Tail),
         (admin, metrics): (TcpListener, TcpListener),
         stop: StopSignal,
         threads: &mut Vec<JoinHandle<()>>,
     ) -> io::Result<()> {
-        let Self { settings, default_upstream, db, keys } = self;
+        let Self { settings, default_upstream, db, keys, usage, .. } = self;
         let (admin, metrics) = (server::adopt(admin)?, server::adopt(metrics)?);
         let (store, handles) = Store::start(db, keys)?;
         threads.extend(handles);
-        let app = assemble(&settings, default_upstream, store, link);
-        let probes =
-            Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), (settings.version, settings.commit));
+        let (ledger, handles) = usage.start(&settings.usage, &tail)?;
+        threads.extend(handles);
+        let app = assemble(&settings, default_upstream, (store, ledger.clone()), link);
+        let shipping = Arc::new(Shipping::default());
+        let log = (tail.clone(), Arc::clone(&shipping));
+        let build = (settings.version, settings.commit);
+        let probes = Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), log, build);
         let pump = Arc::clone(&app.pump).run(app.store.clone());
+        let names = Arc::clone(&app.publisher);
+        let shipper = Shipper { tail, ledger, names, shipping };
+        let shipper = tokio::spawn(shipper.run(stop.clone()));
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
         let metrics = server::serve(metrics, metrics::router(probes), stop);
         let (admin, metrics) = (tokio::spawn(admin), tokio::spawn(metrics));
+        let shipped = async {
+            match shipper.await {
+                Ok(ended) => ended,
+                Err(_) => Err(io::Error::other("the sidecar's shipper died")),
+            }
+        };
+        let served = async {
+            // One that panicked has said so itself.
+            drop(tokio::join!(admin, metrics));
+            Ok(())
+        };
         tracing::info!(target: "obleth_admin", "the sidecar is up");
         tokio::select! {
             ended = pump => return ended,
             _ = background => return Err(io::Error::other("the sidecar's publisher ended")),
-            done = async { tokio::join!(admin, metrics) } => drop(done),
+            done = async { tokio::try_join!(served, shipped) } => done.map(drop)?,
         }
         tracing::info!(target: "obleth_admin", "the sidecar stops");
         Ok(())
@@ -260,7 +336,7 @@ impl Sidecar {
 fn assemble(
     settings: &Settings,
     default_upstream: Option<(ApiBase, Option<Secret>)>,
-    store: Store,
+    (store, ledger): (Store, Ledger),
     link: SidecarEnd,
 ) -> App {
     let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
@@ -278,6 +354,7 @@ fn assemble(
         sampler: Arc::new(Sampler::new(Arc::clone(&pump), Arc::clone(&publisher))),
         publisher,
         store,
+        ledger,
         pump,
         names,
         token: TokenDigest::of(&settings.admin_token),

@@ -8,7 +8,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,12 +19,12 @@ use obleth_policy::{
     snapshot::Snapshot,
 };
 use tokio::{
-    net::unix::pipe,
     sync::Notify,
     time::{sleep, timeout},
 };
 
 use crate::{
+    bell::AsyncBell,
     orders::{Look, Orders},
     outbox::Outbox,
     seen::SeenKeys,
@@ -75,26 +74,6 @@ struct Flight {
     shards: Vec<usize>,
     /// The key was edited since the store was asked.
     stale: bool,
-}
-
-/// The doorbell as something that the runtime can wait on. It reads an eventfd as it would read a pipe; unlike
-/// `AsyncFd`, that needs no unsafe code.
-struct AsyncBell(pipe::Receiver);
-
-impl AsyncBell {
-    fn of(end: &SidecarEnd) -> io::Result<Self> {
-        let fd = end.bell().fd().try_clone_to_owned()?;
-        Ok(Self(pipe::Receiver::from_file_unchecked(File::from(fd))?))
-    }
-
-    /// Returns when it rang. It may also return when it rang earlier.
-    async fn rung(&self) -> io::Result<()> {
-        self.0.readable().await?;
-        let mut count = [0; 8];
-        // Until it would block: only that makes the runtime wait for the next ring.
-        while self.0.try_read(&mut count).is_ok() {}
-        Ok(())
-    }
 }
 
 impl Pump {
@@ -222,7 +201,7 @@ impl Pump {
     /// # Errors
     /// The runtime cannot wait for the doorbell.
     pub(crate) async fn run(self: Arc<Self>, store: Store) -> io::Result<()> {
-        let bell = AsyncBell::of(&self.end)?;
+        let bell = AsyncBell::of(self.end.bell())?;
         let mut pause = RETRY.0;
         loop {
             self.end.bell().going_to_sleep();

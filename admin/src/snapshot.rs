@@ -15,9 +15,11 @@ use obleth_policy::{
     coordinator::GroupShape,
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
+    price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, Secret, Snapshot, Tenant, Timers},
     unit::LimitMs,
 };
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -26,9 +28,10 @@ use crate::{
     pump::Pump,
     resolve::Names,
     store::rows::{
-        Credential, DEFAULT_GROUP, EndpointRow, GroupRow, ModelRow, Registry, TenantRow, Timeouts,
+        Credential, DEFAULT_GROUP, EndpointRow, GroupRow, ModelRow, PricesRow, Registry, TenantRow, Timeouts,
         TokenWeights, grant, network_grant,
     },
+    usage::shipper as usage,
 };
 
 /// What rows that state nothing fall back to.
@@ -50,6 +53,8 @@ pub(crate) struct Publisher {
     names: Arc<Names>,
     pump: Arc<Pump>,
     latest: Mutex<Latest>,
+    /// Whether anything was published.
+    has_begun: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -121,7 +126,7 @@ impl Places {
 
 impl Publisher {
     pub(crate) fn new(defaults: Defaults, names: Arc<Names>, pump: Arc<Pump>) -> Self {
-        Self { defaults, names, pump, latest: Mutex::default() }
+        Self { defaults, names, pump, latest: Mutex::default(), has_begun: watch::Sender::new(false) }
     }
 
     /// Takes the names of a registry into use, ahead of its publication.
@@ -161,18 +166,19 @@ impl Publisher {
             .extend(before.iter().flat_map(|s| s.models()).map(|m| m.id).filter(|id| !listed.contains(id)));
         let models: Vec<Model> =
             registry.models.iter().map(|row| self.model(row, places, complained)).collect();
-        let groups: HashMap<&str, GroupIx> =
-            registry.groups.iter().map(|row| (row.name.as_str(), places.group(row))).collect();
+        let groups: HashMap<&str, (GroupIx, GroupId)> =
+            registry.groups.iter().map(|row| (row.name.as_str(), (places.group(row), row.id))).collect();
         let tenant = |row| self.tenant(row, places, &groups);
         let tenants: Vec<Tenant> = registry.tenants.iter().map(tenant).collect();
         let names = Arc::make_mut(directory);
         models.iter().for_each(|model| names.note_pool(model.pool, model.id, &model.name));
-        groups.iter().for_each(|(name, ix)| names.note_group(*ix, name));
+        groups.iter().for_each(|(name, places)| names.note_group(*places, name));
         tenants.iter().for_each(|tenant| names.note_tenant(tenant.ix, tenant.id, &tenant.name));
         let shape = |row: &GroupRow| GroupShape { group: places.group(row), weight: row.weight };
         let groups = registry.groups.iter().map(shape).collect();
         let division = Division { ceiling: self.defaults.ceiling, groups };
         self.pump.publish(Arc::new(Snapshot::new(places.generation, models, tenants, division)));
+        self.has_begun.send_replace(true);
     }
 
     /// Who is behind the indexes.
@@ -180,14 +186,22 @@ impl Publisher {
         Arc::clone(&self.lock().directory)
     }
 
-    fn tenant(&self, row: &TenantRow, places: &mut Places, groups: &HashMap<&str, GroupIx>) -> Tenant {
+    fn tenant(
+        &self,
+        row: &TenantRow,
+        places: &mut Places,
+        groups: &HashMap<&str, (GroupIx, GroupId)>,
+    ) -> Tenant {
+        let group = groups.get(row.group_name.as_str()).or_else(|| groups.get(DEFAULT_GROUP)).copied();
+        let (group, group_id) = group.unwrap_or((GroupIx::DEFAULT, GroupId(Uuid::nil())));
         Tenant {
             id: row.id,
             ix: places.tenant(row.id),
             name: row.name.as_str().into(),
             status: row.status,
             weight: row.weight,
-            group: groups.get(row.group_name.as_str()).copied().unwrap_or(GroupIx::DEFAULT),
+            group,
+            group_id,
             max_in_flight: row.max_in_flight,
             brownout: row.brownout.unwrap_or(self.defaults.brownout),
             grant: grant(row.allowed_models.as_deref()),
@@ -223,6 +237,8 @@ impl Publisher {
             timers: timers(self.defaults.timers, row.timeouts),
             rates: rates(row.weights),
             sends_priority: row.sends_priority,
+            continuous_usage: row.continuous_usage,
+            prices: prices(row.prices),
         }
     }
 
@@ -270,6 +286,22 @@ impl Publisher {
     }
 }
 
+/// The ledger's rows are called what the registry calls them, or did in this sidecar's life.
+impl usage::Names for Publisher {
+    async fn known(&self) {
+        // It fails only without a sender, and that is `self`.
+        let _ = self.has_begun.subscribe().wait_for(|has_begun| *has_begun).await;
+    }
+
+    fn model(&self, id: ModelId) -> Option<Arc<str>> {
+        self.lock().directory.model_name(id)
+    }
+
+    fn group(&self, id: GroupId) -> Option<Arc<str>> {
+        self.lock().directory.group_name(id)
+    }
+}
+
 fn endpoint(
     (id, revision): (EndpointId, u64),
     base: &ApiBase,
@@ -297,6 +329,20 @@ fn rates(own: TokenWeights) -> Rates {
         input_milli: own.input_milli.unwrap_or(default.input_milli),
         output_milli: own.output_milli.unwrap_or(default.output_milli),
         cached_milli: own.cached_milli.unwrap_or(default.cached_milli),
+    }
+}
+
+fn prices(row: PricesRow) -> Prices {
+    // The store holds no negative ones.
+    let part = |micro_usd: Option<i64>| micro_usd.and_then(|price| u64::try_from(price).ok());
+    Prices {
+        version: row.version,
+        input: part(row.input),
+        cached_input: part(row.cached_input),
+        output: part(row.output),
+        image: part(row.image),
+        second: part(row.second),
+        character: part(row.character),
     }
 }
 

@@ -106,6 +106,26 @@ fn invalid_input_is_refused_with_the_member_that_is_at_fault() {
         ("PATCH", &model, r#"{"cached_input_weight":1.001}"#, json!("cached_input_weight")),
         ("PATCH", &model, r#"{"sends_priority":1}"#, json!("sends_priority")),
         ("PATCH", &model, r#"{"sends_priority":null}"#, json!("sends_priority")),
+        ("PATCH", &model, r#"{"continuous_usage":1}"#, json!("continuous_usage")),
+        ("PATCH", &model, r#"{"prices":5}"#, json!("prices")),
+        ("PATCH", &model, r#"{"prices":{"version":2}}"#, json!("prices.version")),
+        ("PATCH", &model, r#"{"prices":{"input_micro_usd":-1}}"#, json!("prices.input_micro_usd")),
+        ("PATCH", &model, r#"{"prices":{"output_micro_usd":0.5}}"#, json!("prices.output_micro_usd")),
+        ("PATCH", &model, r#"{"prices":{"output_micro_usd":1.0}}"#, json!("prices.output_micro_usd")),
+        ("PATCH", &model, r#"{"prices":{"image_micro_usd":"5"}}"#, json!("prices.image_micro_usd")),
+        (
+            "PATCH",
+            &model,
+            r#"{"prices":{"second_micro_usd":9007199254740992}}"#,
+            json!("prices.second_micro_usd"),
+        ),
+        (
+            "POST",
+            "/models",
+            r#"{"model_name":"a","api_base":"http://h","prices":{"character_micro_usd":99999999999999999999}}"#,
+            json!("prices.character_micro_usd"),
+        ),
+        ("GET", &format!("{model}/prices?limit=0"), "", json!("limit")),
         ("PUT", &format!("{model}/enabled"), r#"{"enabled":1}"#, json!("enabled")),
         ("GET", "/keys?limit=0", "", json!("limit")),
         ("GET", "/keys?limit=1001", "", json!("limit")),
@@ -192,8 +212,7 @@ fn nothing_but_the_health_answers_without_the_token() {
 #[test]
 fn unknown_paths_methods_and_large_bodies_get_the_one_error_shape() {
     let sidecar = Running::start();
-    for path in ["/budgets", "/audit", "/tokens", "/usage", "/fairshare", "/export", "/mcp-servers", "/keys/"]
-    {
+    for path in ["/budgets", "/audit", "/tokens", "/fairshare", "/export", "/mcp-servers", "/keys/"] {
         let answer = sidecar.get(path);
         assert_eq!((answer.status, answer.refusal().0.as_str()), (404, "unknown_endpoint"), "{path}");
     }

@@ -118,8 +118,7 @@ fn the_coordinator_hears_of_a_change_before_any_shard_does() {
 fn a_snapshot_holds_what_decides_about_waiting() {
     let sidecar = Running::start_with(|settings| settings.brownout_default = Brownout::Allow);
     let made = sidecar.expect(201, ("POST", "/tenants"), r#"{"name":"acme","max_in_flight":0}"#);
-    let body =
-        r#"{"model_name":"m","api_base":"http://127.0.0.1:1","output_weight":3.5,"sends_priority":true}"#;
+    let body = r#"{"model_name":"m","api_base":"http://127.0.0.1:1","output_weight":3.5,"sends_priority":true,"continuous_usage":true}"#;
     sidecar.expect(201, ("POST", "/models"), body);
     let snapshot = newest_snapshot(&sidecar);
     let tenant_id = TenantId(id(&made).parse().unwrap());
@@ -127,7 +126,7 @@ fn a_snapshot_holds_what_decides_about_waiting() {
     assert_eq!((tenant.max_in_flight, tenant.brownout), (Some(0), Brownout::Allow), "the default");
     let model = snapshot.model("m").unwrap();
     assert_eq!(model.rates, Rates { output_milli: 3500, ..Rates::default() });
-    assert!(model.sends_priority);
+    assert!(model.sends_priority && model.continuous_usage);
     for (said, meant) in [("\"reject\"", Brownout::Reject), ("null", Brownout::Allow)] {
         let path = format!("/tenants/{}/brownout", id(&made));
         sidecar.expect(200, ("PUT", &path), &format!(r#"{{"brownout":{said}}}"#));

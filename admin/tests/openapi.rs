@@ -7,7 +7,7 @@ mod running;
 use std::{cell::RefCell, collections::BTreeSet};
 
 use obleth_link::{Order, Report};
-use running::{Answer, Running, TOKEN, next_order, send};
+use running::{Answer, Record, Running, TOKEN, next_order, send};
 use serde_json::{Map, Value, json};
 
 /// A sidecar, its document, and the operations that were asked so far.
@@ -52,6 +52,10 @@ impl Api {
         let answer = self.sidecar.send(method, &path.replace("{id}", id), &body);
         let described = &operation["responses"][answer.status.to_string()];
         assert!(described.is_object(), "{method} {path} {body}: {} is not described", answer.status);
+        if described["content"]["text/csv"].is_object() {
+            assert_eq!(answer.header("content-type"), Some("text/csv; charset=utf-8"), "{path}");
+            return answer;
+        }
         let schema = &described["content"]["application/json"]["schema"];
         let faults = faults(schema, &answer.json(), &self.document);
         assert!(faults.is_empty(), "{method} {path}: {faults:?} in {}", answer.body);
@@ -232,11 +236,33 @@ fn every_operation_answers_as_the_document_says() {
     let model = id(&ask("POST", "/models", "", model));
     ask("GET", "/models", "", Value::Null);
     ask("PATCH", "/models/{id}", &model, json!({"max_model_len": 4096, "timeouts": {"idle_ms": 0}}));
+    ask("PATCH", "/models/{id}", &model, json!({"prices": {"input_micro_usd": 5, "image_micro_usd": null}}));
+    ask("GET", "/models/{id}/prices?limit=5", &model, Value::Null);
     ask("PUT", "/models/{id}/enabled", &model, json!({"enabled": false}));
     ask("PUT", "/models/{id}/capacity", &model, json!({"max_in_flight": 3}));
     ask("GET", "/models/{id}", &model, Value::Null);
     ask("GET", "/stats", "", Value::Null);
     ask("GET", "/fairshare/history", "", Value::Null);
+    let record = Record {
+        ts: 1_795_262_400_000,
+        rest: [0; 10],
+        request_id: "r".into(),
+        tenant: tenant.clone(),
+        key: key.clone(),
+        model: "m".into(),
+        refused: false,
+        input_tokens: 10,
+        cost: Some(7),
+    };
+    api.sidecar.record([record]);
+    let range = "from=2026-11-01&to=2026-12-01";
+    let by = "by=tenant,key,group,model,endpoint,outcome,status";
+    for list in ["by=day", by, &format!("{by},day"), "by=month"] {
+        assert_eq!(ask("GET", &format!("/usage?{range}&{list}"), "", Value::Null)["totals"]["requests"], 1);
+    }
+    ask("GET", &format!("/usage/series?{range}&{by}&interval=week"), "", Value::Null);
+    assert_eq!(ask("GET", &format!("/usage/logs?{range}"), "", Value::Null).as_array().unwrap().len(), 1);
+    api.try_ask("GET", "/usage/export.csv", "", &Value::Null);
     api.sidecar.hush();
     let played = api.sidecar.coordinator.clone();
     let coordinator = std::thread::spawn(move || {

@@ -213,6 +213,11 @@ fn a_model_lives_from_creation_to_deletion() {
         }],
         "timeouts": {"connect_ms": null, "first_byte_ms": null, "idle_ms": null, "total_ms": null},
         "input_weight": null, "output_weight": null, "cached_input_weight": null, "sends_priority": false,
+        "continuous_usage": false,
+        "prices": {
+            "version": 0, "input_micro_usd": null, "cached_input_micro_usd": null, "output_micro_usd": null,
+            "image_micro_usd": null, "second_micro_usd": null, "character_micro_usd": null,
+        },
         "created_at": made["created_at"],
     });
     assert_eq!(made, expected);

@@ -1,4 +1,5 @@
-//! One function in a loop: what a decision, an admission and a grant cost, beside what else there is.
+//! One function in a loop: what a decision, an admission, a grant and a usage note cost, beside what else
+//! there is.
 //!
 //! `cargo run --release -p obleth-benches` prints it all. With the name of a bench and a number it repeats that one so
 //! often and prints nothing, for callgrind. It must never measure anything but the product's own code and its rivals'.
@@ -12,6 +13,7 @@ mod round_robin;
 mod round_trip;
 mod skew;
 mod table;
+mod usage;
 mod workload;
 
 use std::process::ExitCode;
@@ -22,10 +24,11 @@ use table::{cells, head, nanoseconds, row, say};
 
 const DECISION: &str = "500 ns; 150 ns";
 const ADMISSION: &str = "500 ns; 200 ns";
+const NOTE: &str = "500 ns; 300 ns";
 
 /// What is repeated on one thread, in the order of the table.
 #[rustfmt::skip]
-const BENCHES: [Bench; 17] = [
+const BENCHES: [Bench; 19] = [
     Bench { name: "grant-10", what: "least and grant, 10 tenants queued", limits: DECISION, warm_up: 1_000, make: || decision::grants(10) },
     Bench { name: "grant-1000", what: "least and grant, 1,000 tenants queued", limits: DECISION, warm_up: 5_000, make: || decision::grants(1_000) },
     Bench { name: "grant-10000", what: "least and grant, 10,000 tenants queued", limits: DECISION, warm_up: 30_000, make: || decision::grants(10_000) },
@@ -43,6 +46,8 @@ const BENCHES: [Bench; 17] = [
     Bench { name: "admission-1000", what: "admission from stock, 1,000 keys", limits: ADMISSION, warm_up: 30_000, make: || admission::stocked(1_000) },
     Bench { name: "admission-contended", what: "admission by ticket, both sides, 1,000 tenants queued", limits: "", warm_up: 30_000, make: || admission::contended(1_000) },
     Bench { name: "counter", what: "rival: shared counter", limits: "", warm_up: 1_000, make: counter::alone },
+    Bench { name: "usage-note", what: "usage note, encoded and on the slate", limits: NOTE, warm_up: 30_000, make: usage::notes },
+    Bench { name: "usage-notes", what: "both usage notes of a request", limits: NOTE, warm_up: 30_000, make: usage::requests },
 ];
 
 fn main() -> ExitCode {

@@ -32,6 +32,14 @@ impl Call<'_> {
     /// # Errors
     /// No connection, or an answer that is not 2xx, with what it said.
     pub(crate) fn send(&self, body: &str) -> Result<Vec<u8>> {
+        Ok(self.page(body)?.0)
+    }
+
+    /// The same, with the path and query of the list's next page, if there is one.
+    ///
+    /// # Errors
+    /// As [`Call::send`].
+    pub(crate) fn page(&self, body: &str) -> Result<(Vec<u8>, Option<String>)> {
         let Self { server, method, path, token } = self;
         let mut socket = TcpStream::connect_timeout(server, PATIENCE)?;
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -55,11 +63,15 @@ impl Call<'_> {
     }
 }
 
-/// The body of an answer that came to its end.
-fn whole(mut answer: Vec<u8>) -> Result<Vec<u8>> {
+/// The body of an answer that came to its end, and where its `link` says that the next page is.
+fn whole(mut answer: Vec<u8>) -> Result<(Vec<u8>, Option<String>)> {
     let limits = Limits::default();
     let len = HeadScan::default().find_end(&answer, &limits)?.context("no answer")?;
     let head = parse_response(&answer, len, Method::Post, &limits)?;
+    let next = head
+        .iter(&answer)
+        .filter(|(name, ..)| name.eq_ignore_ascii_case(b"link"))
+        .find_map(|(_, value, _)| next_page(std::str::from_utf8(value).ok()?));
     let (mut decoder, mut rest) = (BodyDecoder::new(head.framing, &limits), answer.split_off(len));
     let mut body = Vec::new();
     loop {
@@ -75,7 +87,13 @@ fn whole(mut answer: Vec<u8>) -> Result<Vec<u8>> {
     if !(200..300).contains(&head.status) {
         bail!("{} {}", head.status, String::from_utf8_lossy(&body));
     }
-    Ok(body)
+    Ok((body, next))
+}
+
+/// The target of the link with `rel="next"` (RFC 8288).
+fn next_page(links: &str) -> Option<String> {
+    let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
+    Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
 }
 
 /// Posts JSON and gives the JSON of the answer.
@@ -92,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_taken_whole_or_not_at_all() {
-        let said = |text: &str| whole(text.into()).map(|body| String::from_utf8(body).unwrap());
+        let said = |text: &str| whole(text.into()).map(|(body, _)| String::from_utf8(body).unwrap());
         assert_eq!(said("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap(), "ok");
         let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\no";
         assert_eq!(said(&format!("{chunked}k\r\n0\r\n\r\n")).unwrap(), "ok");
@@ -100,5 +118,14 @@ mod tests {
         assert!(said("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok").is_err());
         let refused = said("HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nbusy").unwrap_err();
         assert_eq!(refused.to_string(), "503 busy");
+    }
+
+    #[test]
+    fn the_next_page_is_where_the_link_says() {
+        let text =
+            "HTTP/1.1 200 OK\r\nLink: </a?limit=1&after=x>; rel=\"next\"\r\ncontent-length: 2\r\n\r\n[]";
+        let (body, next) = whole(text.into()).unwrap();
+        assert_eq!((body.as_slice(), next.as_deref()), (b"[]".as_slice(), Some("/a?limit=1&after=x")));
+        assert_eq!(next_page("</a>; rel=\"prev\""), None);
     }
 }

@@ -1,13 +1,15 @@
 //! `obleth-perf`: measures obleth beside its peers, or puts load on anything that speaks the OpenAI API.
 //!
-//! `compare` measures what a request costs, `fairness` who gets how much; `load` and `floor` are parts, for hands. It is no part of the product, and must never
-//! be needed to run it.
+//! `compare` measures what a request costs, `fairness` who gets how much, `ledger` whether every request is accounted
+//! for; `load` and `floor` are parts, for hands. It is no part of the product, and must never be needed to run it.
 
 mod compare;
 mod fairness;
+mod finding;
 mod floor;
 mod generate;
 mod http;
+mod ledger;
 mod load;
 mod meter;
 mod peers;
@@ -24,7 +26,7 @@ mod terminal;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use compare::Asked;
@@ -44,6 +46,8 @@ enum Command {
     Compare(CompareArgs),
     /// Measure who gets how much of a contended pool, and how soon
     Fairness(FairnessArgs),
+    /// Kill the gateway under load, and hold its ledger against the backend's own count
+    Ledger(LedgerArgs),
     /// Put load on a server that speaks the OpenAI API
     Load(generate::LoadArgs),
     /// Forward bytes and parse nothing, until ended
@@ -74,6 +78,9 @@ struct CompareArgs {
     /// Pause before the last look at memory [default: as the scenario says]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     settle: Option<f64>,
+    /// A build from before the ledger, to measure row 20 against
+    #[arg(long, value_name = "PROGRAM")]
+    without: Option<PathBuf>,
     /// The program to measure [default: beside this one]
     #[arg(long, value_name = "PROGRAM")]
     obleth: Option<PathBuf>,
@@ -107,6 +114,37 @@ struct FairnessArgs {
     results: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct LedgerArgs {
+    /// Requests to make [default: 20000; 1000000 with --full]
+    #[arg(long, value_name = "N")]
+    requests: Option<usize>,
+    /// Times the gateway is killed [default: 5; 100 with --full]
+    #[arg(long, value_name = "K")]
+    kills: Option<usize>,
+    /// Figures to quote
+    #[arg(long)]
+    full: bool,
+    /// Keep the ledger in a ClickHouse that is away for so many seconds, at 500 requests a second, in place of a closed loop
+    #[arg(long, value_parser = seconds, requires = "clickhouse", conflicts_with = "requests")]
+    outage: Option<f64>,
+    /// The library that is ClickHouse (`tests/run` installs it)
+    #[arg(long, value_name = "LIBRARY", requires = "outage")]
+    clickhouse: Option<PathBuf>,
+    /// Connections, each with one request at a time
+    #[arg(long, value_name = "N", default_value_t = 192)]
+    connections: usize,
+    /// What is drawn: requests, moments of kills
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// The program to measure [default: beside this one]
+    #[arg(long, value_name = "PROGRAM")]
+    obleth: Option<PathBuf>,
+    /// Folder of the results
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
+    results: PathBuf,
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let secs = text.parse().ok().filter(|secs| (0.1..=86_400.0).contains(secs));
     secs.ok_or_else(|| "write seconds, 0.1 to 86400".to_owned())
@@ -119,6 +157,7 @@ fn main() -> ExitCode {
         Command::Load(args) => signals::listen().and_then(|()| generate::run(&args)),
         Command::Compare(args) => signals::listen().and_then(|()| compare(args)),
         Command::Fairness(args) => signals::listen().and_then(|()| fairness(args)),
+        Command::Ledger(args) => signals::listen().and_then(|()| ledger(args)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -136,6 +175,7 @@ fn compare(args: CompareArgs) -> Result<()> {
         rounds: args.rounds.map(usize::from),
         secs: args.secs,
         settle: args.settle,
+        without: args.without.as_deref().map(|path| subject::program(Some(path))).transpose()?,
         obleth: subject::program(args.obleth.as_deref())?,
         scenarios: args.scenarios,
         folder: folder.path().to_owned(),
@@ -166,6 +206,37 @@ fn fairness(args: FairnessArgs) -> Result<()> {
     say(&fairness::markdown(&chapters));
     let name = fairness::write(&args.results, &report::Machine::look(&asked.obleth), &chapters)?;
     remark(&format!("written: {}.json, .md, .svg", name.display()));
+    Ok(())
+}
+
+/// # Errors
+/// The ledger is wrong, too: the table says how.
+fn ledger(args: LedgerArgs) -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("obleth-perf-").tempdir()?;
+    let pick = |short, long| if args.full { long } else { short };
+    let (requests, outage) = match args.clickhouse.zip(args.outage) {
+        Some((library, secs)) => {
+            let (requests, outage) = ledger::Outage::of(library, secs);
+            (Some(requests), Some(outage))
+        }
+        None => (None, None),
+    };
+    let asked = ledger::Asked {
+        requests: requests.or(args.requests).unwrap_or(pick(20_000, 1_000_000)),
+        kills: args.kills.unwrap_or(pick(5, 100)),
+        connections: args.connections,
+        seed: args.seed,
+        outage,
+        obleth: subject::program(args.obleth.as_deref())?,
+        folder: folder.path().to_owned(),
+        processors: processors::allowed()?,
+    };
+    raise_descriptor_limit()?;
+    let record = ledger::run(&asked)?;
+    say(&record.markdown());
+    let name = ledger::write(&args.results, &report::Machine::look(&asked.obleth), &record)?;
+    remark(&format!("written: {}.json, .md", name.display()));
+    ensure!(record.is_clean(), "the ledger is not what clients and backend saw");
     Ok(())
 }
 

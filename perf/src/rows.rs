@@ -65,13 +65,15 @@ pub(crate) const SHARDS_EACH: Row =
     row(9, "CPU per request with 2 shards ÷ 1 shard, equal rate per shard", 1.1, 1.03);
 pub(crate) const SHARDS_TOTAL: Row =
     row(9, "CPU per request with 2 shards ÷ 1 shard, equal rate in all", 1.1, 1.03);
+pub(crate) const LEDGER_P99: Row = row(20, "p99 with the ledger ÷ without", 1.1, 1.02);
+pub(crate) const LEDGER_P50: Row = row(20, "p50 with the ledger ÷ without", 1.1, 1.02);
 pub(crate) const IDLE_CONNECTION: Row = row(21, "user memory of an idle connection ÷ nginx's", 1.5, 0.8);
 pub(crate) const ACTIVE_STREAM: Row = row(21, "user memory of an active stream ÷ nginx's", 0.6, 0.25);
 pub(crate) const RSS_IDLE: Row = Row { unit: Unit::Megabytes, ..row(22, "RSS idle", 20.0, 8.0) };
 pub(crate) const RSS_AFTER: Row = row(22, "RSS after many streams ÷ idle", 1.5, 1.15);
 
 /// The rows this program measures.
-pub(crate) const NUMBERS: [u8; 10] = [1, 2, 3, 4, 5, 7, 8, 9, 21, 22];
+pub(crate) const NUMBERS: [u8; 11] = [1, 2, 3, 4, 5, 7, 8, 9, 20, 21, 22];
 
 /// What a measurement says about a row.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -64,7 +65,63 @@ pub(crate) struct Site<'a> {
     pub(crate) backend: SocketAddr,
 }
 
-/// A gateway that runs and has nothing registered yet but the model.
+/// A gateway that was started and has not said yet that it is ready.
+#[derive(Debug)]
+pub(crate) struct Launch(Process);
+
+impl Launch {
+    /// Starts the gateway as [`Site::gateway_on`] does, and waits for nothing.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub(crate) fn start(
+        site: &Site<'_>,
+        name: &str,
+        data: &Path,
+        settings: &[(&'static str, String)],
+    ) -> Result<Self> {
+        let any = "127.0.0.1:0".to_owned();
+        let mut env = vec![
+            ("HOME", site.folder.display().to_string()),
+            // So that the last line of its log is a complaint, if there is one.
+            ("RUST_LOG", "obleth=warn".to_owned()),
+            ("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN.to_owned()),
+            ("OBLETH_GLOBAL_MAX_IN_FLIGHT", NO_LIMIT.to_string()),
+            ("OBLETH_PROXY_LISTEN", any.clone()),
+            ("OBLETH_ADMIN_LISTEN", any.clone()),
+            ("OBLETH_METRICS_LISTEN", any),
+            ("OBLETH_DRAIN_TIMEOUT_SECS", "1".to_owned()),
+        ];
+        // Of two values of one name the later holds.
+        env.extend(settings.iter().cloned());
+        Ok(Self(Process::start(&Start {
+            name,
+            program: site.obleth,
+            args: vec!["serve".to_owned(), "--data-dir".to_owned(), data.display().to_string()],
+            env,
+            processors: site.processors,
+            folder: site.folder,
+        })?))
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn ready(self) -> Result<Gateway> {
+        let mut process = self.0;
+        let line = process.line_with(" ready: ")?;
+        let (data_plane, admin, metrics) = (address(&line, 0)?, address(&line, 1)?, address(&line, 2)?);
+        Ok(Gateway { process, data_plane, metrics, admin })
+    }
+
+    /// Kills it, ready or not.
+    pub(crate) fn kill(mut self) {
+        self.0.stop(Signal::KILL);
+    }
+}
+
+/// A gateway that runs.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) process: Process,
@@ -81,6 +138,14 @@ impl Gateway {
     pub(crate) fn admin(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
         let path = format!("/api/v1{path}");
         http::Call { server: self.admin, method, path: &path, token: ADMIN_TOKEN }.json(body)
+    }
+
+    /// A page of a list of the admin API, and where the next one is. `path` is whole.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(crate) fn list(&self, path: &str) -> Result<(Vec<u8>, Option<String>)> {
+        http::Call { server: self.admin, method: "GET", path, token: ADMIN_TOKEN }.page("")
     }
 
     /// A new tenant, with an id and a key of its own.
@@ -113,29 +178,7 @@ impl Site<'_> {
     /// It does not start.
     pub(crate) fn gateway(&self, name: &str, shards: usize, slots: u32) -> Result<Gateway> {
         let data = tempfile::tempdir_in(self.folder)?.keep();
-        let any = "127.0.0.1:0".to_owned();
-        let mut process = Process::start(&Start {
-            name,
-            program: self.obleth,
-            args: vec!["serve".to_owned(), "--data-dir".to_owned(), data.display().to_string()],
-            env: vec![
-                ("HOME", self.folder.display().to_string()),
-                // So that the last line of its log is a complaint, if there is one.
-                ("RUST_LOG", "obleth=warn".to_owned()),
-                ("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN.to_owned()),
-                ("OBLETH_CORES", shards.to_string()),
-                ("OBLETH_GLOBAL_MAX_IN_FLIGHT", NO_LIMIT.to_string()),
-                ("OBLETH_PROXY_LISTEN", any.clone()),
-                ("OBLETH_ADMIN_LISTEN", any.clone()),
-                ("OBLETH_METRICS_LISTEN", any),
-                ("OBLETH_DRAIN_TIMEOUT_SECS", "1".to_owned()),
-            ],
-            processors: self.processors,
-            folder: self.folder,
-        })?;
-        let line = process.line_with(" ready: ")?;
-        let (data_plane, admin, metrics) = (address(&line, 0)?, address(&line, 1)?, address(&line, 2)?);
-        let gateway = Gateway { process, data_plane, metrics, admin };
+        let gateway = self.gateway_on(name, &data, &[("OBLETH_CORES", shards.to_string())])?;
         let model = json!({
             "model_name": MODEL,
             "api_base": format!("http://{}", self.backend),
@@ -143,6 +186,19 @@ impl Site<'_> {
         });
         gateway.admin("POST", "/models", &model)?;
         Ok(gateway)
+    }
+
+    /// The gateway on a data folder, with these settings beside the usual ones, and with whatever it finds there.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn gateway_on(
+        &self,
+        name: &str,
+        data: &Path,
+        settings: &[(&'static str, String)],
+    ) -> Result<Gateway> {
+        Launch::start(self, name, data, settings)?.ready()
     }
 
     /// A forwarder that parses nothing.

@@ -16,6 +16,10 @@ pub(crate) fn check(config: &Config, sources: &Sources, faults: &mut Vec<Fault>)
         let message = "has no backend to go to; set OBLETH_UPSTREAM_BASE_URL too, or leave it out";
         faults.push(Fault::new(sources.place("UPSTREAM_API_KEY"), message));
     }
+    if config.clickhouse_password.is_some() && config.clickhouse_url.is_none() {
+        let message = "has no server to go to; set OBLETH_CLICKHOUSE_URL too, or leave it out";
+        faults.push(Fault::new(sources.place("CLICKHOUSE_PASSWORD"), message));
+    }
     if let Some(base) = &config.upstream_base_url
         && let Err(fault) = obleth_admin::check_api_base(base, config.networks())
     {

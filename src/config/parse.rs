@@ -117,6 +117,12 @@ pub(crate) fn bytes(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, 
     }
 }
 
+/// As [`bytes`], for room in memory.
+pub(crate) fn memory(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<usize, Refusal> {
+    let wide = bytes(range);
+    move |text| wide(text).and_then(|size| usize::try_from(size).map_err(|error| error.to_string()))
+}
+
 /// A size in the largest unit that leaves no fraction.
 pub(crate) fn size_text(size: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
@@ -167,6 +173,25 @@ pub(crate) fn database(text: &str) -> Result<PathBuf, Refusal> {
     Ok(PathBuf::from(path))
 }
 
+/// A folder, which need not exist yet.
+pub(crate) fn folder(text: &str) -> Result<PathBuf, Refusal> {
+    Ok(PathBuf::from(text))
+}
+
+/// Longest name of a node, as of a host.
+const MAX_NODE: usize = 64;
+
+/// What a node is called: it stands in records, logs and file headers.
+pub(crate) fn node(text: &str) -> Result<String, Refusal> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match text.len() <= MAX_NODE && text.bytes().all(fits) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{text}` is no name for a node; write at most {MAX_NODE} letters, digits, `.`, `_` or `-`"
+        )),
+    }
+}
+
 /// The base address of an OpenAI-compatible backend, held to what the admin API takes.
 pub(crate) fn base_url(text: &str) -> Result<String, Refusal> {
     // What may be where is judged once both settings are known.
@@ -177,6 +202,18 @@ pub(crate) fn base_url(text: &str) -> Result<String, Refusal> {
         }
         Err(fault) => Err(fault.to_string()),
     }
+}
+
+/// The address of a ClickHouse.
+pub(crate) fn clickhouse_url(text: &str) -> Result<String, Refusal> {
+    obleth_admin::check_clickhouse_url(text).map_err(|fault| fault.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// The name of a database there.
+pub(crate) fn clickhouse_db(text: &str) -> Result<String, Refusal> {
+    obleth_admin::check_clickhouse_database(text).map_err(|fault| format!("`{text}` {fault}"))?;
+    Ok(text.to_owned())
 }
 
 /// A PEM file with certificates of authorities.
@@ -193,12 +230,17 @@ pub(crate) fn ca_file(text: &str) -> Result<UpstreamTls, Refusal> {
 }
 
 /// Any text that can stand in a header.
-pub(crate) fn secret(text: &str) -> Result<Secret, Refusal> {
+pub(crate) fn visible(text: &str) -> Result<String, Refusal> {
     if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(Secret::new(text))
+        Ok(text.to_owned())
     } else {
         Err("has white space, control or non-ASCII characters in it; use visible ASCII".to_owned())
     }
+}
+
+/// The same, never to be shown.
+pub(crate) fn secret(text: &str) -> Result<Secret, Refusal> {
+    visible(text).map(Secret::new)
 }
 
 /// Shorter admin tokens are refused: they can be guessed.
@@ -338,6 +380,14 @@ mod tests {
         assert!(!refused.contains("hunter2"));
         for wrong in ["mysql://x", "sqlite:", "sqlite::memory:", "y.db"] {
             assert!(database(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_node_has_a_name_like_a_host() {
+        assert_eq!(node("gpu-7.rack_2").unwrap(), "gpu-7.rack_2");
+        for wrong in ["gpu 7", "gpu/7", "knöt", &"x".repeat(65)] {
+            assert!(node(wrong).unwrap_err().contains("at most 64"), "{wrong}");
         }
     }
 

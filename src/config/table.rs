@@ -6,7 +6,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use obleth_admin::Networks;
+use obleth_admin::{ClickHouseSettings, Networks};
 use obleth_policy::{
     network::Cidr,
     snapshot::{Brownout, Secret},
@@ -17,8 +17,9 @@ use obleth_proxy::UpstreamTls;
 use super::{
     Fault,
     parse::{
-        LogFormat, address, admin_token, base_url, boolean, brownout, bytes, ca_file, count, database, limit,
-        log_format, master_key, maybe, millis, networks, seconds, secret, whole32,
+        LogFormat, address, admin_token, base_url, boolean, brownout, bytes, ca_file, clickhouse_db,
+        clickhouse_url, count, database, folder, limit, log_format, master_key, maybe, memory, millis,
+        networks, node, seconds, secret, visible, whole32,
     },
     source::Sources,
 };
@@ -84,6 +85,13 @@ settings! {
         "data-plane shards, one pinned thread each; unset: one per allowed processor";
     open DATABASE_URL database: Option<PathBuf> = "", maybe(database),
         "`sqlite:PATH`; unset: `obleth.db` in the data folder";
+    open USAGE_RETENTION_DAYS usage_retention_days: u32 = "400", whole32(0..=36_500),
+        "days that usage records are kept; 0: for ever";
+    open CLICKHOUSE_URL clickhouse_url: Option<String> = "", maybe(clickhouse_url),
+        "ClickHouse that keeps the usage ledger, over HTTP, as in `http://clickhouse:8123`; unset: a file in the data folder";
+    open CLICKHOUSE_DB clickhouse_db: String = "obleth", clickhouse_db, "its database; made if it is not there";
+    open CLICKHOUSE_USER clickhouse_user: String = "default", visible, "its user";
+    secret CLICKHOUSE_PASSWORD clickhouse_password: Option<Secret> = "", maybe(secret), "that user's password";
     open UPSTREAM_BASE_URL upstream_base_url: Option<String> = "", maybe(base_url),
         "backend for models that name none";
     secret UPSTREAM_API_KEY upstream_api_key: Option<Secret> = "", maybe(secret),
@@ -147,6 +155,16 @@ settings! {
         "from dispatch to the answer's last byte; 0 is off";
     open UPSTREAM_KEEPALIVE_MS upstream_keepalive: Duration = "4000", millis(0..=3_600_000),
         "idle time after which a connection to a backend is closed; keep it below the backend's own (vLLM: 5 s)";
+    open NODE node: Option<String> = "", maybe(node),
+        "what this node is called in the usage ledger; unset: what its usage log says, and in a new one the machine's name";
+    open WAL_DIR wal_dir: Option<PathBuf> = "", maybe(folder),
+        "folder of the usage log; unset: `wal` in the data folder";
+    open WAL_MAX_BYTES wal_max_bytes: u64 = "4 GiB", bytes(64 << 20..=1 << 50),
+        "what the usage log may take up while its records cannot be shipped; then they are lost, and counted";
+    open WAL_BUFFER_BYTES wal_buffer_bytes: usize = "4 MiB", memory(1 << 20..=1 << 30),
+        "room per core for what is not in the usage log yet; it outlives the process";
+    open WAL_FSYNC_MS wal_fsync: Duration = "50", millis(1..=10_000),
+        "how often the usage log is made safe against a loss of power";
     open DRAIN_TIMEOUT_SECS drain_timeout: Duration = "600", seconds(0..=86_400),
         "how long SIGTERM waits for what is in flight";
     open LOG_FORMAT log_format: LogFormat = "text", log_format, "`text` or `json`, on standard error";
@@ -157,6 +175,16 @@ impl Config {
     pub(crate) fn networks(&self) -> Networks {
         Networks { block_private: self.block_private_networks }
     }
+
+    /// The server that keeps usage, if one does.
+    pub(crate) fn clickhouse(&self) -> Option<ClickHouseSettings> {
+        self.clickhouse_url.clone().map(|url| ClickHouseSettings {
+            url,
+            database: self.clickhouse_db.clone(),
+            user: self.clickhouse_user.clone(),
+            password: self.clickhouse_password.clone(),
+        })
+    }
 }
 
 /// Longest time limit that makes sense, and that a timer can hold.
@@ -164,22 +192,8 @@ const DAY_MS: u32 = 86_400_000;
 
 /// Names of the documentation that come with later versions. Setting one is a fault: silence would be taken
 /// for consent.
-const LATER: &[&str] = &[
-    "REDIS_URL",
-    "CLICKHOUSE_URL",
-    "CLICKHOUSE_DB",
-    "CLICKHOUSE_USER",
-    "CLICKHOUSE_PASSWORD",
-    "PROXY_PROTOCOL",
-    "WAL_DIR",
-    "WAL_MAX_BYTES",
-    "WAL_FSYNC_MS",
-    "CORS_ORIGINS",
-    "TLS_CERT",
-    "TLS_KEY",
-    "OTLP_ENDPOINT",
-    "ACCESS_LOG",
-];
+const LATER: &[&str] =
+    &["REDIS_URL", "PROXY_PROTOCOL", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "OTLP_ENDPOINT", "ACCESS_LOG"];
 
 /// What follows a secret's name when the value lies in a file.
 const IN_FILE: &str = "_FILE";

@@ -151,6 +151,8 @@ fn settings_that_contradict_each_other_are_faults() {
     );
     let key = Given::nothing().faults(&[("OBLETH_UPSTREAM_API_KEY", "k")]);
     assert!(key[0].contains("set OBLETH_UPSTREAM_BASE_URL too"), "{key:?}");
+    let password = Given::nothing().faults(&[("OBLETH_CLICKHOUSE_PASSWORD", "p")]);
+    assert!(password[0].contains("set OBLETH_CLICKHOUSE_URL too"), "{password:?}");
     let private = [("OBLETH_UPSTREAM_BASE_URL", "http://10.0.0.7"), ("OBLETH_BLOCK_PRIVATE_NETWORKS", "on")];
     let base = Given::nothing().faults(&private);
     assert!(base[0].starts_with("OBLETH_UPSTREAM_BASE_URL: is a private address"), "{base:?}");
@@ -174,6 +176,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("METRICS_LISTEN", "127.0.0.1:3"),
     ("CORES", "7"),
     ("DATABASE_URL", "sqlite:/x.db"),
+    ("USAGE_RETENTION_DAYS", "66"),
+    ("CLICKHOUSE_URL", "http://other:8123"),
+    ("CLICKHOUSE_DB", "other"),
+    ("CLICKHOUSE_USER", "other"),
+    ("CLICKHOUSE_PASSWORD", "p"),
     ("UPSTREAM_BASE_URL", "http://other"),
     ("UPSTREAM_API_KEY", "k"),
     ("UPSTREAM_CA_FILE", CA_FILE),
@@ -206,6 +213,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("UPSTREAM_IDLE_TIMEOUT_MS", "13"),
     ("UPSTREAM_TOTAL_TIMEOUT_MS", "14"),
     ("UPSTREAM_KEEPALIVE_MS", "15"),
+    ("NODE", "gpu-7"),
+    ("WAL_DIR", "/wal"),
+    ("WAL_MAX_BYTES", "1 GiB"),
+    ("WAL_BUFFER_BYTES", "1 MiB"),
+    ("WAL_FSYNC_MS", "17"),
     ("DRAIN_TIMEOUT_SECS", "16"),
     ("LOG_FORMAT", "json"),
 ];
@@ -215,9 +227,10 @@ fn every_setting_changes_its_own_field_from_variable_and_from_key() {
     let names: BTreeSet<_> = TABLE.iter().map(|setting| setting.name).collect();
     let tried: BTreeSet<_> = OTHERS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, tried, "each row of the table has a line here");
-    // The backend's address is set throughout, because its credential is refused without it.
-    let base = ("OBLETH_UPSTREAM_BASE_URL", "http://backend");
-    let before = format!("{:#?}", Given::nothing().load(Flags::default(), &[base]).unwrap().config);
+    // These addresses are set throughout, because credentials for them are refused without.
+    let bases =
+        [("OBLETH_UPSTREAM_BASE_URL", "http://backend"), ("OBLETH_CLICKHOUSE_URL", "http://clickhouse:8123")];
+    let before = format!("{:#?}", Given::nothing().load(Flags::default(), &bases).unwrap().config);
     let folder = Given::nothing();
     let key = rcgen::KeyPair::generate().unwrap();
     let ca = rcgen::CertificateParams::default().self_signed(&key).unwrap();
@@ -225,12 +238,14 @@ fn every_setting_changes_its_own_field_from_variable_and_from_key() {
     for (name, other) in OTHERS {
         let other = &if *other == CA_FILE { ca_file.as_str() } else { other };
         let variable = format!("OBLETH_{name}");
-        let environment = [base, (variable.as_str(), *other)];
+        let mut environment = bases.to_vec();
+        environment.retain(|(name, _)| *name != variable);
+        let others = environment.clone();
+        environment.push((variable.as_str(), *other));
         let after = format!("{:#?}", Given::nothing().load(Flags::default(), &environment).unwrap().config);
         assert_ne!(before, after, "{name} changes nothing");
         let key = Given::file(&format!("{} = \"{other}\"\n", name.to_ascii_lowercase()));
-        let environment = if *name == "UPSTREAM_BASE_URL" { &[][..] } else { &[base][..] };
-        let keyed = format!("{:#?}", key.load(Flags::default(), environment).unwrap().config);
+        let keyed = format!("{:#?}", key.load(Flags::default(), &others).unwrap().config);
         assert_eq!(after, keyed, "{name} means the same as a key of the file");
     }
 }

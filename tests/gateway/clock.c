@@ -1,8 +1,10 @@
-/* A library that is loaded into a gateway under test and makes the clock of one chosen thread fail, or stall, once.
+/* A library that is loaded into a gateway under test and makes the clock of one chosen thread fail, or stall, once; and
+ * lets its wall clock be wrong.
  *
  * It exists because a thread of the real program must die without a hook in the program: Rust panics when the kernel
- * has no time to tell. The test chooses by writing the four numbers below into the file that $FAULTY_CLOCK names.
- * It must never touch another thread, the wall clock, or a program that has no such file. */
+ * has no time to tell; and because a wall clock steps when somebody sets it. The test chooses by writing the five
+ * numbers below into the file that $FAULTY_CLOCK names. It must never touch another thread, or a program that has no
+ * such file. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +20,7 @@ struct order {
     volatile int32_t calls;    /* which call from now on is meant; 1: the next */
     volatile int32_t stall_ms; /* sleep so long; 0: fail */
     volatile int32_t done;     /* how often something has happened */
+    volatile int32_t ahead_s;  /* the wall clock of all threads is so far ahead; negative: behind */
 };
 
 static struct order *order;
@@ -45,5 +48,8 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
         }
         usleep(stall_ms * 1000);
     }
-    return syscall(SYS_clock_gettime, clock, time);
+    int result = syscall(SYS_clock_gettime, clock, time);
+    if (order && clock == CLOCK_REALTIME && result == 0)
+        time->tv_sec += order->ahead_s;
+    return result;
 }

@@ -1,4 +1,4 @@
-//! A gateway whose threads can be made to die or to stall, from outside: its clock is ours.
+//! A gateway whose threads can be made to die or to stall, and whose wall clock steps, from outside: its clock is ours.
 //!
 //! It exists so that supervision is tested on the program as it is delivered. `clock.c` is built and loaded into the
 //! gateway; an order names a thread, and the kernel has no time to tell it, once. Rust code panics of that.
@@ -40,7 +40,7 @@ impl Clock {
             Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
         let built = built.expect("a C compiler builds the faulty clock");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        fs::write(&path, [0; 16]).unwrap();
+        fs::write(&path, [0; 20]).unwrap();
         let order = File::options().read(true).write(true).open(&path).unwrap();
         Self { order, path, library, _folder: folder }
     }
@@ -59,6 +59,11 @@ impl Clock {
         for (place, number) in [(4, calls), (8, stall_ms), (0, thread(gateway, name))] {
             self.order.write_all_at(&number.to_ne_bytes(), place).unwrap();
         }
+    }
+
+    /// From now on the gateway's wall clock is so many seconds ahead of ours.
+    pub(crate) fn set_ahead(&self, seconds: i32) {
+        self.order.write_all_at(&seconds.to_ne_bytes(), 16).unwrap();
     }
 
     /// How many faults have happened.

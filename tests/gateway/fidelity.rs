@@ -9,21 +9,6 @@ use super::{
     world::{ENDPOINTS, MODEL, World, body_of, chat},
 };
 
-/// Where a backend may put a stream's usage.
-const USAGE_SHAPES: [&str; 5] = ["final", "final-only", "last-with-choices", "every", "none"];
-
-/// Ways in which a client asks, or does not ask, for a stream's usage.
-const STREAM_OPTIONS: [&str; 8] = [
-    "",
-    r#","stream_options":null"#,
-    r#","stream_options":{}"#,
-    r#","stream_options":{"include_usage":false}"#,
-    r#","stream_options":{"include_usage":null}"#,
-    r#","stream_options":{"include_usage":true}"#,
-    r#","stream_options":{"include_usage":true,"continuous_usage_stats":true}"#,
-    r#","stream_options":{"other":[1,{"include_usage":true}]}"#,
-];
-
 fn both(world: &World, request: &Request) -> (Response, Response) {
     (request.to(world.sim.addr), world.ask(request))
 }
@@ -34,39 +19,6 @@ fn assert_same(direct: &Response, through: &Response, what: &str) {
     assert_eq!((direct.end, through.end), (End::Complete, End::Complete), "{what}");
     assert_eq!(through.header("content-type"), direct.header("content-type"), "{what}");
     assert_eq!(through.text(), direct.text(), "{what}");
-}
-
-#[test]
-fn a_streams_bytes_are_those_of_a_direct_call() {
-    let world = World::start();
-    for endpoint in &ENDPOINTS[..2] {
-        for shape in USAGE_SHAPES {
-            for options in STREAM_OPTIONS {
-                let body = body_of(endpoint, MODEL, &format!(",\"stream\":true{options}"));
-                let request = world.post(endpoint, body).header("x-sim-usage", shape);
-                let (direct, through) = both(&world, &request);
-                assert_same(&direct, &through, &format!("{endpoint} {shape} {options}"));
-                assert_eq!(through.header("x-accel-buffering"), Some("no"));
-            }
-        }
-    }
-    world.until_idle();
-}
-
-#[test]
-fn a_json_answers_bytes_are_those_of_a_direct_call() {
-    let world = World::start();
-    for endpoint in ENDPOINTS {
-        for more in ["", r#","stream":false"#, r#","stream":null,"max_tokens":3"#, r#","sim_tokens":30000"#] {
-            let request = world.post(endpoint, body_of(endpoint, MODEL, more));
-            let (direct, through) = both(&world, &request);
-            assert_same(&direct, &through, &format!("{endpoint} {more}"));
-            assert_eq!(through.header("transfer-encoding"), None);
-        }
-    }
-    let embeddings = body_of(ENDPOINTS[2], MODEL, r#","stream":true,"encoding_format":"base64""#);
-    let (direct, through) = both(&world, &world.post(ENDPOINTS[2], embeddings));
-    assert_same(&direct, &through, "embeddings never stream");
 }
 
 #[test]

@@ -72,9 +72,16 @@ fn what_was_made_is_there_after_a_restart_and_only_its_owner_can_read_it() {
     let world = World::around(Setup::new().data_dir(&data).start(), sim);
     assert_eq!(world.ask(&world.chat("")).status, 200);
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&data), 0o700);
-    for entry in std::fs::read_dir(&data).unwrap() {
-        let path = entry.unwrap().path();
+    let mut folders = vec![data.clone()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        assert_eq!(mode(&folder), 0o700, "{}", folder.display());
+        let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let (inner, here): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+        folders.extend(inner);
+        files.extend(here);
+    }
+    for path in files {
         assert_eq!(mode(&path), 0o600, "{}", path.display());
         let bytes = std::fs::read(&path).unwrap();
         for secret in [&world.secret, ADMIN_TOKEN] {

@@ -87,33 +87,7 @@ impl Setup {
     pub(crate) fn launch(self) -> Launched {
         let own = tempfile::tempdir().unwrap();
         let data_dir = self.data_dir.clone().unwrap_or_else(|| own.path().join("data"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_obleth"));
-        command
-            .arg("serve")
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", own.path())
-            .env("TMPDIR", own.path())
-            .env("OBLETH_CORES", self.cores.to_string())
-            .env("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN)
-            // Room for every crowd; tests of the queue make their own pools small.
-            .env("OBLETH_GLOBAL_MAX_IN_FLIGHT", "100000")
-            .env("OBLETH_DEFAULT_MODEL_MAX_IN_FLIGHT", "10000")
-            .current_dir(own.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        for listener in ["PROXY", "ADMIN", "METRICS"] {
-            command.env(format!("OBLETH_{listener}_LISTEN"), "127.0.0.1:0");
-        }
-        if self.driver == Driver::Epoll {
-            command.env("MONOIO_FORCE_LEGACY_DRIVER", "1");
-        }
-        if !self.args.iter().any(|arg| arg == "--demo") {
-            command.arg("--data-dir").arg(&data_dir);
-        }
-        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
-        let mut child = command.spawn().unwrap();
+        let mut child = self.command(own.path(), &data_dir).spawn().unwrap();
         let (stdout, lines) = read_lines(child.stdout.take().unwrap());
         let (stderr, _) = read_lines(child.stderr.take().unwrap());
         let mut running = Running { child, readers: vec![stdout.reader, stderr.reader], data_dir, _own: own };
@@ -137,6 +111,47 @@ impl Setup {
             status.unwrap_or_else(|| panic!("neither ready nor ended: {}{}", text(&stdout), text(&stderr)));
         running.join();
         Launched::Ended { status, stdout: text(&stdout), stderr: text(&stderr) }
+    }
+
+    /// Starts a gateway and kills it so long after, ready or not.
+    pub(crate) fn killed_after(self, life: Duration) {
+        let own = tempfile::tempdir().unwrap();
+        let data_dir = self.data_dir.clone().unwrap_or_else(|| own.path().join("data"));
+        let mut command = self.command(own.path(), &data_dir);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(life);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn command(&self, own: &Path, data_dir: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_obleth"));
+        command
+            .arg("serve")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", own)
+            .env("TMPDIR", own)
+            .env("OBLETH_CORES", self.cores.to_string())
+            .env("OBLETH_ADMIN_TOKEN", ADMIN_TOKEN)
+            // Room for every crowd; tests of the queue make their own pools small.
+            .env("OBLETH_GLOBAL_MAX_IN_FLIGHT", "100000")
+            .env("OBLETH_DEFAULT_MODEL_MAX_IN_FLIGHT", "10000")
+            .current_dir(own)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        for listener in ["PROXY", "ADMIN", "METRICS"] {
+            command.env(format!("OBLETH_{listener}_LISTEN"), "127.0.0.1:0");
+        }
+        if self.driver == Driver::Epoll {
+            command.env("MONOIO_FORCE_LEGACY_DRIVER", "1");
+        }
+        if !self.args.iter().any(|arg| arg == "--demo") {
+            command.arg("--data-dir").arg(data_dir);
+        }
+        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
     }
 }
 

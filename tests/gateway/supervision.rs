@@ -1,6 +1,9 @@
 //! Threads that die or stall: who was with a shard is told at once, everybody else notices nothing, and it comes back.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use obleth_upstream::Options;
 use serde_json::json;
@@ -245,6 +248,31 @@ fn a_dead_sidecar_comes_back_and_traffic_goes_on_meanwhile() {
     drop(stream);
     world.until_idle();
     world.assert_unharmed();
+}
+
+#[test]
+fn a_dead_sidecar_comes_back_without_its_ledger_and_looks_keys_up() {
+    let (clock, data) = (Clock::new(), tempfile::tempdir().unwrap());
+    let world = World::with(clock.given_to(Setup::new().data_dir(data.path())), Options::default());
+    let (_, unseen) = world.new_key(json!({"name": "unseen"}));
+    let ledger = data.path().join("usage.db");
+    fs::remove_file(&ledger).unwrap();
+    fs::create_dir(&ledger).unwrap();
+    // By then it sleeps again.
+    for _ in 0..32 {
+        assert_eq!(world.ask(&world.chat("")).status, 200);
+    }
+    let faults = clock.faults();
+    clock.order(&world.gateway, "obleth-sidecar", Fault::FailsAt(1));
+    let mut probe = Connection::open(world.gateway.metrics);
+    // It may be gone before it has read that.
+    probe.try_send(Request::get("/livez").bytes());
+    until("the sidecar's clock has failed", || clock.faults() > faults);
+    until("the ledger is missed", || world.gateway.stderr().contains("goes on without a usage ledger"));
+    until("a key that was not seen before works", || world.ask(&ask_with(&unseen)).status == 200);
+    let answer = world.gateway.get("/usage");
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("ledger_unavailable")));
+    assert_eq!(world.gateway.stderr().matches("the sidecar died").count(), 1);
 }
 
 #[test]

@@ -46,15 +46,22 @@ fn write(out: &mut String, operation: &Operation) {
         out.push_str("<p>The body may say:</p>");
         table(out, body.members(), |member| if body.requires(member.name) { ", required" } else { "" });
     }
+    if !operation.query.is_empty() {
+        out.push_str("<p>The query may say:</p>");
+        table(out, operation.query.iter(), |_| "");
+    }
     let (words, shape) = match &operation.answer {
-        Answer::One(shape) => ("The answer has:", shape),
-        Answer::All(shape) => ("The answer is a list of:", shape),
+        Answer::One(shape) => ("The answer has:", Some(shape)),
+        Answer::All(shape) => ("The answer is a list of:", Some(shape)),
         Answer::Many(shape) => {
-            ("The answer is a list, in pages by <code>limit</code> and <code>after</code>, of:", shape)
+            ("The answer is a list, in pages by <code>limit</code> and <code>after</code>, of:", Some(shape))
         }
+        Answer::Csv => ("The answer is a table (CSV) with a line of names.", None),
     };
     let _ = write!(out, "<p>{words}</p>");
-    table(out, shape.members(), |_| "");
+    if let Some(shape) = shape {
+        table(out, shape.members(), |_| "");
+    }
     out.push_str("</details>\n");
 }
 

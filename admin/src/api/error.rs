@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::{
     clock, random,
     store::fault::{Fault, StoreError},
+    usage::{fault::LedgerFault, query::BadQuery},
 };
 
 /// The header that carries a request's id, both ways.
@@ -153,6 +154,35 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<BadQuery> for ApiError {
+    fn from(BadQuery { param, message }: BadQuery) -> Self {
+        Self::invalid(param, message)
+    }
+}
+
+impl From<LedgerFault> for ApiError {
+    fn from(fault: LedgerFault) -> Self {
+        match fault {
+            LedgerFault::TooManyGroups => {
+                Self::invalid("by", "That would be too many groups. Ask for a shorter range, or filter.")
+            }
+            LedgerFault::TooSlow => Self::unavailable(
+                "report_too_slow",
+                "This question took longer than it may. Ask for a shorter range.",
+            ),
+            LedgerFault::File(Fault::Busy) => Self::unavailable(
+                "ledger_unavailable",
+                "The usage ledger has more to do than it can. Try again shortly.",
+            ),
+            fault => {
+                let message =
+                    format!("The usage ledger cannot do this now ({fault}). No record is lost by it.");
+                Self::unavailable("ledger_unavailable", message)
+            }
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     /// Without a body: [`envelope`] writes it.
     fn into_response(self) -> Response {
@@ -191,7 +221,7 @@ fn rewrite(response: Response, error: &ApiError, id: &str) -> Response {
     if error.status == StatusCode::UNAUTHORIZED {
         parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if error.code == "store_unavailable" {
+    if matches!(error.code, "store_unavailable" | "ledger_unavailable") {
         parts.headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
     Response::from_parts(parts, error.render(id))

@@ -23,7 +23,7 @@ use super::{
     id_of,
     list::ListQuery,
     openapi::{Api, Body, Operation},
-    shapes::{KEY, KEY_EDIT, KEY_WITH_SECRET, NEW_KEY, ROTATION},
+    shapes::{KEY, KEY_EDIT, KEY_WITH_SECRET, NEW_KEY, OWNER_ID, ROTATION},
     tenants,
     tenants::set,
 };
@@ -61,7 +61,7 @@ pub(super) fn routes(api: Api) -> Api {
             ),
             create_for_tenant,
         )
-        .on(Operation::list("/keys", "All keys, newest first", &KEY, &["tenant_id"]), list)
+        .on(Operation::list("/keys", "All keys, newest first", &KEY, &[OWNER_ID]), list)
         .on(
             Operation::post("/keys", "Make a key; its secret is shown this once", new_of, &KEY_WITH_SECRET),
             create,

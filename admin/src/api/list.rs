@@ -29,17 +29,27 @@ impl FromRequestParts<App> for ListQuery {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
-        let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
-        let Query(pairs) = pairs.map_err(|_| ApiError::invalid("query", "The query is not valid."))?;
-        // The whole path, also where a nested router took its own part off.
-        let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
-        let path = whole.path().to_owned();
+        let pairs = pairs(parts)?;
+        let path = whole_path(parts);
         let mut query = Self { page: Page { limit: DEFAULT_LIMIT, after: None }, tenant: None, path };
         for (name, value) in pairs {
             query.set(&name, &value)?;
         }
         Ok(query)
     }
+}
+
+/// Names and values of a query, in their order.
+pub(super) fn pairs(parts: &Parts) -> Result<Vec<(String, String)>, ApiError> {
+    let pairs = Query::try_from_uri(&parts.uri);
+    let Query(pairs) = pairs.map_err(|_| ApiError::invalid("query", "The query is not valid."))?;
+    Ok(pairs)
+}
+
+/// The path as the client wrote it, also where a nested router took its own part off.
+pub(super) fn whole_path(parts: &Parts) -> String {
+    let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+    whole.path().to_owned()
 }
 
 impl ListQuery {

@@ -15,9 +15,11 @@ mod keys;
 mod list;
 mod models;
 mod openapi;
+mod prices;
 mod shapes;
 mod stats;
 mod tenants;
+mod usage;
 
 use std::future::ready;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use crate::{
         fault::{Kind, StoreError},
         rows::{Act, KeyChange, KeyRow},
     },
+    usage::Ledger,
 };
 
 /// What weights may be.
@@ -62,6 +65,7 @@ pub(crate) type App = Arc<Shared>;
 /// See [`App`].
 pub(crate) struct Shared {
     pub(crate) store: Store,
+    pub(crate) ledger: Ledger,
     pub(crate) pump: Arc<Pump>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) sampler: Arc<Sampler>,
@@ -154,7 +158,9 @@ fn operations() -> Api {
     let api = groups::routes(api);
     let api = tenants::routes(api);
     let api = keys::routes(api);
-    model_routes(api)
+    let api = usage::routes(api);
+    let api = model_routes(api);
+    prices::routes(api)
 }
 
 fn model_routes(api: Api) -> Api {

@@ -15,6 +15,7 @@ use super::{
     error::ApiError,
     id_of,
     list::ListQuery,
+    prices::PricesEdit,
     tenants::set,
 };
 use crate::store::{
@@ -35,7 +36,7 @@ const MAX_ALIASES: usize = 100;
 
 type Answer = Result<Json<ModelRow>, ApiError>;
 
-fn id(text: &str) -> Result<ModelId, ApiError> {
+pub(super) fn id(text: &str) -> Result<ModelId, ApiError> {
     id_of(text, Kind::Model).map(ModelId)
 }
 
@@ -51,6 +52,8 @@ struct Edit {
     timeouts: Option<TimeoutsEdit>,
     weights: WeightsEdit,
     sends_priority: Option<bool>,
+    continuous_usage: Option<bool>,
+    prices: PricesEdit,
     backend: Backend,
 }
 
@@ -129,6 +132,8 @@ impl Edit {
             timeouts: TimeoutsEdit::read(&mut body)?,
             weights: WeightsEdit::read(&mut body)?,
             sends_priority: body.flag("sends_priority")?,
+            continuous_usage: body.flag("continuous_usage")?,
+            prices: PricesEdit::read(&mut body)?,
             backend: Backend::read(&mut body)?,
         };
         body.finish()?;
@@ -148,6 +153,8 @@ impl Edit {
         set(&mut row.max_model_len, self.max_model_len);
         self.weights.apply(&mut row.weights);
         set(&mut row.sends_priority, self.sends_priority);
+        set(&mut row.continuous_usage, self.continuous_usage);
+        self.prices.apply(&mut row.prices);
         if let Some(timeouts) = self.timeouts {
             timeouts.apply(&mut row.timeouts);
         }

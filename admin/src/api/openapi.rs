@@ -30,7 +30,7 @@ pub(super) struct Operation {
     pub(super) body: Option<Body>,
     pub(super) answer: Answer,
     /// Query parameters.
-    query: &'static [&'static str],
+    pub(super) query: &'static [Member],
     status: u16,
     is_open: bool,
 }
@@ -52,8 +52,10 @@ pub(super) enum Answer {
     One(&'static Shape),
     /// A list in pages.
     Many(&'static Shape),
-    /// A list that is whole.
+    /// A list that is whole, or in pages of its own kind.
     All(&'static Shape),
+    /// A table: one line of names, then one per row.
+    Csv,
 }
 
 impl Body {
@@ -100,7 +102,7 @@ impl Operation {
         path: &'static str,
         about: &'static str,
         shape: &'static Shape,
-        query: &'static [&'static str],
+        query: &'static [Member],
     ) -> Self {
         Self { query, ..Self::new("GET", path, about, Answer::Many(shape)) }
     }
@@ -108,6 +110,16 @@ impl Operation {
     /// A list that comes whole.
     pub(super) const fn all(path: &'static str, about: &'static str, shape: &'static Shape) -> Self {
         Self::new("GET", path, about, Answer::All(shape))
+    }
+
+    /// A table as a file.
+    pub(super) const fn csv(path: &'static str, about: &'static str) -> Self {
+        Self::new("GET", path, about, Answer::Csv)
+    }
+
+    /// With these parameters.
+    pub(super) const fn asked(self, query: &'static [Member]) -> Self {
+        Self { query, ..self }
     }
 
     pub(super) const fn post(
@@ -158,14 +170,15 @@ impl Operation {
 
     /// Statuses of refusals, in our envelope.
     fn refusals(&self) -> Vec<u16> {
-        let is_list = matches!(self.answer, Answer::Many(_));
+        let has_query = !self.query.is_empty() || matches!(self.answer, Answer::Many(_));
         let (has_body, changes) = (self.body.is_some(), self.method != "GET");
-        // By its path, its query, or its body.
+        // By its path, its query, or its body; a filter names nothing that has to be there.
+        let is_paged = matches!(self.answer, Answer::Many(_));
         let names_another = self.path.contains('{')
-            || self.query.contains(&OWNER)
+            || (self.query.iter().any(|member| member.name == OWNER) && is_paged)
             || self.body.as_ref().is_some_and(|body| body.requires(OWNER));
         let possible = [
-            (400, has_body || is_list),
+            (400, has_body || has_query),
             (401, !self.is_open),
             (404, names_another),
             (408, has_body),
@@ -179,10 +192,13 @@ impl Operation {
     fn json(&self) -> Value {
         let content = |schema: Value| json!({"application/json": {"schema": schema}});
         let mut responses = Map::new();
-        let shown = content(match &self.answer {
-            Answer::One(shape) => reference(shape),
-            Answer::Many(shape) | Answer::All(shape) => json!({"type": "array", "items": reference(shape)}),
-        });
+        let shown = match &self.answer {
+            Answer::One(shape) => content(reference(shape)),
+            Answer::Many(shape) | Answer::All(shape) => {
+                content(json!({"type": "array", "items": reference(shape)}))
+            }
+            Answer::Csv => json!({"text/csv": {"schema": {"type": "string"}}}),
+        };
         responses.insert(self.status.to_string(), json!({"description": self.about, "content": shown}));
         if self.is_open {
             responses
@@ -219,7 +235,8 @@ impl Operation {
             parameters.push(parameter("limit", "query", limit));
             parameters.push(parameter("after", "query", id()));
         }
-        parameters.extend(self.query.iter().map(|name| parameter(name, "query", id())));
+        parameters
+            .extend(self.query.iter().map(|member| parameter(member.name, "query", property(member, whole))));
         parameters
     }
 }
@@ -256,8 +273,9 @@ pub(super) fn document(operations: &[Operation], version: &str) -> Value {
     for operation in operations {
         let path = paths.entry(format!("{PREFIX}{}", operation.path)).or_insert_with(|| json!({}));
         path[operation.method.to_lowercase()] = operation.json();
-        let (Answer::One(shape) | Answer::Many(shape) | Answer::All(shape)) = operation.answer;
-        schemas.insert(shape.name.to_owned(), whole(shape));
+        if let Answer::One(shape) | Answer::Many(shape) | Answer::All(shape) = operation.answer {
+            schemas.insert(shape.name.to_owned(), whole(shape));
+        }
     }
     schemas.insert(REFUSAL.name.to_owned(), whole(&REFUSAL));
     json!({

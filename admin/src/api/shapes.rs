@@ -10,6 +10,7 @@ use super::{
     backend::PRIORITIES,
     keys::GRACE_SECS,
     models::{FRACTIONS, LIMITS_MS, MODEL_LEN, TOKEN_WEIGHTS},
+    prices::PRICES,
 };
 
 /// An object.
@@ -58,15 +59,16 @@ pub(super) enum Kind {
     Objects(&'static Shape),
 }
 
-const fn member(name: &'static str, kind: Kind, about: &'static str) -> Member {
+pub(super) const fn member(name: &'static str, kind: Kind, about: &'static str) -> Member {
     Member { name, kind, nullable: false, about }
 }
 
-const fn maybe(name: &'static str, kind: Kind, about: &'static str) -> Member {
+pub(super) const fn maybe(name: &'static str, kind: Kind, about: &'static str) -> Member {
     Member { name, kind, nullable: true, about }
 }
 
-const COUNT: RangeInclusive<i64> = 0..=(1 << 53) - 1;
+pub(super) const COUNT: RangeInclusive<i64> = 0..=(1 << 53) - 1;
+const VERSIONS: RangeInclusive<i64> = 0..=u32::MAX as i64;
 const STATUSES: &[&str] = &["active", "suspended", "archived"];
 const BROWNOUTS: &[&str] = &["allow", "never", "reject"];
 const ABOUT_BROWNOUT: &str =
@@ -289,6 +291,9 @@ pub(super) const KEY_EDIT: Shape = Shape {
     ],
 };
 
+/// The parameter that leaves one tenant's keys.
+pub(super) const OWNER_ID: Member = member("tenant_id", Kind::Id, "");
+
 pub(super) const NEW_KEY: Shape =
     Shape { name: "NewKey", parts: &[&KEY_EDIT], members: &[member("tenant_id", Kind::Id, "its owner")] };
 
@@ -318,10 +323,52 @@ pub(super) const MODEL: Shape = Shape {
         maybe("output_weight", Kind::Decimal(TOKEN_WEIGHTS), "of one output token; null = 2"),
         maybe("cached_input_weight", Kind::Decimal(FRACTIONS), ABOUT_CACHED),
         member("sends_priority", Kind::Flag, ABOUT_PRIORITY),
+        member("continuous_usage", Kind::Flag, ABOUT_CONTINUOUS),
+        member("prices", Kind::Object(&MODEL_PRICES), "in effect for requests that start now"),
+    ],
+};
+
+const MODEL_PRICES: Shape =
+    Shape { name: "Prices", parts: &[&PRICE_VERSION_NUMBER, &PRICES_EDIT], members: &[] };
+
+/// One version of a model's prices.
+pub(super) const PRICE_VERSION: Shape =
+    Shape { name: "PriceVersion", parts: &[&MADE, &PRICE_VERSION_NUMBER, &PRICES_EDIT], members: &[] };
+
+const PRICE_VERSION_NUMBER: Shape = Shape {
+    name: "PriceVersionNumber",
+    parts: &[],
+    members: &[member(
+        "version",
+        Kind::Number(VERSIONS),
+        "what rows of the ledger name; grows by 1 with every change; 0 = there never were prices",
+    )],
+};
+
+const PRICES_EDIT: Shape = Shape {
+    name: "PricesEdit",
+    parts: &[],
+    members: &[
+        maybe(
+            "input_micro_usd",
+            Kind::Number(PRICES),
+            "per million input tokens; null = no price, for all parts",
+        ),
+        maybe(
+            "cached_input_micro_usd",
+            Kind::Number(PRICES),
+            "per million cached input tokens; null = as input",
+        ),
+        maybe("output_micro_usd", Kind::Number(PRICES), "per million output tokens"),
+        maybe("image_micro_usd", Kind::Number(PRICES), "per image"),
+        maybe("second_micro_usd", Kind::Number(PRICES), "per second of sound"),
+        maybe("character_micro_usd", Kind::Number(PRICES), "per million characters"),
     ],
 };
 
 const ABOUT_CACHED: &str = "what a cached input token counts of an uncached one; null = 0.1";
+const ABOUT_CONTINUOUS: &str =
+    "its backends are asked for `continuous_usage_stats`, so that answers that break off are counted exactly";
 const ABOUT_PRIORITY: &str = "its backends order what waits by `priority`: requests get one";
 
 const ENDPOINT: Shape = Shape {
@@ -369,6 +416,8 @@ pub(super) const MODEL_EDIT: Shape = Shape {
         maybe("output_weight", Kind::Decimal(TOKEN_WEIGHTS), ""),
         maybe("cached_input_weight", Kind::Decimal(FRACTIONS), ABOUT_CACHED),
         member("sends_priority", Kind::Flag, "default false"),
+        member("continuous_usage", Kind::Flag, "default false; only for vLLM"),
+        maybe("prices", Kind::Object(&PRICES_EDIT), "null = none; a change makes a new version"),
     ],
 };
 

@@ -37,7 +37,13 @@ impl Exposition {
     }
 
     /// A family of one sample without labels.
-    pub(super) fn single(&mut self, name: &'static str, kind: Kind, help: &str, value: u64) {
+    pub(super) fn single(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        help: &str,
+        value: impl std::fmt::Display,
+    ) {
         self.family(name, kind, help).sample(&[], value);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Labels come from fixed tables and from the configuration only; what a client typed is never a label.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use obleth_link::{
     Attempt, Driver, Gauges, Histogram, LATENCY_BOUNDS_MS, OVERHEAD_BOUNDS_US, Phase, ShardGauges,
@@ -13,6 +13,7 @@ use super::exposition::{
     Exposition,
     Kind::{self, Counter, Gauge},
 };
+use crate::usage::shipper::Shipping;
 
 /// What is known besides the shards' figures.
 pub(super) struct Shares<'s> {
@@ -21,13 +22,26 @@ pub(super) struct Shares<'s> {
     pub(super) served: BTreeMap<&'s str, Cost>,
 }
 
+/// The usage log, and how its records come into the ledger.
+pub(super) struct Log<'l> {
+    pub(super) figures: obleth_ledger::Figures,
+    pub(super) shipping: &'l Shipping,
+    pub(super) lag: Duration,
+}
+
 /// Everything that `/metrics` shows. `busy` has one ratio per shard; `build` is version and commit.
-pub(super) fn text(gauges: &Gauges, shares: &Shares<'_>, busy: &[f64], build: (&str, &str)) -> String {
+pub(super) fn text(
+    gauges: &Gauges,
+    (shares, log): (&Shares<'_>, &Log<'_>),
+    busy: &[f64],
+    build: (&str, &str),
+) -> String {
     let mut out = Exposition::default();
     traffic(&mut out, gauges);
     pools_and_tenants(&mut out, gauges, shares);
     times(&mut out, gauges);
     tokens_and_upstreams(&mut out, gauges);
+    usage(&mut out, log);
     process(&mut out, gauges, busy, build);
     out.into_text()
 }
@@ -155,6 +169,8 @@ fn tokens_and_upstreams(out: &mut Exposition, gauges: &Gauges) {
     out.single("obleth_input_tokens_total", Counter, help, sum(|shard| &shard.input_tokens));
     let help = "Tokens that backends generated.";
     out.single("obleth_output_tokens_total", Counter, help, sum(|shard| &shard.output_tokens));
+    let help = "Requests that used something which has no price.";
+    out.single("obleth_unpriced_requests_total", Counter, help, sum(|shard| &shard.unpriced));
     let mut family =
         out.family("obleth_upstream_attempts_total", Counter, "Tries at backends, by how they went.");
     for attempt in Attempt::ALL {
@@ -165,6 +181,24 @@ fn tokens_and_upstreams(out: &mut Exposition, gauges: &Gauges) {
     out.single("obleth_key_cache_hits_total", Counter, help, sum(|shard| &shard.key_hits));
     let help = "Keys that a shard had to ask for.";
     out.single("obleth_key_cache_misses_total", Counter, help, sum(|shard| &shard.key_misses));
+}
+
+fn usage(out: &mut Exposition, log: &Log<'_>) {
+    let Log { figures, shipping, lag } = log;
+    let help = "Bytes of the usage log whose records are not in the ledger yet.";
+    out.single("obleth_usage_wal_bytes", Gauge, help, figures.bytes);
+    let help = "Records of the usage log that are not in the ledger yet.";
+    out.single("obleth_usage_wal_records", Gauge, help, figures.records);
+    let help = "Records for which there was no room: lost.";
+    out.single("obleth_usage_lost_total", Counter, help, figures.lost);
+    let help = "Damaged places of the usage log that were passed over.";
+    out.single("obleth_usage_corrupt_total", Counter, help, figures.corrupt);
+    let help = "Age of the oldest record that the ledger has not taken; 0 if none waits.";
+    out.single("obleth_usage_lag_seconds", Gauge, help, lag.as_secs_f64());
+    let help = "Records that the ledger has taken.";
+    out.single("obleth_usage_shipped_total", Counter, help, shipping.shipped());
+    let help = "Tries to hand records to the ledger that failed.";
+    out.single("obleth_usage_ship_failures_total", Counter, help, shipping.failures());
 }
 
 fn process(out: &mut Exposition, gauges: &Gauges, busy: &[f64], (version, commit): (&str, &str)) {

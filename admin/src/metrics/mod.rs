@@ -15,12 +15,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use obleth_ledger::Tail;
 use serde_json::{Value, json};
 
 use crate::{
     api::{ApiError, envelope},
+    clock,
     pump::Pump,
     sampler::Sampler,
+    usage::shipper::Shipping,
 };
 
 use busy::BusyClock;
@@ -32,6 +35,8 @@ const LIVE_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Probes {
     pump: Arc<Pump>,
     sampler: Arc<Sampler>,
+    /// The usage log, and how it is shipped.
+    log: (Tail, Arc<Shipping>),
     busy: BusyClock,
     /// Version and commit.
     build: (&'static str, &'static str),
@@ -39,8 +44,13 @@ pub(crate) struct Probes {
 
 impl Probes {
     /// Busy ratios count from now until the first scrape.
-    pub(crate) fn new(pump: Arc<Pump>, sampler: Arc<Sampler>, build: (&'static str, &'static str)) -> Self {
-        Self { pump, sampler, busy: BusyClock::new(), build }
+    pub(crate) fn new(
+        pump: Arc<Pump>,
+        sampler: Arc<Sampler>,
+        log: (Tail, Arc<Shipping>),
+        build: (&'static str, &'static str),
+    ) -> Self {
+        Self { pump, sampler, log, busy: BusyClock::new(), build }
     }
 }
 
@@ -63,7 +73,9 @@ async fn metrics(State(probes): State<Arc<Probes>>) -> Response {
     let snapshot = probes.pump.snapshot().unwrap_or_default();
     let history = probes.sampler.history();
     let shares = figures::Shares { snapshot: &snapshot, served: history.series() };
-    let text = figures::text(gauges, &shares, &busy, probes.build);
+    let (tail, shipping) = &probes.log;
+    let log = figures::Log { figures: tail.figures(), shipping, lag: shipping.lag(clock::now()) };
+    let text = figures::text(gauges, (&shares, &log), &busy, probes.build);
     drop(history);
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
 }

@@ -31,6 +31,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../migrations/sqlite/0002_key_secrets.sql"),
     },
     Migration { version: 3, name: "shares", sql: include_str!("../../../migrations/sqlite/0003_shares.sql") },
+    Migration {
+        version: 4,
+        name: "accounting",
+        sql: include_str!("../../../migrations/sqlite/0004_accounting.sql"),
+    },
 ];
 
 /// Why a store was not migrated.

@@ -5,14 +5,16 @@
 //! spoken in this folder and nowhere else; rows come and go typed.
 
 pub(crate) mod fault;
+pub(crate) mod file;
+pub(crate) mod migrate;
 pub(crate) mod rows;
 
 mod columns;
 mod endpoints;
 mod groups;
 mod keys;
-mod migrate;
 mod models;
+mod prices;
 mod secrets;
 mod sqlite;
 mod tenants;
@@ -30,8 +32,8 @@ use std::{
 use obleth_policy::key::{KeyDigest, KeyRecord};
 use tokio::sync::oneshot;
 
+pub use file::OpenError;
 pub(crate) use secrets::NewSecret;
-pub use sqlite::OpenError;
 pub(crate) use sqlite::{Db, KeyLookup};
 
 use fault::{Fault, StoreError};

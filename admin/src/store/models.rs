@@ -2,20 +2,22 @@
 
 use obleth_link::MAX_POOLS;
 use obleth_policy::{id::ModelId, unit::UnixMs};
-use rusqlite::{Connection, Params, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 
 use super::{
     columns::{changed_one, id},
     endpoints,
     fault::{Kind, StoreError},
-    rows::{Act, ModelRow, Page, Timeouts, TokenWeights},
+    prices,
+    rows::{Act, ModelRow, Page, PricesRow, Timeouts, TokenWeights},
     sqlite::Db,
 };
 use crate::{clock, vault::Vault};
 
 const SELECT: &str = "SELECT m.id, n.name, m.enabled, m.upstream_model, m.max_in_flight, m.max_model_len,
     m.connect_ms, m.first_byte_ms, m.idle_ms, m.total_ms, m.created_at,
-    m.input_weight_milli, m.output_weight_milli, m.cached_weight_milli, m.sends_priority
+    m.input_weight_milli, m.output_weight_milli, m.cached_weight_milli, m.sends_priority,
+    m.continuous_usage
     FROM models m JOIN model_names n ON n.model_id = m.id AND n.position = 0";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
@@ -41,10 +43,12 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
             cached_milli: row.get(13)?,
         },
         sends_priority: row.get(14)?,
+        continuous_usage: row.get(15)?,
+        prices: PricesRow::default(),
     })
 }
 
-/// The models that `tail` selects, with their aliases and endpoints.
+/// The models that `tail` selects, with their aliases, endpoints and prices.
 fn select(
     conn: &Connection,
     vault: &Vault,
@@ -58,11 +62,13 @@ fn select(
     let aliases = "SELECT name FROM model_names WHERE model_id = ?1 AND position > 0 ORDER BY position";
     let mut aliases = conn.prepare(aliases)?;
     let mut of_model = conn.prepare(endpoints::SELECT)?;
+    let mut newest_prices = conn.prepare(prices::NEWEST)?;
     for model in &mut models {
         let id = model.id.to_string();
         model.aliases = aliases.query_map([&id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         model.endpoints =
             of_model.query_map([&id], |row| endpoints::read(row, vault))?.collect::<rusqlite::Result<_>>()?;
+        model.prices = newest_prices.query_row([&id], prices::read).optional()?.unwrap_or_default();
     }
     Ok(models)
 }
@@ -81,12 +87,12 @@ fn save(tx: &Transaction<'_>, row: &ModelRow, now: UnixMs) -> Result<(), StoreEr
     let changed = tx.execute(
         "INSERT INTO models (id, enabled, upstream_model, max_in_flight, max_model_len, connect_ms,
          first_byte_ms, idle_ms, total_ms, created_at, updated_at, input_weight_milli, output_weight_milli,
-         cached_weight_milli, sends_priority)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         cached_weight_milli, sends_priority, continuous_usage)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (id) DO UPDATE SET enabled = ?2, upstream_model = ?3, max_in_flight = ?4,
          max_model_len = ?5, connect_ms = ?6, first_byte_ms = ?7, idle_ms = ?8, total_ms = ?9,
          updated_at = ?11, input_weight_milli = ?12, output_weight_milli = ?13, cached_weight_milli = ?14,
-         sends_priority = ?15",
+         sends_priority = ?15, continuous_usage = ?16",
         params![
             row.id.to_string(),
             row.enabled,
@@ -102,7 +108,8 @@ fn save(tx: &Transaction<'_>, row: &ModelRow, now: UnixMs) -> Result<(), StoreEr
             row.weights.input_milli,
             row.weights.output_milli,
             row.weights.cached_milli,
-            row.sends_priority
+            row.sends_priority,
+            row.continuous_usage
         ],
     )?;
     changed_one(changed)?;
@@ -152,6 +159,7 @@ impl Db {
             let mut row = ModelRow { id: ModelId(writer.mint.next(now)), created_at: now, ..draft };
             save(&writer.tx, &row, now)?;
             endpoints::save(writer, &mut row, &[], now)?;
+            prices::save(writer, &mut row, PricesRow::default(), now)?;
             writer.audit(act, (Kind::Model, row.id.0), None, Some(&row))?;
             Ok(row)
         })
@@ -171,6 +179,7 @@ impl Db {
             let now = clock::now();
             save(&writer.tx, &row, now)?;
             endpoints::save(writer, &mut row, &before.endpoints, now)?;
+            prices::save(writer, &mut row, before.prices, now)?;
             writer.audit(act, (Kind::Model, id.0), Some(&before), Some(&row))?;
             Ok(row)
         })

@@ -133,6 +133,10 @@ pub(crate) struct ModelRow {
     pub(crate) weights: TokenWeights,
     /// Its backends order what waits by `priority`.
     pub(crate) sends_priority: bool,
+    /// Its backends count tokens while they stream.
+    pub(crate) continuous_usage: bool,
+    /// Those in effect.
+    pub(crate) prices: PricesRow,
     #[serde(serialize_with = "as_time")]
     pub(crate) created_at: UnixMs,
 }
@@ -147,6 +151,39 @@ pub(crate) struct TokenWeights {
     /// A cached input token, as a fraction of an uncached one.
     #[serde(rename = "cached_input_weight", serialize_with = "as_thousandths")]
     pub(crate) cached_milli: Option<u32>,
+}
+
+/// What a model's use costs, in micro-USD; `null` = no price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct PricesRow {
+    /// 1 for the first list; 0 = there never was one.
+    pub(crate) version: u32,
+    /// Per million tokens; the next two likewise.
+    #[serde(rename = "input_micro_usd")]
+    pub(crate) input: Option<i64>,
+    #[serde(rename = "cached_input_micro_usd")]
+    pub(crate) cached_input: Option<i64>,
+    #[serde(rename = "output_micro_usd")]
+    pub(crate) output: Option<i64>,
+    #[serde(rename = "image_micro_usd")]
+    pub(crate) image: Option<i64>,
+    #[serde(rename = "second_micro_usd")]
+    pub(crate) second: Option<i64>,
+    /// Per million characters.
+    #[serde(rename = "character_micro_usd")]
+    pub(crate) character: Option<i64>,
+}
+
+/// One version of a model's prices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct PriceVersionRow {
+    #[serde(serialize_with = "as_text")]
+    pub(crate) id: Uuid,
+    #[serde(flatten)]
+    pub(crate) prices: PricesRow,
+    /// Since when it was in effect.
+    #[serde(serialize_with = "as_time")]
+    pub(crate) created_at: UnixMs,
 }
 
 /// Time limits of a model in milliseconds; `null` = the default, 0 = off.
@@ -298,6 +335,8 @@ impl ModelRow {
             timeouts: Timeouts::default(),
             weights: TokenWeights::default(),
             sends_priority: false,
+            continuous_usage: false,
+            prices: PricesRow::default(),
             created_at: UnixMs(0),
         }
     }

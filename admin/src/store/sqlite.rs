@@ -1,30 +1,23 @@
-//! The SQLite file: opening it, its transactions, and the audit row that every change carries.
+//! The registry's SQLite file: its transactions, and the audit row that every change carries.
 //!
 //! One connection writes and one only looks keys up. Neither may be used on the runtime's thread once the
 //! sidecar runs.
 
-use std::{
-    fs, io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{OpenOptionsExt, PermissionsExt},
-    },
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::Path;
 
 use obleth_policy::{
     key::{KeyDigest, KeyRecord},
     snapshot::Secret,
 };
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     fault::{Fault, Kind, StoreError},
+    file::{self, OpenError, blame},
     groups, keys,
-    migrate::{self, MIGRATIONS, MigrateError},
+    migrate::MIGRATIONS,
     rows::Act,
 };
 use crate::{
@@ -33,87 +26,9 @@ use crate::{
     vault::{KEY_VERSION, MasterKey, Place, Vault},
 };
 
-/// Longest wait for a lock that another process holds on the file, say a backup.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the check value holds; if it decrypts, the master key is the right one.
 const CHECK_TEXT: &str = "obleth";
 const CHECK_NAME: &str = "master_key_check";
-
-/// Why the store cannot be used. One line each, for the operator at the terminal.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The file is not there and cannot be made.
-    #[error("cannot create the database {path}: {source}")]
-    Create {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's word.
-        source: io::Error,
-    },
-    /// The file is there and cannot be opened, read or made private.
-    #[error("cannot read the database {path}: {reason}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// The file holds something else.
-    #[error("{path} is not an obleth database: {reason}")]
-    NotADatabase {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        reason: &'static str,
-    },
-    /// A newer program wrote it.
-    #[error(
-        "the database {path} has schema version {found}, this program knows {known}: run the newer program"
-    )]
-    NewerSchema {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// Ours.
-        known: u32,
-    },
-    /// Its history is not ours.
-    #[error("the database {path} was migrated by another build: step {version} differs")]
-    AlteredSchema {
-        /// The file.
-        path: PathBuf,
-        /// The step.
-        version: u32,
-    },
-    /// What is stored was encrypted with another key.
-    #[error("the master key is not the one that the database {path} was made with")]
-    WrongMasterKey {
-        /// The file.
-        path: PathBuf,
-    },
-    /// No room.
-    #[error("no space left for the database {path}")]
-    Full {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Another process holds it.
-    #[error("the database {path} is locked by another process")]
-    Locked {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Its content contradicts itself.
-    #[error("the database {path} is damaged")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-    },
-    /// `OBLETH_UPSTREAM_BASE_URL` is not usable.
-    #[error("OBLETH_UPSTREAM_BASE_URL {0}")]
-    DefaultUpstream(crate::AddressFault),
-}
 
 /// The connection that reads and writes everything.
 #[derive(Debug)]
@@ -134,12 +49,7 @@ impl Db {
     /// Opens or creates the file, migrates it, and makes sure of the master key. A file that is not ours stays
     /// as it is.
     pub(crate) fn open(path: &Path, master_key: &MasterKey) -> Result<(Self, KeyLookup), OpenError> {
-        if !create(path)? {
-            judge(path)?;
-            make_private(path)?;
-        }
-        let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|e| blame(path, &e))?;
-        migrate::migrate(&mut conn, MIGRATIONS).map_err(|error| blame_migration(path, error))?;
+        let conn = file::open(path, MIGRATIONS)?;
         let vault = Vault::new(master_key);
         let mut db = Self { conn, vault, mint: IdMint::default(), reads: 0 };
         db.mint = db.mint_after_newest().map_err(|error| blame(path, &error))?;
@@ -147,7 +57,7 @@ impl Db {
             return Err(OpenError::WrongMasterKey { path: path.to_owned() });
         }
         groups::ensure_default(&mut db).map_err(|error| blame_store(path, &error))?;
-        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| blame(path, &e))?;
+        let conn = file::open_to_read(path)?;
         Ok((db, KeyLookup { conn }))
     }
 
@@ -165,7 +75,9 @@ impl Db {
 
     /// Whether the tables that requests depend on can be read.
     pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
-        for table in ["tenant_groups", "tenants", "api_keys", "key_secrets", "models", "endpoints", "audit"] {
+        for table in
+            ["tenant_groups", "tenants", "api_keys", "key_secrets", "models", "endpoints", "prices", "audit"]
+        {
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {table})");
             self.conn.query_row(&sql, [], |row| row.get::<_, bool>(0))?;
         }
@@ -241,114 +153,6 @@ impl Writer<'_> {
             ],
         )?;
         Ok(())
-    }
-}
-
-/// Makes the file if there is none; returns whether it did. It has mode 0600 before SQLite sees it: its
-/// companions inherit the mode.
-fn create(path: &Path) -> Result<bool, OpenError> {
-    let fresh = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match fresh {
-        Ok(_) => Ok(true),
-        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(source) if source.kind() == io::ErrorKind::StorageFull => {
-            Err(OpenError::Full { path: path.into() })
-        }
-        Err(source) => Err(OpenError::Create { path: path.into(), source }),
-    }
-}
-
-/// Looks at a file that was there before, and alters nothing: a path that is a mistake may be anybody's.
-fn judge(path: &Path) -> Result<(), OpenError> {
-    if !fs::metadata(path).map_err(|error| unreadable(path, &error))?.is_file() {
-        return Err(OpenError::NotADatabase { path: path.into(), reason: "it is not a file" });
-    }
-    let has_log = fs::metadata(companion(path, "-wal")).is_ok_and(|meta| meta.len() > 0);
-    let access = OpenFlags::SQLITE_OPEN_READ_ONLY;
-    // Without a log the file alone is complete, and only a file that is declared immutable is read without
-    // making companions for it.
-    let conn = if has_log {
-        connect(path, access)
-    } else {
-        connect(&immutable(path), access | OpenFlags::SQLITE_OPEN_URI)
-    };
-    let conn = conn.map_err(|error| blame(path, &error))?;
-    migrate::judge(&conn, MIGRATIONS).map_err(|error| blame_migration(path, error))?;
-    Ok(())
-}
-
-/// The file as a URI that SQLite opens without locks and companions.
-fn immutable(path: &Path) -> PathBuf {
-    let bytes = path.as_os_str().as_bytes();
-    // An empty authority, so that a path with two slashes at its start is none.
-    let mut uri = if path.is_absolute() { "file://".to_owned() } else { "file:".to_owned() };
-    for &byte in bytes {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(byte.into()),
-            _ if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
-            _ => uri.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    PathBuf::from(uri + "?immutable=1")
-}
-
-fn companion(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-fn make_private(path: &Path) -> Result<(), OpenError> {
-    for suffix in ["", "-wal", "-shm"] {
-        let file = companion(path, suffix);
-        match fs::metadata(&file) {
-            Ok(meta) if meta.permissions().mode() & 0o777 != 0o600 => {
-                let private = fs::Permissions::from_mode(0o600);
-                fs::set_permissions(&file, private).map_err(|error| unreadable(path, &error))?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> OpenError {
-    OpenError::Unreadable { path: path.into(), reason: error.to_string() }
-}
-
-fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
-    let conn = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    conn.busy_timeout(BUSY_TIMEOUT)?;
-    if access == OpenFlags::SQLITE_OPEN_READ_WRITE {
-        conn.pragma_update(None, "journal_mode", "wal")?;
-        conn.pragma_update(None, "synchronous", "normal")?;
-        conn.pragma_update(None, "secure_delete", true)?;
-    }
-    conn.pragma_update(None, "foreign_keys", true)?;
-    conn.pragma_update(None, "trusted_schema", false)?;
-    Ok(conn)
-}
-
-fn blame(path: &Path, error: &rusqlite::Error) -> OpenError {
-    use rusqlite::ErrorCode as Code;
-    let path = path.to_owned();
-    match error.sqlite_error_code() {
-        Some(Code::NotADatabase) => OpenError::NotADatabase { path, reason: "the file is of another kind" },
-        Some(Code::DiskFull) => OpenError::Full { path },
-        Some(Code::DatabaseBusy | Code::DatabaseLocked) => OpenError::Locked { path },
-        Some(Code::DatabaseCorrupt) => OpenError::Damaged { path },
-        _ => OpenError::Unreadable { path, reason: error.to_string() },
-    }
-}
-
-fn blame_migration(path: &Path, error: MigrateError) -> OpenError {
-    match error {
-        MigrateError::Newer { found, known } => OpenError::NewerSchema { path: path.into(), found, known },
-        MigrateError::Altered(version) => OpenError::AlteredSchema { path: path.into(), version },
-        MigrateError::Foreign => {
-            OpenError::NotADatabase { path: path.into(), reason: "it holds tables of another program" }
-        }
-        MigrateError::Sqlite(error) => blame(path, &error),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tenants in SQLite. Deleting is soft: the row stays for its history, its name is free again.
 
+use std::collections::HashMap;
+
 use obleth_policy::{id::TenantId, snapshot::Brownout, unit::UnixMs};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -106,6 +108,21 @@ impl Db {
     /// The tenant with this name.
     pub(crate) fn tenant_named(&mut self, name: &str) -> Result<Option<TenantRow>, StoreError> {
         Ok(self.conn.query_row(&format!("{SELECT} AND t.name = ?1"), [name], read).optional()?)
+    }
+
+    /// What these tenants are called, also deleted ones.
+    pub(crate) fn tenant_names(
+        &mut self,
+        tenants: impl IntoIterator<Item = TenantId>,
+    ) -> Result<HashMap<TenantId, String>, StoreError> {
+        let mut statement = self.conn.prepare("SELECT name FROM tenants WHERE id = ?1")?;
+        let mut names = HashMap::new();
+        for tenant in tenants {
+            if let Some(name) = statement.query_row([tenant.to_string()], |row| row.get(0)).optional()? {
+                names.insert(tenant, name);
+            }
+        }
+        Ok(names)
     }
 
     pub(crate) fn create_tenant(&mut self, act: &Act, draft: TenantRow) -> Result<TenantRow, StoreError> {

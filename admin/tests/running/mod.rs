@@ -9,11 +9,12 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    thread::JoinHandle,
-    time::Duration,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
-use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal};
+use obleth_admin::{DefaultUpstream, MasterKey, OpenError, Settings, Sidecar, StopSignal, UsageSettings};
+use obleth_ledger::Options;
 use obleth_link::{BufferBudget, Command, CoordinatorEnd, Doorbell, Event, Order, ShardEnd, links};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest},
@@ -28,6 +29,8 @@ use tempfile::TempDir;
 pub(crate) const TOKEN: &str = "obleth_admin_0123456789abcdef";
 /// Longest wait for what must come; a test that reaches it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Pace at which is looked for what nobody tells.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// See the module's text. Stops on drop.
 pub(crate) struct Running {
@@ -39,6 +42,21 @@ pub(crate) struct Running {
     pub(crate) dir: TempDir,
     stop: StopSignal,
     thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+/// A record of the usage ledger, as far as tests tell them apart.
+#[derive(Clone)]
+pub(crate) struct Record {
+    pub(crate) ts: i64,
+    /// Tells ids of one millisecond apart.
+    pub(crate) rest: [u8; 10],
+    pub(crate) request_id: String,
+    pub(crate) tenant: String,
+    pub(crate) key: String,
+    pub(crate) model: String,
+    pub(crate) refused: bool,
+    pub(crate) input_tokens: i64,
+    pub(crate) cost: Option<i64>,
 }
 
 /// One shard's end of the link.
@@ -57,6 +75,12 @@ pub(crate) struct Answer {
 pub(crate) fn settings(dir: &TempDir) -> Settings {
     Settings {
         database: dir.path().join("obleth.db"),
+        usage: UsageSettings {
+            database: dir.path().join("usage.db"),
+            log: dir.path().join("wal"),
+            retention_days: 0,
+            clickhouse: None,
+        },
         master_key: MasterKey::parse(&"07".repeat(32)).unwrap(),
         admin_token: Secret::new(TOKEN),
         pepper: None,
@@ -96,6 +120,16 @@ impl Running {
     /// On a store that may be there already.
     pub(crate) fn start_in(dir: TempDir, settings: Settings) -> Result<Self, OpenError> {
         let sidecar = Sidecar::open(settings.clone())?;
+        Ok(Self::run(sidecar, dir, settings))
+    }
+
+    /// One that is opened again after a fault of the last.
+    pub(crate) fn start_again_in(dir: TempDir, settings: Settings) -> Self {
+        let sidecar = Sidecar::reopen(settings.clone()).unwrap();
+        Self::run(sidecar, dir, settings)
+    }
+
+    fn run(sidecar: Sidecar, dir: TempDir, settings: Settings) -> Self {
         let (link, ends) = links(2, BufferBudget::new(0)).unwrap();
         let coordinator = link.coordinator();
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
@@ -103,7 +137,19 @@ impl Running {
         let addresses = (admin.local_addr().unwrap(), metrics.local_addr().unwrap());
         let stop = StopSignal::new();
         let signal = stop.clone();
-        let thread = std::thread::spawn(move || sidecar.run(link, admin, metrics, signal));
+        // Nothing is noted here, so nobody has to write it down.
+        let tail = obleth_ledger::open(Options {
+            dir: dir.path().join("wal"),
+            node: None,
+            default_node: "test".to_owned(),
+            streams: 1,
+            max_bytes: 1 << 20,
+            sync_every: Duration::from_millis(50),
+            slate_bytes: 1 << 20,
+            checkpoint: sidecar.checkpoint(),
+        });
+        let tail = tail.unwrap().tail;
+        let thread = thread::spawn(move || sidecar.run((link, tail), (admin, metrics), signal));
         let running = Self {
             admin: addresses.0,
             metrics: addresses.1,
@@ -119,7 +165,7 @@ impl Running {
             assert!(matches!(shard.next(), Command::Snapshot(_)));
             assert!(matches!(shard.next(), Command::AllKeysChanged));
         }
-        Ok(running)
+        running
     }
 
     /// Stops it and hands its folder and settings over.
@@ -139,6 +185,15 @@ impl Running {
     /// The database from outside.
     pub(crate) fn outside(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(&self.settings.database).unwrap()
+    }
+
+    /// Puts records into the usage ledger from outside, as if they had been shipped.
+    pub(crate) fn record(&self, records: impl IntoIterator<Item = Record>) {
+        let mut conn = rusqlite::Connection::open(&self.settings.usage.database).unwrap();
+        conn.busy_timeout(PATIENCE).unwrap();
+        let tx = conn.transaction().unwrap();
+        records.into_iter().for_each(|record| record.insert(&tx));
+        tx.commit().unwrap();
     }
 
     /// The database and its companions.
@@ -194,6 +249,39 @@ impl Running {
     }
 }
 
+impl Record {
+    fn insert(&self, conn: &rusqlite::Connection) {
+        let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
+        let fresh = uuid::Builder::from_unix_timestamp_millis(self.ts.unsigned_abs(), &self.rest).into_uuid();
+        let (status, outcome, admission, source) = match self.refused {
+            true => (403, "rejected", "rejected", None),
+            false => (200, "ok", "queued", Some("upstream")),
+        };
+        conn.execute(
+            "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
+             status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
+             output_tokens, usage_source, cost_micro_usd, streamed, retries)
+             VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
+             ?10, iif(?12 IS NULL, 0, 2), iif(?12 IS NULL, 0, 30), ?12, ?11, 1, 0)",
+            rusqlite::params![
+                fresh.into_bytes(),
+                self.ts,
+                self.request_id,
+                id(&self.tenant),
+                id(&self.key),
+                self.model,
+                status,
+                outcome,
+                admission,
+                self.input_tokens,
+                self.cost,
+                source,
+            ],
+        )
+        .unwrap();
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.trigger();
@@ -232,6 +320,16 @@ impl Shard {
 pub(crate) fn next_order(coordinator: &CoordinatorEnd) -> Order {
     let order = wait(coordinator.bell(), PATIENCE, || coordinator.has_word(), || coordinator.take_order());
     order.expect("no order came")
+}
+
+/// Waits for what nobody tells.
+#[track_caller]
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(LOOK);
+    }
 }
 
 /// What `take` gives, if it gives something in time, asleep by `bell` meanwhile.

@@ -193,6 +193,8 @@ pub struct ShardGauges {
     pub input_tokens: Counter,
     /// Tokens that backends generated.
     pub output_tokens: Counter,
+    /// Requests that used something which has no price.
+    pub unpriced: Counter,
     client_closed: [Counter; Phase::ALL.len()],
     attempts: [Counter; Attempt::ALL.len()],
     /// Look-ups answered by the shard itself.
@@ -228,6 +230,7 @@ impl ShardGauges {
             overhead: Histogram::new(&OVERHEAD_BOUNDS_US),
             input_tokens: Counter::default(),
             output_tokens: Counter::default(),
+            unpriced: Counter::default(),
             client_closed: std::array::from_fn(|_| Counter::default()),
             attempts: std::array::from_fn(|_| Counter::default()),
             key_hits: Counter::default(),

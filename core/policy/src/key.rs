@@ -172,7 +172,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        id::{GroupIx, TenantIx},
+        id::{GroupId, GroupIx, TenantIx},
         snapshot::Brownout,
     };
 
@@ -188,6 +188,7 @@ mod tests {
             status,
             weight: 100,
             group: GroupIx::DEFAULT,
+            group_id: GroupId(Uuid::nil()),
             max_in_flight: None,
             brownout: Brownout::Never,
             grant: ModelGrant::All,

@@ -10,6 +10,7 @@
 //! | [`key`] | what a key and its tenant may do, and who says no |
 //! | [`network`] | where a request comes from, and whether it may |
 //! | [`snapshot`] | the configuration that requests run under, whole and immutable |
+//! | [`price`] | what it costs in money |
 //! | [`cost`] | what a request costs in the scheduler's eyes |
 //! | [`fairness`] | who is next: the tree of virtual times |
 //! | [`admission`] | a core's decision to start a request: ticket in, slot out |
@@ -26,8 +27,10 @@ pub mod cost;
 pub mod fairness;
 pub mod id;
 pub mod key;
+mod mean;
 pub mod network;
 pub mod outcome;
+pub mod price;
 pub mod protocol;
 pub mod route;
 pub mod snapshot;

@@ -52,9 +52,22 @@ pub enum Outcome {
     UpstreamCut,
     /// A time limit passed.
     Timeout,
+    /// The gateway itself died with the request; what is known of it was written when it began.
+    GatewayLost,
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Rejected,
+        Self::ClientGone,
+        Self::UpstreamError,
+        Self::UpstreamCut,
+        Self::Timeout,
+        Self::GatewayLost,
+    ];
+
     /// As it stands in labels and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +78,7 @@ impl Outcome {
             Self::UpstreamError => "upstream_error",
             Self::UpstreamCut => "upstream_cut",
             Self::Timeout => "timeout",
+            Self::GatewayLost => "gateway_lost",
         }
     }
 }
@@ -268,7 +282,12 @@ impl Ending {
     /// Something failed after status 200 had gone out.
     #[must_use]
     pub const fn failed_after_head(code: Code) -> Self {
-        Self { status: 200, outcome: code.outcome(), code: Some(code) }
+        // A refusal says no to a request; this one was under way, and the gateway itself went.
+        let outcome = match code {
+            Code::Draining => Outcome::GatewayLost,
+            _ => code.outcome(),
+        };
+        Self { status: 200, outcome, code: Some(code) }
     }
 
     /// A refusal that reached the client.

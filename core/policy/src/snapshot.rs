@@ -11,8 +11,9 @@ use foldhash::{HashMap, HashMapExt};
 use crate::{
     coordinator::{GroupShape, PoolShape, Shares, TenantShape},
     cost::Rates,
-    id::{EndpointId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
+    id::{EndpointId, GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
     network::NetworkGrant,
+    price::Prices,
     unit::{LimitMs, UnixMs},
 };
 
@@ -118,6 +119,10 @@ pub struct Model {
     pub rates: Rates,
     /// Its backends order what waits by `priority` (vLLM's `--scheduling-policy priority`): requests get one.
     pub sends_priority: bool,
+    /// Its backends count tokens while they stream (vLLM's `continuous_usage_stats`): they are asked to.
+    pub continuous_usage: bool,
+    /// What its use costs.
+    pub prices: Prices,
 }
 
 impl Model {
@@ -173,6 +178,8 @@ pub struct Tenant {
     pub weight: u32,
     /// The group it belongs to.
     pub group: GroupIx,
+    /// Its stable identity.
+    pub group_id: GroupId,
     /// Requests that it may have in flight, over all models; `None` is no limit.
     pub max_in_flight: Option<u32>,
     /// What happens when its requests would wait long.
@@ -297,6 +304,8 @@ mod tests {
             timers: Timers::default(),
             rates: Rates::default(),
             sends_priority: false,
+            continuous_usage: false,
+            prices: Prices::default(),
         }
     }
 

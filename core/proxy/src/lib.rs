@@ -52,6 +52,7 @@ mod trouble;
 
 use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 
+use obleth_ledger::Slate;
 use obleth_link::ShardEnd;
 use obleth_policy::{key::Pepper, network::Cidr};
 
@@ -129,9 +130,14 @@ impl Default for ClientLimits {
 ///
 /// # Panics
 /// When the runtime does. Then, as after an error, nothing of the shard is left but the listener.
-pub fn run_shard(listener: TcpListener, end: ShardEnd, settings: Arc<Settings>) -> io::Result<()> {
+pub fn run_shard(
+    listener: TcpListener,
+    end: ShardEnd,
+    ledger: Slate,
+    settings: Arc<Settings>,
+) -> io::Result<()> {
     let remains = death::Remains::default();
     let force_epoll = settings.force_epoll;
-    let start = |driver| shard::Shard::start(listener, end, settings, driver, Rc::clone(&remains));
+    let start = |driver| shard::Shard::start(listener, (end, ledger), settings, driver, Rc::clone(&remains));
     runtime::run(force_epoll, start, || death::bury(Rc::clone(&remains)))
 }

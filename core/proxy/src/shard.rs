@@ -16,6 +16,7 @@ use std::{
 
 use foldhash::HashMap;
 use monoio::net::TcpStream;
+use obleth_ledger::Slate;
 use obleth_link::{Command, Driver, Event, ShardEnd};
 use obleth_policy::snapshot::Snapshot;
 
@@ -46,6 +47,8 @@ const LAST_SUBMISSION: Duration = Duration::from_millis(2);
 pub(crate) struct Shard {
     pub(crate) settings: Arc<Settings>,
     pub(crate) end: ShardEnd,
+    /// Where the ledger is told of requests.
+    pub(crate) ledger: Slate,
     pub(crate) driver: Driver,
     pub(crate) timers: Rc<Timers>,
     pub(crate) keys: KeyCache,
@@ -97,7 +100,7 @@ impl Shard {
     /// Lives the shard's life. Returns when a drain is done, or when the shard cannot go on; `remains` are then buried.
     pub(crate) async fn start(
         listener: TcpListener,
-        end: ShardEnd,
+        (end, ledger): (ShardEnd, Slate),
         settings: Arc<Settings>,
         driver: Driver,
         remains: Remains,
@@ -115,6 +118,7 @@ impl Shard {
             request_ids: RequestIds::new()?,
             settings,
             end,
+            ledger,
             driver,
             timers,
             draining: Cell::new(false),

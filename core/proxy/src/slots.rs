@@ -12,7 +12,7 @@ use std::{
 };
 
 use obleth_policy::{
-    admission::{Admission, Ask, Slot, Verdict, Wait},
+    admission::{Admission, Ask, Counted, Slot, Verdict, Wait},
     cost::Cost,
     id::PoolIx,
     protocol::{Down, TicketId},
@@ -24,12 +24,6 @@ use crate::{
     timer::{Alarm, Timers},
 };
 
-/// Parts that a token per byte is counted in.
-pub(crate) const TOKEN_PARTS: u64 = 1 << 16;
-/// Bytes of a request per token, before anything is known of a pool's requests.
-const BYTES_PER_TOKEN: u64 = 4;
-/// Part of a new request in what is known: a sixteenth.
-const LEARN: u64 = 16;
 /// Pause before words are said again that a full ring has refused.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -39,8 +33,6 @@ pub(crate) struct Slots {
     admission: RefCell<Admission>,
     /// By place of the ticket.
     waiting: RefCell<Vec<Option<Waker>>>,
-    /// Input tokens per byte of a request, by pool, in [`TOKEN_PARTS`].
-    density: RefCell<Vec<u64>>,
     reports: Alarm,
     reports_at: Cell<Option<Instant>>,
 }
@@ -50,7 +42,6 @@ impl Slots {
         Self {
             admission: RefCell::new(Admission::new(life)),
             waiting: RefCell::default(),
-            density: RefCell::default(),
             reports: timers.alarm(),
             reports_at: Cell::new(None),
         }
@@ -77,23 +68,14 @@ impl Shard {
         }
     }
 
-    /// What the input of a running request costs, now that it is known; `per_byte` is how many of its tokens there were
-    /// for each of its bytes, in [`TOKEN_PARTS`].
-    pub(crate) fn learn_input(&self, slot: &Slot, input: Cost, per_byte: u64) {
-        self.slots.admission.borrow_mut().learn_input(slot, input);
-        let mut known = self.slots.density.borrow_mut();
-        if known.len() <= slot.pool.at() {
-            known.resize(slot.pool.at().saturating_add(1), TOKEN_PARTS / BYTES_PER_TOKEN);
-        }
-        if let Some(density) = known.get_mut(slot.pool.at()) {
-            *density = density.saturating_sub(*density / LEARN).saturating_add(per_byte / LEARN);
-        }
+    /// The input of a running request, now that it is known.
+    pub(crate) fn learn_input(&self, slot: &Slot, counted: Counted) {
+        self.slots.admission.borrow_mut().learn_input(slot, counted);
     }
 
-    /// How many tokens a request of so many bytes will have, as those of its pool went before it.
+    /// How many tokens a request of so many bytes will have.
     pub(crate) fn guess_tokens(&self, pool: PoolIx, bytes: u64) -> u64 {
-        let density = self.slots.density.borrow().get(pool.at()).copied();
-        bytes.saturating_mul(density.unwrap_or(TOKEN_PARTS / BYTES_PER_TOKEN)) / TOKEN_PARTS
+        self.slots.admission.borrow().guess_tokens(pool, bytes)
     }
 
     /// A running request has cost this much so far.

@@ -9,4 +9,4 @@ mod stream;
 
 pub use edit::{Edits, plan};
 pub use request::{BodyFault, Dialect, OutputLimit, RequestFields, scan_request};
-pub use stream::{MAX_EVENT, StreamFilter};
+pub use stream::{MAX_EVENT, StreamFilter, StripUsage};

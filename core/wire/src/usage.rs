@@ -10,6 +10,8 @@ use crate::json::{self, Kind, Member};
 
 /// Longest `usage` value that is read, in bytes; a longer one counts as absent. Real ones have 60 to 400.
 pub const MAX_USAGE: usize = 4096;
+/// Most tokens that one exchange can have, by far: a larger number is a fault of the backend's, and no count.
+pub const MOST_TOKENS: u64 = 1 << 40;
 /// Bytes of a `usage` value kept without an allocation.
 const INLINE_USAGE: usize = 384;
 /// Bytes that are looked at one by one before a vector search begins.
@@ -32,13 +34,13 @@ impl Usage {
     /// Reads a `usage` value: `prompt_tokens`, `completion_tokens` and `prompt_tokens_details.cached_tokens`, or the
     /// names `input_tokens`, `output_tokens` and `input_tokens_details` of later APIs (the older name wins).
     ///
-    /// Numbers that are not non-negative integers are ignored. `None` if it is not an object or names no token count.
+    /// Numbers that are not integers from 0 to [`MOST_TOKENS`] are ignored. `None` if it is not an object or names no token count.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let mut found = [None; 4];
         let mut cached = None;
         let [prompt, completion, input, output] = &mut found;
         json::members(value, |member| {
-            let count = json::parse_u64(member.raw());
+            let count = count(&member);
             if member.is("prompt_tokens") {
                 *prompt = count;
             } else if member.is("completion_tokens") {
@@ -63,6 +65,10 @@ impl Usage {
     }
 }
 
+fn count(member: &Member<'_>) -> Option<u64> {
+    json::parse_u64(member.raw()).filter(|count| *count <= MOST_TOKENS)
+}
+
 fn cached_tokens(details: &Member<'_>) -> Option<u64> {
     if details.kind != Kind::Object {
         return None;
@@ -70,7 +76,7 @@ fn cached_tokens(details: &Member<'_>) -> Option<u64> {
     let mut cached = None;
     json::members(details.raw().as_bytes(), |member| {
         if member.is("cached_tokens") {
-            cached = json::parse_u64(member.raw());
+            cached = count(&member);
         }
         Ok(())
     })

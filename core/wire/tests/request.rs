@@ -90,6 +90,8 @@ fn a_value_of_the_wrong_type_names_its_parameter() {
         assert!(refused("stream", &format!(r#"{{"model":"m","stream":{value}}}"#)), "{value}");
         let inner = format!(r#"{{"model":"m","stream_options":{{"include_usage":{value}}}}}"#);
         assert!(refused("stream_options.include_usage", &inner), "{value}");
+        let inner = inner.replace("include_usage", "continuous_usage_stats");
+        assert!(refused("stream_options.continuous_usage_stats", &inner), "{value}");
     }
     for value in ["true", "[]", "1", r#""x""#] {
         assert!(
@@ -123,6 +125,10 @@ fn a_field_given_twice_is_refused_however_it_is_spelt() {
     assert!(invalid_json(br#"{"model":"m","model":"m"}"#, Dialect::Embeddings));
     assert!(invalid_json(
         br#"{"model":"m","stream_options":{"include_usage":true,"include_usage":false}}"#,
+        CHAT
+    ));
+    assert!(invalid_json(
+        br#"{"model":"m","stream_options":{"continuous_usage_stats":true,"continuous_usage_stats":true}}"#,
         CHAT
     ));
     assert!(!invalid_json(br#"{"model":"m","user":1,"user":2}"#, CHAT));
@@ -204,6 +210,47 @@ fn usage_is_asked_for_whatever_stands_there() {
     ] {
         assert_eq!(edited(same, &ask), same);
     }
+}
+
+#[test]
+fn running_counts_are_asked_for_besides_and_who_asks_is_known() {
+    let ask = Edits { ask_for_usage: true, ask_for_running: true, ..Edits::default() };
+    let both = r#"{"include_usage":true,"continuous_usage_stats":true}"#;
+    let options = |options: &str| format!(r#"{{"model":"m","stream":true,"stream_options":{options}}}"#);
+    assert_eq!(
+        edited(r#"{"model":"m","stream":true}"#, &ask),
+        format!(r#"{{"model":"m","stream_options":{both},"stream":true}}"#)
+    );
+    for (given, expected, asked) in [
+        ("null", both, (false, false)),
+        ("{}", both, (false, false)),
+        (r#"{"a":1}"#, r#"{"include_usage":true,"continuous_usage_stats":true,"a":1}"#, (false, false)),
+        (
+            r#"{"include_usage":true}"#,
+            r#"{"continuous_usage_stats":true,"include_usage":true}"#,
+            (true, false),
+        ),
+        (r#"{"include_usage":true,"continuous_usage_stats":null}"#, both, (true, false)),
+        (
+            r#"{"continuous_usage_stats":true}"#,
+            r#"{"include_usage":true,"continuous_usage_stats":true}"#,
+            (false, false),
+        ),
+        (
+            r#"{"continuous_usage_stats":false,"include_usage":false}"#,
+            r#"{"continuous_usage_stats":true,"include_usage":true}"#,
+            (false, false),
+        ),
+        (both, both, (true, true)),
+    ] {
+        assert_eq!(edited(&options(given), &ask), options(expected));
+        let body = options(given);
+        let fields = scan_request(body.as_bytes(), CHAT).unwrap();
+        assert_eq!((fields.include_usage, fields.continuous_usage), asked, "{given}");
+    }
+    let unstreamed = r#"{"model":"m","stream_options":{"include_usage":true,"continuous_usage_stats":true}}"#;
+    assert_eq!(edited(unstreamed, &ask), unstreamed);
+    assert!(!scan_request(unstreamed.as_bytes(), CHAT).unwrap().continuous_usage);
 }
 
 #[test]
@@ -299,6 +346,8 @@ fn member() -> impl Strategy<Value = (String, String)> {
         any::<String>().prop_map(|text| json!(text).to_string()),
         Just(r#"{"include_usage":false}"#.to_owned()),
         Just(r#"{ "other" : [1, "}"] , "include_usage" : true }"#.to_owned()),
+        Just(r#"{"include_usage":true,"continuous_usage_stats":false}"#.to_owned()),
+        Just(r#"{"continuous_usage_stats":true}"#.to_owned()),
         Just("{}".to_owned()),
         Just(r#"[{"model":"no","usage":null}]"#.to_owned()),
     ];
@@ -352,7 +401,7 @@ proptest! {
     fn an_edited_body_means_what_was_planned_and_changes_nothing_else(
         body in body(),
         alias in prop::option::of(".{1,12}"),
-        ask_for_usage in any::<bool>(),
+        (ask_for_usage, ask_for_running) in any::<(bool, bool)>(),
         strip_priority in any::<bool>(),
     ) {
         let mut expected: Value = serde_json::from_str(&body).unwrap();
@@ -371,7 +420,7 @@ proptest! {
         prop_assert_eq!(fields.max_tokens.and_then(|limit| limit.tokens), expected["max_tokens"].as_u64());
 
         let edits =
-            Edits { upstream_model: alias.as_deref(), ask_for_usage, strip_priority, ..Edits::default() };
+            Edits { upstream_model: alias.as_deref(), ask_for_usage, ask_for_running, strip_priority, ..Edits::default() };
         let mut touched = Vec::new();
         if let Some(alias) = &alias {
             expected["model"] = json!(alias);
@@ -380,8 +429,11 @@ proptest! {
         if strip_priority && expected.as_object_mut().unwrap().remove("priority").is_some() {
             touched.push("priority");
         }
-        if ask_for_usage && fields.stream && !fields.include_usage {
+        if ask_for_usage && fields.stream && (!fields.include_usage || ask_for_running && !fields.continuous_usage) {
             expected["stream_options"]["include_usage"] = json!(true);
+            if ask_for_running {
+                expected["stream_options"]["continuous_usage_stats"] = json!(true);
+            }
             touched.push("stream_options");
         }
         let result = edited(&body, &edits);
@@ -408,6 +460,7 @@ proptest! {
                 let all = Edits {
                     upstream_model: Some("u"),
                     ask_for_usage: true,
+                    ask_for_running: true,
                     strip_priority: true,
                     ..Edits::default()
                 };

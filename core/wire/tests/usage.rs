@@ -1,6 +1,6 @@
 //! Usage read from answers: from a `usage` value, and from a whole JSON answer that arrives in any pieces.
 
-use obleth_wire::usage::{JsonUsage, MAX_USAGE, Usage};
+use obleth_wire::usage::{JsonUsage, MAX_USAGE, MOST_TOKENS, Usage};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -43,8 +43,8 @@ fn counts_are_read_by_either_name() {
         (r#"{"prompt_tokens":9,"prompt_tokens_details":null}"#, Some(usage(9, 0, 0))),
         (r#"{"prompt_tokens":9,"input_tokens":1}"#, Some(usage(9, 0, 0))),
         (
-            r#"{"prompt_tokens":18446744073709551615,"completion_tokens":18446744073709551615}"#,
-            Some(usage(u64::MAX, u64::MAX, 0)),
+            r#"{"prompt_tokens":1099511627776,"completion_tokens":1099511627776}"#,
+            Some(usage(MOST_TOKENS, MOST_TOKENS, 0)),
         ),
         (r#"{"completion_tokens":4}"#, Some(usage(0, 4, 0))),
     ] {
@@ -60,11 +60,18 @@ fn more_cached_than_sent_is_all_that_was_sent() {
 
 #[test]
 fn numbers_that_are_no_counts_are_ignored() {
-    for number in ["-1", "1.5", "1e3", "18446744073709551616", "null", "\"7\"", "[7]", "true"] {
+    let too_many = (MOST_TOKENS + 1).to_string();
+    let strange =
+        ["-1", "1.5", "1e3", "18446744073709551615", "18446744073709551616", "null", "\"7\"", "[7]"];
+    for number in strange.into_iter().chain([&*too_many, "true"]) {
         let value = format!(r#"{{"prompt_tokens":{number},"completion_tokens":2}}"#);
         assert_eq!(Usage::parse(value.as_bytes()), Some(usage(0, 2, 0)), "{number}");
         assert_eq!(Usage::parse(format!(r#"{{"prompt_tokens":{number}}}"#).as_bytes()), None, "{number}");
     }
+    let absurd = format!(
+        r#"{{"prompt_tokens":{too_many},"input_tokens":9,"prompt_tokens_details":{{"cached_tokens":{too_many}}}}}"#
+    );
+    assert_eq!(Usage::parse(absurd.as_bytes()), Some(usage(9, 0, 0)), "the other name's number is one");
     for value in ["null", "{}", "[]", "7", "", r#"{"prompt_tokens":1"#, r#"{"total_tokens":1}"#] {
         assert_eq!(Usage::parse(value.as_bytes()), None, "{value}");
     }
@@ -156,6 +163,7 @@ fn value() -> impl Strategy<Value = Value> {
 fn usage_value() -> impl Strategy<Value = Value> {
     let count = prop_oneof![
         any::<u64>().prop_map(Value::from),
+        (0..=2 * MOST_TOKENS).prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         Just(Value::Null)
     ];
@@ -177,13 +185,15 @@ fn usage_value() -> impl Strategy<Value = Value> {
 /// The same answer read through a document model.
 fn expected(answer: &Map<String, Value>) -> Option<Usage> {
     let usage = answer.get("usage")?.as_object()?;
-    let count = |name: &str| usage.get(name).and_then(Value::as_u64);
+    let few = |count: &u64| *count <= MOST_TOKENS;
+    let count = |name: &str| usage.get(name).and_then(Value::as_u64).filter(few);
     let input = count("prompt_tokens").or(count("input_tokens"));
     let output = count("completion_tokens").or(count("output_tokens"));
     if input.is_none() && output.is_none() {
         return None;
     }
     let cached = usage.get("prompt_tokens_details").and_then(|details| details["cached_tokens"].as_u64());
+    let cached = cached.filter(few);
     let input = input.unwrap_or(0);
     Some(Usage { input, output: output.unwrap_or(0), cached_input: cached.unwrap_or(0).min(input) })
 }

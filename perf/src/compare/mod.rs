@@ -8,6 +8,7 @@ mod enters;
 mod evidence;
 mod field;
 mod latency;
+mod ledger;
 mod memory;
 mod shards;
 mod stream;
@@ -48,6 +49,8 @@ pub(crate) struct Asked {
     pub(crate) secs: Option<f64>,
     /// In place of the scenario's pause before the last look at memory.
     pub(crate) settle: Option<f64>,
+    /// A build from before the ledger, for row 20.
+    pub(crate) without: Option<PathBuf>,
     /// The program `obleth`.
     pub(crate) obleth: PathBuf,
     /// Where scenarios are.
@@ -104,6 +107,9 @@ pub(crate) fn run(asked: &Asked) -> Result<Vec<Group>> {
     }
     if asked.any(&[9]) {
         groups.push(shards::run(asked)?);
+    }
+    if asked.any(&[20]) {
+        groups.push(ledger::run(asked)?);
     }
     if asked.any(&[21]) {
         groups.push(memory::run(asked)?);

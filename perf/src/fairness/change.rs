@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::{
     Chapter,
-    finding::{Asked, Finding, Unit},
     picture::{Picture, part_of},
     rig::{Ground, Rig},
     scenario::{Change, Setting},
@@ -18,6 +17,7 @@ use super::{
     shares::{Series, Windows, settled, worst},
 };
 use crate::{
+    finding::{Asked, Finding, Unit},
     signals,
     statistics::{median, quantile},
     terminal::remark,

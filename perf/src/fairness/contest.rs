@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::{
     Chapter,
-    finding::{Asked, Finding, Sense, Unit},
     picture::{Picture, part_of},
     placed,
     rig::{Ground, Rig},
@@ -16,6 +15,7 @@ use super::{
     shares::{Windows, worst},
 };
 use crate::{
+    finding::{Asked, Finding, Sense, Unit},
     signals,
     statistics::{median, quantile},
     terminal::remark,

@@ -11,12 +11,17 @@ use serde_json::json;
 
 use super::{
     Chapter,
-    finding::{Asked, Finding, Unit},
     generator::Leaving,
     rig::{Ground, Rig},
     scenario::LeavingUsers,
 };
-use crate::{load::chat_request, signals, subject::MODEL, terminal::remark};
+use crate::{
+    finding::{Asked, Finding, Unit},
+    load::chat_request,
+    signals,
+    subject::MODEL,
+    terminal::remark,
+};
 
 /// What has to be 0 when nobody is there any more.
 const GAUGES: [&str; 4] =

@@ -6,7 +6,6 @@
 mod change;
 mod client;
 mod contest;
-mod finding;
 mod generator;
 mod leaving;
 mod lengths;
@@ -26,13 +25,13 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 pub(crate) use self::report::{markdown, write};
-use self::{
+use self::{picture::Picture, rig::Ground, scenario::Scenario};
+use crate::{
     finding::{Asked as AskedOf, Finding, Unit},
-    picture::Picture,
-    rig::Ground,
-    scenario::Scenario,
+    scenario as scenarios,
+    signals::Interrupted,
+    terminal::remark,
 };
-use crate::{scenario as scenarios, signals::Interrupted, terminal::remark};
 
 /// The rows this program measures here; 0 stands for what stands beside the rows.
 pub(crate) const ROWS: [u8; 6] = [0, 11, 14, 15, 16, 17];

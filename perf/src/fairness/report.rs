@@ -8,10 +8,9 @@ use serde_json::Value;
 
 use super::{
     Chapter,
-    finding::Finding,
     picture::{self, Picture},
 };
-use crate::report::Machine;
+use crate::{finding::Finding, report::Machine};
 
 #[derive(Serialize)]
 struct Record<'a> {

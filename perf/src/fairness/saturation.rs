@@ -9,12 +9,16 @@ use serde_json::json;
 
 use super::{
     Chapter,
-    finding::{Asked, Finding, Unit},
     generator::Demand,
     rig::{Between, Ground, Rig},
     scenario::{Lone, Saturation},
 };
-use crate::{signals, statistics::median, terminal::remark};
+use crate::{
+    finding::{Asked, Finding, Unit},
+    signals,
+    statistics::median,
+    terminal::remark,
+};
 
 /// Load behind the window.
 const TAIL: Duration = Duration::from_millis(50);

@@ -11,12 +11,12 @@ use serde_json::json;
 use super::{
     Chapter,
     contest::seeds,
-    finding::{Asked, Finding, Unit},
     rig::{Ground, Rig},
     scenario::{Repeat, Wait},
     seen::Seen,
 };
 use crate::{
+    finding::{Asked, Finding, Unit},
     signals,
     statistics::{median, quantile},
     terminal::remark,

@@ -100,17 +100,22 @@ fn usage(prompt: u64, completion: u64) -> String {
     format!(r#"{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{completion}}}"#)
 }
 
+/// The last member of a JSON body, with its comma; nothing where usage stands nowhere.
+fn usage_member(ask: &Ask, tokens: u64) -> String {
+    if ask.tells_usage { format!(r#","usage":{}"#, usage(ask.prompt_tokens, tokens)) } else { String::new() }
+}
+
 /// The body of a chat or text completion. `text` is a JSON string with its quotes.
 pub(crate) fn completion(ask: &Ask, model: &str, text: &str, tokens: u64, cut: bool) -> String {
-    let (finish, usage) = (ask.shape.finish(cut), usage(ask.prompt_tokens, tokens));
+    let (finish, usage) = (ask.shape.finish(cut), usage_member(ask, tokens));
     if ask.endpoint == Endpoint::Completion {
         return format!(
-            r#"{{"id":"cmpl-sim","object":"text_completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"text":{text},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}],"usage":{usage}}}"#
+            r#"{{"id":"cmpl-sim","object":"text_completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"text":{text},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}]{usage}}}"#
         );
     }
     let message = ask.shape.message(text);
     format!(
-        r#"{{"id":"chatcmpl-sim","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{message},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}],"usage":{usage}}}"#
+        r#"{{"id":"chatcmpl-sim","object":"chat.completion","created":{CREATED},"model":{model},"choices":[{{"index":0,"message":{message},"logprobs":null,"finish_reason":"{finish}","stop_reason":null}}]{usage}}}"#
     )
 }
 
@@ -123,9 +128,9 @@ pub(crate) fn embedding(ask: &Ask, model: &str) -> String {
         let vector = if ask.base64 { format!("{:?}", base64(&vector)) } else { format!("{vector:?}") };
         let _ = write!(data, r#"{comma}{{"index":{index},"object":"embedding","embedding":{vector}}}"#);
     }
-    let usage = usage(ask.prompt_tokens, 0);
+    let usage = usage_member(ask, 0);
     format!(
-        r#"{{"id":"embd-sim","object":"list","created":{CREATED},"model":{model},"data":[{data}],"usage":{usage}}}"#
+        r#"{{"id":"embd-sim","object":"list","created":{CREATED},"model":{model},"data":[{data}]{usage}}}"#
     )
 }
 
@@ -332,7 +337,10 @@ mod tests {
         bodies.push(embedding(&ask, "\"m\""));
         bodies.push(embedding(&Ask { base64: false, ..ask.clone() }, "\"m\""));
         for endpoint in [Endpoint::Chat, Endpoint::Completion] {
-            bodies.push(completion(&Ask { endpoint, ..ask.clone() }, "\"m\"", "\"t\"", 1, false));
+            for tells_usage in [true, false] {
+                let ask = Ask { endpoint, tells_usage, ..ask.clone() };
+                bodies.push(completion(&ask, "\"m\"", "\"t\"", 1, false));
+            }
         }
         bodies.push(models(["a", "b\"c"].into_iter()));
         for body in bodies {

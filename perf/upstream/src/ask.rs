@@ -27,6 +27,8 @@ pub(crate) struct Ask {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) continuous_usage: bool,
+    /// Whether a JSON answer says what it used; the caller has no say in it.
+    pub(crate) tells_usage: bool,
     pub(crate) prompt_tokens: u64,
     /// The caller's limit.
     pub(crate) max_tokens: Option<u32>,
@@ -106,6 +108,7 @@ impl Ask {
             stream: body.stream.unwrap_or(false) && endpoint != Endpoint::Embedding,
             include_usage: stream_options.include_usage.unwrap_or(false),
             continuous_usage: stream_options.continuous_usage_stats.unwrap_or(false),
+            tells_usage: true,
             prompt_tokens,
             max_tokens,
             sim_tokens: body.sim_tokens,

@@ -17,7 +17,7 @@ use crate::answer;
 use crate::ask::{Ask, Endpoint};
 use crate::counters::Ending;
 use crate::generate::{self, Job, Line, Progress};
-use crate::options::Options;
+use crate::options::{Options, UsageShape};
 use crate::plan::Plan;
 use crate::server::Site;
 use crate::shape::Shape;
@@ -160,6 +160,12 @@ impl Connection {
                 let stats = site.counters.to_json();
                 self.reply(200, &String::from_utf8_lossy(&stats), keep).await
             }
+            (Method::Get, b"/sim/journal") => {
+                let query =
+                    head.query.map(|query| String::from_utf8_lossy(query.of(&self.received)).into_owned());
+                let after = query.as_deref().and_then(|query| query.strip_prefix("after=")?.parse().ok());
+                self.reply(200, &site.counters.journal(after), keep).await
+            }
             (Method::Post, b"/sim/reset") => {
                 site.counters.reset();
                 self.reply(200, "{}", keep).await
@@ -179,6 +185,7 @@ impl Connection {
                 b"/health"
                 | b"/v1/models"
                 | b"/sim/stats"
+                | b"/sim/journal"
                 | b"/sim/reset"
                 | b"/sim/options"
                 | b"/v1/chat/completions"
@@ -200,6 +207,7 @@ impl Connection {
             Ok(job) => job,
             Err((status, body)) => {
                 self.out.clear();
+                ticket.answers(status);
                 answer::json(&mut self.out, status, &[], body.as_bytes(), head.keep_alive);
                 send_last(&self.stream, &self.out, &mut ticket, Ending::Failed, 0).await?;
                 return Ok(head.keep_alive);
@@ -237,6 +245,7 @@ impl Connection {
         if !options.serves(name) && ask.model.is_some() {
             return Err((404, answer::fault_body(404, &format!("`{name}`"))));
         }
+        ask.tells_usage = plan.usage != UsageShape::None;
         if plan.echo || plan.stamp {
             ask.shape = Shape::Prose;
         }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::journal::Journal;
+
 /// How many request ids are remembered; the oldest go first.
 const REMEMBERED_IDS: usize = 10_000;
 
@@ -75,6 +77,7 @@ struct Tally {
     id_order: VecDeque<String>,
     last: LastRequest,
     work: Work,
+    journal: Journal,
 }
 
 /// For how long places were taken: the time of every request being generated, added up.
@@ -143,6 +146,16 @@ impl Counters {
             .unwrap_or_default()
     }
 
+    /// The journal's lines with numbers above `after`.
+    pub(crate) fn journal(&self, after: Option<u64>) -> String {
+        self.tally().journal.page(after)
+    }
+
+    /// The journal keeps at most so many lines from now on.
+    pub(crate) fn keep_journal(&self, limit: usize) {
+        self.tally().journal.keep(limit);
+    }
+
     /// Forgets everything but what is true now: open connections, active and waiting requests.
     pub fn reset(&self) {
         let mut tally = self.tally();
@@ -151,7 +164,9 @@ impl Counters {
         let stats =
             Stats { active, max_active: active, queued, max_open, open_connections, ..Stats::default() };
         let work = Work { done: Duration::ZERO, until: Some(Instant::now()) };
-        *tally = Tally { stats, work, ..Tally::default() };
+        let mut journal = std::mem::take(&mut tally.journal);
+        journal.clear();
+        *tally = Tally { stats, work, journal, ..Tally::default() };
     }
 
     /// A request has arrived.
@@ -165,7 +180,8 @@ impl Counters {
         if let Some(id) = request_id {
             tally.remember(&String::from_utf8_lossy(id));
         }
-        Ticket { counters: Arc::clone(self), phase: Phase::Arrived }
+        let line = tally.journal.arrived(request_id);
+        Ticket { counters: Arc::clone(self), phase: Phase::Arrived, line, status: 0 }
     }
 
     /// A connection is open until the guard is dropped.
@@ -235,6 +251,10 @@ enum Phase {
 pub(crate) struct Ticket {
     counters: Arc<Counters>,
     phase: Phase,
+    /// Its line in the journal.
+    line: Option<u64>,
+    /// What it was answered with; 0: with nothing.
+    status: u16,
 }
 
 impl Ticket {
@@ -248,8 +268,14 @@ impl Ticket {
     pub(crate) fn generates(&mut self, prompt_tokens: u64) {
         let mut tally = self.counters.tally();
         tally.stats.prompt_tokens += prompt_tokens;
+        tally.journal.generates(self.line, prompt_tokens);
         tally.change(self.phase, Phase::Generating);
         self.phase = Phase::Generating;
+    }
+
+    /// It is answered with this status.
+    pub(crate) fn answers(&mut self, status: u16) {
+        self.status = status;
     }
 
     /// It has ended, with so many tokens generated. Only the first end counts.
@@ -271,6 +297,7 @@ impl Ticket {
         }
         tally.change(self.phase, Phase::Ended);
         tally.stats.completion_tokens += completion_tokens;
+        tally.journal.ended(self.line, ending, completion_tokens, self.status);
         match ending {
             Ending::Completed => tally.stats.completed += 1,
             Ending::Aborted => tally.stats.aborted += 1,

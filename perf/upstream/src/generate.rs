@@ -140,6 +140,7 @@ async fn refuse(line: Line<'_>, job: &Job, status: u16) -> io::Result<bool> {
     }
     let body = answer::fault_body(status, &job.model);
     line.out.clear();
+    line.ticket.answers(status);
     answer::json(line.out, status, &extra, body.as_bytes(), job.keep_alive);
     send_last(line.stream, line.out, line.ticket, Ending::Failed, 0).await?;
     Ok(job.keep_alive)
@@ -157,6 +158,7 @@ async fn stream_events(line: &mut Line<'_>, job: &Job) -> io::Result<bool> {
     let (tokens, cut) = if job.echo.is_some() { (1, false) } else { ask.length(plan.tokens) };
     out.clear();
     answer::stream_head(out, plan, job.keep_alive);
+    ticket.answers(200);
     send(stream, out).await?;
     if plan.fault == Some(Fault::DieAfterHead) {
         return Ok(false);
@@ -236,6 +238,7 @@ async fn send_json(line: &mut Line<'_>, job: &Job) -> io::Result<bool> {
     let extra: Vec<(&str, &str)> = answer::plan_headers(plan).collect();
     out.clear();
     answer::json(out, 200, &extra, body.as_bytes(), job.keep_alive);
+    ticket.answers(200);
     let head = out.len() - body.len();
     let sent = match plan.fault {
         Some(Fault::DieAfterHead) => head,

@@ -16,6 +16,7 @@ mod connection;
 mod counters;
 mod gate;
 mod generate;
+mod journal;
 mod oddity;
 mod options;
 mod plan;

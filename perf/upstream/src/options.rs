@@ -33,8 +33,10 @@ pub struct Options {
     pub keep_alive_ms: u64,
     /// What goes wrong with every completion.
     pub fault: Option<Fault>,
-    /// Where a stream's usage stands, for requests that ask for it.
+    /// Where a stream's usage stands, for requests that ask for it; and with `none` that a JSON answer has none.
     pub usage: UsageShape,
+    /// Requests that `GET /sim/journal` remembers; 0: none.
+    pub journal: usize,
     /// The only credential that is accepted on `/v1/*`, if set. Never shown.
     #[serde(skip_serializing)]
     pub api_key: Option<String>,
@@ -60,6 +62,7 @@ impl Default for Options {
             keep_alive_ms: 5000,
             fault: None,
             usage: UsageShape::Final,
+            journal: 0,
             api_key: None,
             tls: None,
         }
@@ -194,7 +197,7 @@ pub enum UsageShape {
     LastWithChoices,
     /// Running counts in every event, and the last event with empty `choices` (vLLM's `continuous_usage_stats`).
     Every,
-    /// Nowhere, as from a backend that does not know the option.
+    /// Nowhere, as from a backend that does not know the option; not in JSON answers either.
     None,
 }
 

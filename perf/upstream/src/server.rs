@@ -36,6 +36,7 @@ impl Site {
     fn new(options: Options, counters: Arc<Counters>) -> Arc<Self> {
         let gate = Arc::new(Gate::default());
         gate.set_limit(options.max_concurrency);
+        counters.keep_journal(options.journal);
         let tls = options.tls.clone();
         Arc::new(Self { options: Mutex::new(Arc::new(options)), counters, gate, tls })
     }
@@ -53,6 +54,7 @@ impl Site {
             Arc::clone(&options)
         };
         self.gate.set_limit(changed.max_concurrency);
+        self.counters.keep_journal(changed.journal);
         Ok(changed)
     }
 

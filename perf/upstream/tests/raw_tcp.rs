@@ -430,6 +430,16 @@ fn stats_show_what_ran_and_what_was_received() {
 }
 
 #[test]
+fn the_journal_has_a_line_for_every_request() {
+    let handle = start(Options { journal: 9, tokens: 3, ..Options::default() });
+    post(&handle, CHAT, &[("x-request-id", "a")], &chat("")).unwrap();
+    post(&handle, CHAT, &[("x-request-id", "b"), ("x-sim-fault", "status-429")], &chat("")).unwrap();
+    let page = |path| get(&handle, path).text().split(['\t', '\n']).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(page("/sim/journal")[3..9], ["3", "3", "200", "completed", "1", "b"]);
+    assert_eq!(page("/sim/journal?after=0")[3..], ["0", "0", "429", "failed", ""]);
+}
+
+#[test]
 fn only_the_configured_credential_is_accepted_and_never_shown() {
     let handle = start(Options { api_key: Some("good".to_owned()), ..Options::default() });
     for headers in [&[][..], &[("authorization", "Bearer bad")], &[("authorization", "good")]] {

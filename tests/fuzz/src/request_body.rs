@@ -6,7 +6,7 @@ use crate::{dom::Dom, input::Input};
 
 /// Text: the body of a request. Options 0 and 1: the dialect; option 2: the model has another name upstream; option 3:
 /// usage is asked for; option 4: a priority is taken out; option 5: the gateway sets its own; option 6: the answer is
-/// made shorter.
+/// made shorter; option 7: running counts are asked for, too.
 pub(crate) fn check(bytes: &[u8]) {
     let Some(input) = Input::of(bytes) else { return };
     let dialect = match input.options & 3 {
@@ -17,6 +17,7 @@ pub(crate) fn check(bytes: &[u8]) {
     let edits = Edits {
         upstream_model: input.option(2).then_some("up\"stream/\u{1}\u{1F600}"),
         ask_for_usage: input.option(3),
+        ask_for_running: input.option(7),
         strip_priority: input.option(4),
         priority: input.option(5).then_some(7),
         output_limit: (input.option(6) && dialect != Dialect::Embeddings).then_some(256),
@@ -41,6 +42,9 @@ pub(crate) fn check(bytes: &[u8]) {
     assert_eq!(edited, wanted(dom, &fields, &edits));
 }
 
+/// Members of `stream_options` that are read: usage, and running counts.
+const USAGE: [&str; 2] = ["include_usage", "continuous_usage_stats"];
+
 /// Fields that a dialect reads.
 fn reads(dialect: Dialect) -> &'static [&'static str] {
     let all = &["model", "priority", "stream", "stream_options", "max_tokens", "max_completion_tokens"];
@@ -61,7 +65,7 @@ fn rest_is_acceptable(dom: &Dom) -> bool {
     let options = match dom.last("stream_options") {
         None | Some(Dom::Null) => true,
         Some(options @ Dom::Object(_)) => {
-            options.all("include_usage").count() <= 1 && boolean(options.last("include_usage"))
+            USAGE.iter().all(|name| options.all(name).count() <= 1 && boolean(options.last(name)))
         }
         _ => false,
     };
@@ -75,9 +79,13 @@ fn fields_agree(fields: &RequestFields<'_>, dom: &Dom, dialect: Dialect) {
     assert_eq!(Some(&Dom::Text(fields.model.to_string())), dom.last("model"));
     assert_eq!(fields.has_priority(), dom.last("priority").is_some());
     let read = |name: &str| dom.last(name).filter(|_| dialect != Dialect::Embeddings);
-    let asked = read("stream_options").and_then(|options| options.last("include_usage"));
+    let yes = |name: &str| {
+        let options = read("stream_options");
+        options.and_then(|options| options.last(name)) == Some(&Dom::Bool(true))
+    };
     assert_eq!(fields.stream, read("stream") == Some(&Dom::Bool(true)));
-    assert_eq!(fields.include_usage, fields.stream && asked == Some(&Dom::Bool(true)));
+    assert_eq!(fields.include_usage, fields.stream && yes(USAGE[0]));
+    assert_eq!(fields.continuous_usage, fields.include_usage && yes(USAGE[1]));
     let tokens = |limit: &Option<OutputLimit>| limit.as_ref().map(|limit| limit.tokens);
     assert_eq!(tokens(&fields.max_tokens), read("max_tokens").map(Dom::count));
     assert_eq!(tokens(&fields.max_completion_tokens), read("max_completion_tokens").map(Dom::count));
@@ -88,7 +96,8 @@ fn wanted(dom: Dom, fields: &RequestFields<'_>, edits: &Edits<'_>) -> Dom {
     let Dom::Object(members) = dom else { unreachable!("only an object is accepted") };
     let asks = edits.ask_for_usage && fields.stream;
     let absent = members.iter().all(|(name, _)| name != "stream_options");
-    let usage = || ("include_usage".to_owned(), Dom::Bool(true));
+    let asked_for = if edits.ask_for_running { &USAGE[..] } else { &USAGE[..1] };
+    let usage = || Vec::from_iter(asked_for.iter().map(|name| ((*name).to_owned(), Dom::Bool(true))));
     let limits = ["max_tokens", "max_completion_tokens"];
     let given = fields.output_limit().is_some();
     let unlimited = limits.into_iter().find(|limit| members.iter().any(|(name, _)| name == limit));
@@ -100,7 +109,7 @@ fn wanted(dom: Dom, fields: &RequestFields<'_>, edits: &Edits<'_>) -> Dom {
                 let model = edits.upstream_model.map(|name| Dom::Text(name.to_owned()));
                 out.push((name, model.unwrap_or(value)));
                 if asks && absent {
-                    out.push(("stream_options".to_owned(), Dom::Object(vec![usage()])));
+                    out.push(("stream_options".to_owned(), Dom::Object(usage())));
                 }
                 let own = edits.priority.map(|priority| Dom::Count(u64::from(priority.unsigned_abs())));
                 out.extend(own.map(|priority| ("priority".to_owned(), priority)));
@@ -116,13 +125,15 @@ fn wanted(dom: Dom, fields: &RequestFields<'_>, edits: &Edits<'_>) -> Dom {
                 out.push((name, if lowers { Dom::Count(most) } else { value }));
             }
             ("stream_options", Dom::Object(mut options)) if asks => {
-                match options.iter_mut().find(|(name, _)| name == "include_usage") {
-                    Some((_, asked)) => *asked = Dom::Bool(true),
-                    None => options.insert(0, usage()),
+                let mut missing = usage();
+                missing.retain(|(wanted, _)| options.iter().all(|(name, _)| name != wanted));
+                for (_, asked) in options.iter_mut().filter(|(name, _)| asked_for.contains(&name.as_str())) {
+                    *asked = Dom::Bool(true);
                 }
+                options.splice(0..0, missing);
                 out.push((name, Dom::Object(options)));
             }
-            ("stream_options", _) if asks => out.push((name, Dom::Object(vec![usage()]))),
+            ("stream_options", _) if asks => out.push((name, Dom::Object(usage()))),
             (_, value) => out.push((name, value)),
         }
     }

@@ -2,7 +2,7 @@
 //! out, or read, is what a document model of each event says.
 
 use obleth_wire::{
-    openai::{MAX_EVENT, StreamFilter},
+    openai::{MAX_EVENT, StreamFilter, StripUsage},
     usage::Usage,
 };
 
@@ -11,10 +11,10 @@ use crate::{dom::Dom, input::Input, usage};
 /// Text: the body of a streamed answer.
 pub(crate) fn check(bytes: &[u8]) {
     let Some(input) = Input::of(bytes) else { return };
-    for strip in [false, true] {
+    for strip in [StripUsage::Nothing, StripUsage::Running, StripUsage::All] {
         let whole = filter([input.text], strip);
         assert_eq!(filter(input.pieces(), strip), whole, "the cut of the reads shows");
-        if !strip {
+        if strip == StripUsage::Nothing {
             assert_eq!(whole.out, input.text, "a byte was changed");
         }
     }
@@ -22,8 +22,9 @@ pub(crate) fn check(bytes: &[u8]) {
         return;
     }
     let events = events(input.text);
-    let stripped = filter([input.text], true);
-    expected(&events, &stripped);
+    for strip in [StripUsage::Running, StripUsage::All] {
+        expected(&events, &filter([input.text], strip), strip);
+    }
 }
 
 /// What a filter made of a stream.
@@ -39,7 +40,7 @@ struct Filtered {
     content_events: u64,
 }
 
-fn filter<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, strip: bool) -> Filtered {
+fn filter<'b>(pieces: impl IntoIterator<Item = &'b [u8]>, strip: StripUsage) -> Filtered {
     let (mut filter, mut out) = (StreamFilter::new(strip), Vec::new());
     pieces.into_iter().for_each(|piece| filter.push(piece, &mut out));
     let early = out.len();
@@ -99,10 +100,12 @@ enum Fate {
     Goes,
     /// It stays, with these members in its data.
     Loses(Dom),
+    /// The same, if those with choices before it did.
+    MayLose(Dom),
 }
 
 /// Judges one event, and notes the usage it reports. `None`: it is not for a document model to say.
-fn fate(event: &[u8], usage: &mut Option<Usage>) -> Option<Fate> {
+fn fate(event: &[u8], usage: &mut Option<Usage>, strip: StripUsage) -> Option<Fate> {
     let Some(data) = data(event) else { return Some(Fate::Stays) };
     if data.starts_with(b"[DONE]") || !contains(&data, b"usage") && !contains(&data, b"\\u") {
         return Some(Fate::Stays);
@@ -118,15 +121,18 @@ fn fate(event: &[u8], usage: &mut Option<Usage>) -> Option<Fate> {
     }
     let found = dom.last("usage")?;
     *usage = usage::expected(found).or(*usage);
-    let empty = |value: Option<&Dom>| matches!(value, Some(Dom::Array(elements)) if elements.is_empty());
-    let choices =
-        members.iter().rev().find(|(name, value)| name == "choices" && matches!(value, Dom::Array(_)));
+    let array = |(name, value): &(String, Dom)| match value {
+        Dom::Array(elements) if name == "choices" => Some(elements.len()),
+        _ => None,
+    };
+    let choices = members.iter().rev().find_map(array);
     let failed = dom.all("error").any(|error| *error != Dom::Null);
-    Some(match found {
-        Dom::Object(_) if empty(choices.map(|(_, value)| value)) && !failed => Fate::Goes,
-        Dom::Object(_) | Dom::Null => {
-            Fate::Loses(Dom::Object(members.iter().filter(|(name, _)| name != "usage").cloned().collect()))
-        }
+    let rest = || Dom::Object(members.iter().filter(|(name, _)| name != "usage").cloned().collect());
+    Some(match (found, choices) {
+        (Dom::Object(_), Some(1..)) if strip == StripUsage::Running => Fate::MayLose(rest()),
+        _ if strip == StripUsage::Running => Fate::Stays,
+        (Dom::Object(_), Some(0)) if !failed => Fate::Goes,
+        (Dom::Object(_) | Dom::Null, _) => Fate::Loses(rest()),
         _ => Fate::Stays,
     })
 }
@@ -136,16 +142,18 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 }
 
 /// The filtered stream is the events, each as its fate says.
-fn expected(events: &[&[u8]], filtered: &Filtered) {
-    let (mut rest, mut usage) = (&filtered.out[..], None);
+fn expected(events: &[&[u8]], filtered: &Filtered, strip: StripUsage) {
+    let (mut rest, mut usage, mut lost) = (&filtered.out[..], None, false);
     for event in events {
-        match fate(event, &mut usage) {
+        match fate(event, &mut usage, strip) {
             None => return,
             Some(Fate::Goes) => {}
+            Some(Fate::MayLose(_)) if !lost && rest.starts_with(event) => rest = &rest[event.len()..],
             Some(Fate::Stays) => {
                 rest = rest.strip_prefix(*event).expect("an event that stays is missing or changed");
             }
-            Some(Fate::Loses(members)) => {
+            Some(Fate::Loses(members) | Fate::MayLose(members)) => {
+                lost = true;
                 let left = self::events(rest).into_iter().next().expect("an event is missing");
                 let data = data(left).expect("an event lost its data");
                 assert_eq!(Dom::parse(&data), Some(members), "more or less than usage was taken out");

@@ -1,6 +1,6 @@
 //! Usage read from an answer that passes by in pieces is what a document model of the whole answer says.
 
-use obleth_wire::usage::{JsonUsage, MAX_USAGE, Usage};
+use obleth_wire::usage::{JsonUsage, MAX_USAGE, MOST_TOKENS, Usage};
 
 use crate::{dom::Dom, input::Input};
 
@@ -25,7 +25,8 @@ fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Option<Usage> {
 
 /// What the value of a member `usage` says.
 pub(crate) fn expected(usage: &Dom) -> Option<Usage> {
-    let count = |name: &str| usage.last(name).and_then(Dom::count);
+    let few = |count: &u64| *count <= MOST_TOKENS;
+    let count = |name: &str| usage.last(name).and_then(Dom::count).filter(few);
     let input = count("prompt_tokens").or_else(|| count("input_tokens"));
     let output = count("completion_tokens").or_else(|| count("output_tokens"));
     if input.is_none() && output.is_none() {
@@ -35,6 +36,6 @@ pub(crate) fn expected(usage: &Dom) -> Option<Usage> {
     let details = usage.members().iter().rev();
     let details =
         details.filter(|(name, _)| name == "prompt_tokens_details" || name == "input_tokens_details");
-    let cached = details.filter_map(|(_, value)| value.last("cached_tokens")?.count()).next();
+    let cached = details.filter_map(|(_, value)| value.last("cached_tokens")?.count().filter(few)).next();
     Some(Usage { input, output: output.unwrap_or(0), cached_input: cached.unwrap_or(0).min(input) })
 }

@@ -8,7 +8,10 @@ use std::collections::VecDeque;
 
 use foldhash::HashMap;
 
-use super::{Ask, Slot, lengths::Lengths};
+use super::{
+    Ask, Counted, Slot,
+    lengths::{Density, Lengths},
+};
 use crate::{
     cost::Cost,
     id::PoolIx,
@@ -38,6 +41,7 @@ struct PoolSide {
     /// Running requests whose cost cannot be seen as it grows.
     silent: u32,
     lengths: Lengths,
+    density: Density,
 }
 
 /// One leaf's account.
@@ -58,6 +62,8 @@ struct Run {
     leaf: u32,
     input: Cost,
     charged: Cost,
+    /// What its backend counted, where it did.
+    counted: Option<Counted>,
     began: Instant,
     streams: bool,
     /// The coordinator counts it against a cap.
@@ -169,6 +175,7 @@ impl Books {
             leaf,
             input: ask.input,
             charged: estimate,
+            counted: None,
             began: now,
             streams: ask.streams,
             capped: ask.capped,
@@ -190,11 +197,17 @@ impl Books {
         Slot { pool: ask.leaf.pool, run: at }
     }
 
-    /// What the input of a running request costs, now that it is known.
-    pub(super) fn learn_input(&mut self, run: u32, input: Cost) {
+    /// The input of a running request, now that it is known.
+    pub(super) fn learn_input(&mut self, run: u32, counted: Counted) {
         if let Some(Some(run)) = self.runs.get_mut(run as usize) {
-            run.input = input;
+            run.input = counted.cost;
+            run.counted = Some(counted);
         }
+    }
+
+    /// How many tokens a request of so many bytes will have, as those of its pool went before it.
+    pub(super) fn guess_tokens(&self, pool: PoolIx, bytes: u64) -> u64 {
+        self.pools.get(pool.at()).map_or_else(Density::default, |side| side.density).tokens(bytes)
     }
 
     /// A running request has cost this much so far.
@@ -217,6 +230,9 @@ impl Books {
         let Some(run) = self.take_run(&slot) else { return };
         let held_us = u64::try_from(now.since(run.began).as_micros()).unwrap_or(u64::MAX);
         let side = self.pool(slot.pool);
+        if let Some(counted) = run.counted {
+            side.density.learn(counted.tokens, counted.bytes);
+        }
         if cost == Cost(0) {
             // Of its kind, as a failure is, nothing is to be learnt.
             let worth = side.worth(held_us).max(Cost::TOKEN);
@@ -425,20 +441,18 @@ impl Books {
 impl PoolSide {
     /// What a slot of this pool yields in so many microseconds.
     fn worth(&self, held_us: u64) -> Cost {
-        self.part(self.totals.cost, held_us)
+        // Before anything is known of the pool, a token for each millisecond.
+        self.part(self.totals.cost, held_us).unwrap_or(Cost(held_us))
     }
 
-    /// What of that is output.
+    /// What of that is output, as far as anything is known.
     fn puts_out(&self, held_us: u64) -> Cost {
-        self.part(self.output, held_us)
+        self.part(self.output, held_us).unwrap_or_default()
     }
 
-    fn part(&self, of: Cost, held_us: u64) -> Cost {
-        if self.totals.service_us == 0 {
-            // Nothing is known of the pool: a token for each millisecond.
-            return Cost(held_us);
-        }
-        let part = u128::from(of.0) * u128::from(held_us) / u128::from(self.totals.service_us);
-        Cost(u64::try_from(part).unwrap_or(u64::MAX))
+    fn part(&self, of: Cost, held_us: u64) -> Option<Cost> {
+        let part = u128::from(of.0) * u128::from(held_us);
+        let part = part.checked_div(u128::from(self.totals.service_us))?;
+        Some(Cost(u64::try_from(part).unwrap_or(u64::MAX)))
     }
 }

@@ -1,18 +1,21 @@
-//! What an answer will probably cost at least: a low quantile, learnt from those that ended.
+//! What is known of a request before its backend says it, learnt from those that ended.
 //!
-//! Charged in advance, so that a tenant is not admitted in bulk before its first token. A good guess of the whole would be
-//! worse: with lengths of a heavy tail it makes service swing.
+//! Of an answer, what it will probably cost at least: charged in advance, so that a tenant is not admitted in bulk before
+//! its first token. A good guess of the whole would be worse: with lengths of a heavy tail it makes service swing. Of the
+//! input, its tokens by its bytes.
 
-use crate::cost::Cost;
+use crate::{cost::Cost, mean::Mean};
 
-/// Part of a new answer in the mean, and the step of the quantile in parts of the mean, as a shift: 1/32.
-const LEARN: u32 = 5;
+/// Bytes of a request per token, before anything is known of a pool's requests.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Parts that a token per byte is counted in.
+const PARTS: u64 = 1 << 16;
 
 /// The 25 % quantile of what answers cost, without their input.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Lengths {
     low: u64,
-    mean: u64,
+    mean: Mean,
 }
 
 impl Lengths {
@@ -21,17 +24,38 @@ impl Lengths {
     }
 
     pub(super) fn learn(&mut self, cost: Cost) {
-        if self.mean == 0 {
-            // The first one is all there is to go by; half of it is on the low side.
-            *self = Self { low: cost.0 / 2, mean: cost.0 };
+        let is_first = self.mean.get() == 0;
+        self.mean.learn(cost.0);
+        if is_first {
+            // It is all there is to go by; half of it is on the low side.
+            self.low = cost.0 / 2;
             return;
         }
-        self.mean = self.mean.saturating_sub(self.mean >> LEARN).saturating_add(cost.0 >> LEARN);
-        let step = self.mean >> LEARN;
+        let step = self.mean.step();
         self.low = match cost.0 < self.low {
             true => self.low.saturating_sub(step.saturating_mul(3) / 4),
             false => self.low.saturating_add(step / 4),
         };
+    }
+}
+
+/// Input tokens per byte of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Density(Mean);
+
+impl Density {
+    /// How many tokens so many bytes probably are.
+    pub(super) fn tokens(self, bytes: u64) -> u64 {
+        match self.0.get() {
+            0 => bytes / BYTES_PER_TOKEN,
+            known => bytes.saturating_mul(known) / PARTS,
+        }
+    }
+
+    pub(super) fn learn(&mut self, tokens: u64, bytes: u64) {
+        if let Some(parts) = tokens.saturating_mul(PARTS).checked_div(bytes) {
+            self.0.learn(parts);
+        }
     }
 }
 
@@ -52,5 +76,13 @@ mod tests {
             lengths.learn(cost);
         }
         assert!((2_000..3_000).contains(&shorter), "{shorter}");
+    }
+
+    #[test]
+    fn tokens_follow_what_bytes_were_before() {
+        let mut density = Density::default();
+        assert_eq!(density.tokens(4000), 1000);
+        (0..500).for_each(|_| density.learn(1000, 1_000_000));
+        assert!((900..=1000).contains(&density.tokens(1_000_000)), "pictures: {}", density.tokens(1_000_000));
     }
 }

@@ -78,6 +78,17 @@ pub enum Wait {
     },
 }
 
+/// A request's input, as its backend counted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// What it costs.
+    pub cost: Cost,
+    /// How many tokens it has.
+    pub tokens: u64,
+    /// And bytes.
+    pub bytes: u64,
+}
+
 /// The right to have one request in flight in a pool. Not `Clone`: it goes back once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -281,9 +292,15 @@ impl Admission {
         self.outbox.push_back(Up::Told);
     }
 
-    /// What the input of a running request costs, now that it is known.
-    pub fn learn_input(&mut self, slot: &Slot, input: Cost) {
-        self.books.learn_input(slot.run, input);
+    /// The input of a running request, now that it is known.
+    pub fn learn_input(&mut self, slot: &Slot, counted: Counted) {
+        self.books.learn_input(slot.run, counted);
+    }
+
+    /// How many tokens a request of so many bytes will have, as those of its pool went before it.
+    #[must_use]
+    pub fn guess_tokens(&self, pool: PoolIx, bytes: u64) -> u64 {
+        self.books.guess_tokens(pool, bytes)
     }
 
     /// A running request has cost this much so far.

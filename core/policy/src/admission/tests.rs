@@ -356,7 +356,7 @@ fn input_that_was_guessed_wrong_does_not_pass_for_output() {
     for _ in 0..2 {
         let guess = Ask { input: Cost(5_000_000), ..ask_of(1) };
         let Verdict::Granted(slot) = core.ask(at(0), &guess) else { unreachable!("it came back") };
-        core.learn_input(&slot, Cost(1000));
+        core.learn_input(&slot, Counted { cost: Cost(1000), tokens: 1, bytes: 4 });
         core.release(at(100), slot, Cost(1000 + 80_000));
     }
     let Verdict::Granted(_slot) = core.ask(at(200), &ask_of(1)) else { unreachable!("it came back") };

@@ -15,6 +15,7 @@ use crate::{
     cost::Cost,
     fairness::{NodeIx, Standing, Tree},
     id::{KeyId, PoolIx, TenantIx},
+    mean::Mean,
     protocol::{Down, LeafTotals, PoolTotals, Refusal, ReportEvery},
     unit::Instant,
 };
@@ -23,8 +24,6 @@ use crate::{
 const REPORT_US: (u64, u64) = (1_000, 100_000);
 /// Reports per mean service time.
 const REPORTS_PER_SERVICE: u64 = 10;
-/// Part of a new request in the mean service time, as a shift: 1/32.
-const LEARN: u32 = 5;
 
 /// The tickets of one leaf, first come first.
 #[derive(Clone, Copy, Debug, Default)]
@@ -137,7 +136,7 @@ pub(super) struct Pool {
     contended: bool,
     calm_since: Option<Instant>,
     /// Mean time that a request holds a slot, in microseconds; zero before the first.
-    pub(super) service_us: u64,
+    service_us: Mean,
 }
 
 impl Pool {
@@ -156,7 +155,7 @@ impl Pool {
             sweep: 0,
             contended: false,
             calm_since: None,
-            service_us: 0,
+            service_us: Mean::default(),
         }
     }
 
@@ -288,10 +287,7 @@ impl Pool {
         let finished = u64::from(totals.finished.wrapping_sub(before.finished));
         if let Some(cost) = totals.cost.minus(before.cost).0.checked_div(finished) {
             self.tree.learn(Cost(cost));
-            let service = totals.service_us.saturating_sub(before.service_us) / finished;
-            let old = self.service_us;
-            let learnt = old.saturating_sub(old >> LEARN).saturating_add(service >> LEARN);
-            self.service_us = if old == 0 { service } else { learnt };
+            self.service_us.learn(totals.service_us.saturating_sub(before.service_us) / finished);
         }
         brought - returned
     }
@@ -365,7 +361,7 @@ impl Pool {
 
     fn report_every(&self) -> ReportEvery {
         let (least, most) = REPORT_US;
-        let every = (self.service_us / REPORTS_PER_SERVICE).clamp(least, most);
+        let every = (self.service_us.get() / REPORTS_PER_SERVICE).clamp(least, most);
         ReportEvery(u32::try_from(every).unwrap_or(u32::MAX))
     }
 
@@ -470,7 +466,7 @@ impl Pool {
 
     /// Mean time that a request holds a slot; `None` before the first has ended.
     pub(super) fn service(&self) -> Option<Duration> {
-        (self.service_us > 0).then(|| Duration::from_micros(self.service_us))
+        Some(self.service_us.get()).filter(|us| *us > 0).map(Duration::from_micros)
     }
 
     fn known_of(&self, leaf: NodeIx) -> &[Known] {

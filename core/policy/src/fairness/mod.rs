@@ -40,14 +40,14 @@ mod node;
 mod tests;
 
 use self::{heap::NOWHERE, node::Node};
-use crate::cost::Cost;
+use crate::{cost::Cost, mean::Mean};
 
 /// Requests of mean cost that a node may be ahead of the others by when it begins to wait while it is busy.
 pub const HOARD: u64 = 4;
 /// Requests of mean cost that a node may be ahead of the others by when it comes back from idleness.
 const WELCOME: u64 = 1;
-/// Part of a new request in the mean cost, as a shift: 1/32.
-const LEARN: u32 = 5;
+/// By what part the largest cost is forgotten with each request, as a shift: it takes some hundred others.
+const FORGET: u32 = 10;
 
 /// Service per weight, in 2⁻³² of a thousandth of a weighted token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,7 +118,7 @@ pub struct Tree {
     stamp: u64,
     /// Somebody has to wait; see [`Tree::contend`].
     contended: bool,
-    mean_cost: u64,
+    mean_cost: Mean,
     largest_cost: u64,
 }
 
@@ -141,7 +141,7 @@ impl Tree {
             free: Vec::new(),
             stamp: 0,
             contended: false,
-            mean_cost: 0,
+            mean_cost: Mean::default(),
             largest_cost: 0,
         }
     }
@@ -179,7 +179,8 @@ impl Tree {
     pub fn is_forgettable(&self, node: NodeIx) -> bool {
         let Some(this) = self.nodes.get(node.at()) else { return false };
         let v = self.v_of(this.parent);
-        !this.is_active() && this.key <= v.minus(VirtualTime::of(self.mean_cost, u64::from(this.weight)))
+        !this.is_active()
+            && this.key <= v.minus(VirtualTime::of(self.mean_cost.get(), u64::from(this.weight)))
     }
 
     /// The leaf whose request is next, or `None` when nobody waits who may be served.
@@ -246,16 +247,14 @@ impl Tree {
 
     /// A request has ended that cost this much: what credit is measured by.
     pub fn learn(&mut self, cost: Cost) {
-        let step = |mean: u64| mean.saturating_sub(mean >> LEARN).saturating_add(cost.0 >> LEARN);
-        self.mean_cost = if self.mean_cost == 0 { cost.0 } else { step(self.mean_cost) };
-        // The largest one is remembered for as long as it takes to see a few hundred others.
-        self.largest_cost = cost.0.max(self.largest_cost.saturating_sub(self.largest_cost >> (LEARN * 2)));
+        self.mean_cost.learn(cost.0);
+        self.largest_cost = cost.0.max(self.largest_cost.saturating_sub(self.largest_cost >> FORGET));
     }
 
     /// The mean cost of a request, recent ones first; zero before the first.
     #[must_use]
     pub const fn mean_cost(&self) -> Cost {
-        Cost(self.mean_cost)
+        Cost(self.mean_cost.get())
     }
 
     /// Somebody has to wait from now on, or nobody any more. It forgives nothing: a key that was high stays so.

@@ -108,7 +108,7 @@ impl Tree {
                 return;
             }
             if change.begins && was_idle_below {
-                let (v, mean_cost) = (self.v_of(change.parent), self.mean_cost);
+                let (v, mean_cost) = (self.v_of(change.parent), self.mean_cost.get());
                 if let Some(node) = self.nodes.get_mut(at.at()) {
                     node.lift(v, WELCOME, mean_cost);
                 }
@@ -204,7 +204,7 @@ impl Tree {
 
     fn enter(&mut self, ix: NodeIx, parent: NodeIx) {
         let v = self.v_of(parent);
-        let mean_cost = self.mean_cost;
+        let mean_cost = self.mean_cost.get();
         let Some(node) = self.nodes.get_mut(ix.at()) else { return };
         node.lift(v, HOARD, mean_cost);
         let key = node.key;

@@ -7,7 +7,7 @@ use std::{pin::pin, rc::Rc, time::Duration};
 
 use obleth_link::Phase;
 use obleth_policy::{
-    admission::{Ask, Slot, Wait},
+    admission::{Ask, Counted, Slot, Wait},
     cost::{Cost, Rates},
     outcome::{Code, DEFAULT_RETRY_AFTER_MS, Reject},
     protocol::{LeafId, Refusal},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     downstream::{Downstream, Woke},
     shard::Shard,
-    slots::{TOKEN_PARTS, Turn},
+    slots::Turn,
 };
 
 /// The most input tokens that a request is charged for before its backend has counted them, unless its model says how
@@ -86,24 +86,26 @@ pub(super) async fn admit<'p>(
     let known = asked.known;
     let tenant = known.snapshot.tenant(known.key.tenant).ok_or(Code::TenantNotFound)?;
     let patience = Patience::of(shard, down, call, tenant)?;
-    let ask = ask(shard, &asked, tenant, patience);
+    let (ask, input_tokens) = ask(shard, &asked, tenant, patience);
     let (slot, terms) = match shard.ask_for_slot(&ask) {
         Ok(slot) => (slot, Terms::default()),
         Err(turn) => wait(shard, down, tally, &asked, (turn, patience)).await?,
     };
     // From here on the slot comes back whatever happens.
     let permit = Permit::new(shard, slot, &asked, ask.input);
+    tally.account.admitted(input_tokens, &asked);
     if terms.priority.is_some() || terms.output_limit.is_some() {
         asked.agree(down, call.route, terms);
     }
     Ok(Admitted { asked, permit })
 }
 
-fn ask(shard: &Shard, asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> Ask {
+/// What is asked of admission, and how many tokens the input probably has.
+fn ask(shard: &Shard, asked: &Asked<'_>, tenant: &Tenant, patience: Patience) -> (Ask, u64) {
     let most = asked.model.max_model_len.map_or(MOST_GUESSED_TOKENS, u64::from);
     let tokens = shard.guess_tokens(asked.model.pool, asked.bytes()).min(most);
     let Known { key, tenant: owner, .. } = asked.known;
-    Ask {
+    let ask = Ask {
         leaf: LeafId { pool: asked.model.pool, tenant: *owner, key: key.id },
         shape: key.shape,
         capped: tenant.max_in_flight.is_some() || key.shape.max_in_flight.is_some(),
@@ -111,7 +113,8 @@ fn ask(shard: &Shard, asked: &Asked<'_>, tenant: &Tenant, patience: Patience) ->
         streams: asked.streamed,
         patience: patience.limit,
         reject_over: (patience.code == Code::Brownout).then_some(patience.limit),
-    }
+    };
+    (ask, tokens)
 }
 
 /// The slot, once it is this request's turn, and on what terms; or why not.
@@ -238,9 +241,8 @@ impl Permit {
         let Some(slot) = self.slot.as_ref().filter(|_| cost != self.cost) else { return };
         self.cost = cost;
         if let Some(usage) = usage {
-            let input = self.rates.cost(usage.input, usage.cached_input, 0);
-            let per_byte = usage.input.saturating_mul(TOKEN_PARTS).checked_div(self.bytes).unwrap_or(0);
-            self.shard.learn_input(slot, input, per_byte);
+            let cost = self.rates.cost(usage.input, usage.cached_input, 0);
+            self.shard.learn_input(slot, Counted { cost, tokens: usage.input, bytes: self.bytes });
         }
         self.shard.slot_progress(slot, cost);
     }

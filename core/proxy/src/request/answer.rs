@@ -1,18 +1,15 @@
 //! Heads of our answers, and the health page.
 
-use std::rc::Rc;
-
-use obleth_link::Phase;
 use obleth_policy::outcome::Code;
 use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
 
 use super::{
-    After, Stop,
+    After, Last, Stop,
     parse::{Call, allowed},
     read::rest_is_small,
     settle::Tally,
 };
-use crate::{downstream::Downstream, shard::Shard};
+use crate::shard::Shard;
 
 /// Whether the connection goes on after an answer to this request.
 pub(super) fn after(shard: &Shard, call: &Call) -> After {
@@ -56,13 +53,7 @@ pub(super) fn relayed(out: &mut Vec<u8>, call: &Call, tally: &Tally, head: &Resp
 }
 
 /// A whole answer of our own.
-pub(super) async fn json(
-    down: &Downstream,
-    call: &Call,
-    body: &[u8],
-    status: u16,
-    after: After,
-) -> Result<After, Stop> {
+pub(super) fn json(call: &Call, body: &[u8], status: u16, after: After) -> Last {
     let mut out = Vec::with_capacity(body.len().saturating_add(256));
     begin(&mut out, status, call.request_id.as_bytes());
     write::header(&mut out, "content-type", b"application/json");
@@ -71,17 +62,16 @@ pub(super) async fn json(
     if call.head.method != Method::Head {
         out.extend_from_slice(body);
     }
-    down.send(out).await.map_err(|_| Stop::ClientGone(Phase::Answer))?;
-    Ok(after)
+    Last { bytes: out, after }
 }
 
 /// `GET /health`: no credentials, no store.
-pub(super) async fn health(shard: &Rc<Shard>, down: &Downstream, call: &Call) -> Result<After, Stop> {
+pub(super) fn health(shard: &Shard, call: &Call) -> Last {
     let (status, body) = match shard.draining.get() {
         false => (200, br#"{"status":"ok"}"#.as_slice()),
         true => (503, br#"{"status":"draining"}"#.as_slice()),
     };
-    json(down, call, body, status, after(shard, call)).await
+    json(call, body, status, after(shard, call))
 }
 
 /// Gate 2, the method.

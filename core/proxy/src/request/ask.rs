@@ -9,11 +9,11 @@ use obleth_policy::{
     snapshot::Model,
 };
 use obleth_wire::{
-    openai::{self, BodyFault, Dialect, Edits, RequestFields},
+    openai::{self, BodyFault, Dialect, Edits, RequestFields, StripUsage},
     splice::Splice,
 };
 
-use super::{Stop, lookup::Known, parse::Call, read::Body};
+use super::{Stop, lookup::Known, parse::Call, read::Body, settle::Tally};
 use crate::downstream::Downstream;
 
 /// A request that may be made, and what it takes. What it says of the configuration it borrows from the request's own
@@ -26,8 +26,8 @@ pub(crate) struct Asked<'p> {
     pub(crate) edits: Splice,
     /// The client waits for a stream.
     pub(crate) streamed: bool,
-    /// The gateway asks the backend for usage that the client did not ask for.
-    pub(crate) strip_usage: bool,
+    /// What the gateway asks the backend for that the client did not ask for.
+    pub(crate) strip_usage: StripUsage,
     /// The most tokens that the client lets the answer have, if it says so.
     pub(crate) output_limit: Option<u64>,
 }
@@ -35,6 +35,7 @@ pub(crate) struct Asked<'p> {
 pub(super) fn ask<'p>(
     down: &Downstream,
     call: &Call,
+    tally: &mut Tally,
     known: &'p Known,
     body: Body,
 ) -> Result<Asked<'p>, Stop> {
@@ -43,6 +44,7 @@ pub(super) fn ask<'p>(
     let fields = openai::scan_request(bytes, dialect(call.route)).map_err(blame)?;
     let Known { key, snapshot, .. } = known;
     let model = snapshot.model(&fields.model).ok_or(Code::ModelNotFound)?;
+    tally.account.asks(model, fields.stream);
     let tenant_grants = snapshot.tenant(key.tenant).is_some_and(|tenant| tenant.grant.allows(model));
     if !key.grant.allows(model) || !tenant_grants {
         return Err(Code::ModelNotAllowed.into());
@@ -52,7 +54,7 @@ pub(super) fn ask<'p>(
         known,
         output_limit: fields.output_limit(),
         streamed: fields.stream,
-        strip_usage: fields.stream && !fields.include_usage,
+        strip_usage: strip_usage(model, &fields),
         model,
         body,
         edits,
@@ -98,11 +100,20 @@ fn plan(model: &Model, fields: &RequestFields<'_>, terms: Terms) -> Splice {
     let edits = Edits {
         upstream_model: (*upstream_model != *fields.model).then_some(upstream_model),
         ask_for_usage: true,
+        ask_for_running: model.continuous_usage,
         strip_priority: true,
         priority: terms.priority,
         output_limit: terms.output_limit,
     };
     openai::plan(fields, &edits)
+}
+
+fn strip_usage(model: &Model, fields: &RequestFields<'_>) -> StripUsage {
+    match (fields.include_usage, fields.continuous_usage) {
+        (false, _) if fields.stream => StripUsage::All,
+        (true, false) if model.continuous_usage => StripUsage::Running,
+        _ => StripUsage::Nothing,
+    }
 }
 
 fn blame(fault: BodyFault) -> Reject {

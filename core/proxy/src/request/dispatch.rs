@@ -14,7 +14,10 @@ use obleth_policy::{
     outcome::{Code, RELAYED_STATUSES, Reject},
     snapshot::Endpoint,
 };
-use obleth_wire::http1::{BodyDecoder, HeaderKind, Limits};
+use obleth_wire::{
+    http1::{BodyDecoder, HeaderKind, Limits},
+    openai::StripUsage,
+};
 
 use super::{
     Stop,
@@ -45,7 +48,7 @@ const BRIEF: Duration = Duration::from_millis(100);
 pub(crate) struct Answering<'p> {
     pub(super) answer: Answer,
     pub(super) deadlines: Deadlines,
-    pub(super) strip_usage: bool,
+    pub(super) strip_usage: StripUsage,
     pub(super) permit: Permit,
     pub(super) _asked: Asked<'p>,
 }
@@ -83,34 +86,28 @@ pub(super) async fn dispatch<'p>(
     tally.dispatched(shard.timers.clock().now());
     let deadlines = Deadlines::new(asked.model.timers, tally.dispatched_at());
     down.watch();
-    let connects = Cell::new(0);
-    let answer = Search { shard, down, call, asked: &asked, deadlines, connects }.run().await?;
+    let traces = Traces::default();
+    let answer = Search { shard, down, call, asked: &asked, deadlines, traces: &traces }.run().await;
+    tally.searched(&traces);
+    let answer = answer?;
     if !(200..300).contains(&answer.head.status) {
         return Err(verdict::refuse(shard, down, answer, verdict::BODY_TIME).await);
     }
+    tally.account.taken(answer.head.status);
     let strip_usage = asked.strip_usage;
     Ok(Answering { answer, deadlines, strip_usage, permit, _asked: asked })
 }
 
-fn count(shard: &Shard, attempt: Attempt) {
-    if let Some(counter) = shard.end.gauges().attempts(attempt) {
-        counter.add(1);
-    }
-}
-
-/// What an interrupted wait for the answer's head means to the client.
-pub(super) fn interrupted(shard: &Shard, interrupt: Interrupt) -> Stop {
-    match interrupt {
-        Interrupt::ClientGone => {
-            count(shard, Attempt::ClientGone);
-            Stop::ClientGone(Phase::FirstByte)
-        }
-        Interrupt::Timeout => {
-            count(shard, Attempt::Timeout);
-            Code::UpstreamTimeout.into()
-        }
-        Interrupt::Expired => Code::Draining.into(),
-    }
+/// What a search leaves behind, however it ends.
+#[derive(Debug, Default)]
+pub(super) struct Traces {
+    connects: Cell<u32>,
+    /// Tries at backends.
+    pub(super) attempts: Cell<u32>,
+    /// Who was tried last.
+    pub(super) upstream: Cell<Option<EndpointId>>,
+    /// A backend may have begun to work on the request, and did not say that it refused to.
+    pub(super) may_have_run: Cell<bool>,
 }
 
 /// One request on its way to one of a model's endpoints.
@@ -120,7 +117,7 @@ struct Search<'a> {
     call: &'a Call,
     asked: &'a Asked<'a>,
     deadlines: Deadlines,
-    connects: Cell<u32>,
+    traces: &'a Traces,
 }
 
 impl Search<'_> {
@@ -154,6 +151,7 @@ impl Search<'_> {
     async fn ask(&self, endpoint: &Endpoint) -> Result<Option<Answer>, Stop> {
         let &Self { shard, down, call, asked, deadlines, .. } = self;
         let errand = Errand { down, call, asked, endpoint, deadlines };
+        self.traces.upstream.set(Some(endpoint.id));
         let mut pooled = shard.pool.take(endpoint);
         loop {
             let reused = pooled.is_some();
@@ -166,22 +164,45 @@ impl Search<'_> {
             };
             match errand.exchange(&mut upstream).await {
                 Ok((head, head_bytes)) => {
-                    count(shard, Attempt::Answered);
+                    self.count(Attempt::Answered);
                     shard.bench.rise(endpoint);
                     let decoder = BodyDecoder::new(head.framing, &Limits::default());
                     return Ok(Some(Answer { upstream, head, head_bytes, decoder }));
                 }
                 // The pool's connection was closed under our hands. The next try gets a fresh one.
-                Err(Failed::Unseen) if reused => count(shard, Attempt::Stale),
+                Err(Failed::Unseen) if reused => self.count(Attempt::Stale),
                 Err(Failed::Unseen) => return Err(self.cut(endpoint, Cause::ClosedUnanswered)),
                 Err(Failed::Seen(cause)) => return Err(self.cut(endpoint, cause)),
                 Err(Failed::Interrupted(interrupt)) => {
                     if interrupt == Interrupt::Timeout {
                         self.trouble(endpoint, Cause::Unanswered);
                     }
-                    return Err(interrupted(shard, interrupt));
+                    self.traces.may_have_run.set(true);
+                    return Err(self.interrupted(interrupt));
                 }
             }
+        }
+    }
+
+    fn count(&self, attempt: Attempt) {
+        self.traces.attempts.set(self.traces.attempts.get().saturating_add(1));
+        if let Some(counter) = self.shard.end.gauges().attempts(attempt) {
+            counter.add(1);
+        }
+    }
+
+    /// What an interrupted wait for the answer's head means to the client.
+    fn interrupted(&self, interrupt: Interrupt) -> Stop {
+        match interrupt {
+            Interrupt::ClientGone => {
+                self.count(Attempt::ClientGone);
+                Stop::ClientGone(Phase::FirstByte)
+            }
+            Interrupt::Timeout => {
+                self.count(Attempt::Timeout);
+                Code::UpstreamTimeout.into()
+            }
+            Interrupt::Expired => Code::Draining.into(),
         }
     }
 
@@ -190,7 +211,8 @@ impl Search<'_> {
     }
 
     fn cut(&self, endpoint: &Endpoint, cause: Cause) -> Stop {
-        count(self.shard, Attempt::Cut);
+        self.count(Attempt::Cut);
+        self.traces.may_have_run.set(true);
         self.trouble(endpoint, cause);
         Code::UpstreamCut.into()
     }
@@ -201,11 +223,11 @@ impl Search<'_> {
         let endpoint = errand.endpoint;
         let mut cause = io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
         for address in endpoint.addresses.iter() {
-            if self.connects.replace(self.connects.get().saturating_add(1)) >= MAX_CONNECTS {
+            let connects = &self.traces.connects;
+            if connects.replace(connects.get().saturating_add(1)) >= MAX_CONNECTS {
                 return Ok(None);
             }
-            errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
-            let gone = |interrupt| Err(interrupted(shard, interrupt));
+            errand.arm(deadlines.timers.connect).map_err(|late| self.interrupted(late))?;
             match self.connect(endpoint, *address).await {
                 Ok(Ok(upstream)) => {
                     shard.bench.rise(endpoint);
@@ -213,18 +235,18 @@ impl Search<'_> {
                 }
                 Ok(Err(error)) => cause = error,
                 Err(Interrupt::Timeout) => cause = io::ErrorKind::TimedOut.into(),
-                Err(interrupt) => return gone(interrupt),
+                Err(interrupt) => return Err(self.interrupted(interrupt)),
             }
-            count(shard, Attempt::Unreachable);
+            self.count(Attempt::Unreachable);
         }
         if endpoint.addresses.is_empty() {
-            count(shard, Attempt::Unreachable);
+            self.count(Attempt::Unreachable);
         }
         shard.trouble.unreachable(endpoint, self.asked.model, &cause, self.down.now());
         if !is_ours(&cause) {
             shard.bench.sit(endpoint, self.down.now());
         }
-        errand.arm(deadlines.timers.connect).map_err(|late| interrupted(shard, late))?;
+        errand.arm(deadlines.timers.connect).map_err(|late| self.interrupted(late))?;
         Ok(None)
     }
 

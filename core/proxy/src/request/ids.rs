@@ -1,11 +1,13 @@
-//! Request ids: the caller's own where it is fit to be passed on, else a fresh UUIDv7.
+//! Ids: a fresh UUIDv7 for each request, which the ledger knows it by, and the request id that the client knows it by:
+//! the caller's own where it is fit to be passed on, else the same UUID.
 //!
-//! They tie a client's log line to ours; they are neither unique (clients repeat theirs) nor secret.
+//! Request ids tie a client's log line to ours; they are neither unique (clients repeat theirs) nor secret.
 
 use std::{cell::Cell, fmt, io};
 
 use obleth_policy::unit::UnixMs;
 use smallvec::SmallVec;
+use uuid::Uuid;
 
 /// The longest id that is taken over from a caller.
 const MAX_LEN: usize = 128;
@@ -18,12 +20,21 @@ impl RequestId {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    pub(crate) fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(std::str::from_utf8(&self.0).unwrap_or_default())
+        f.write_str(self.as_str())
     }
+}
+
+/// Whether a caller's text may stand in logs, headers and records.
+pub(super) fn is_fit(text: &[u8]) -> bool {
+    (1..=MAX_LEN).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
 }
 
 /// Makes ids for one shard. Seeded by the operating system; then a splitmix64, because an id per request is
@@ -40,27 +51,28 @@ impl RequestIds {
         Ok(Self { state: Cell::new(seed()?), salt: seed()? })
     }
 
-    /// The caller's id if it is fit, else a fresh one.
-    pub(crate) fn of(&self, theirs: Option<&[u8]>, now: UnixMs) -> RequestId {
-        match theirs {
-            Some(id) if (1..=MAX_LEN).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic) => {
-                RequestId(SmallVec::from_slice(id))
+    /// An id of the request's own, and the caller's if it is fit, else the same as text.
+    pub(crate) fn of(&self, theirs: Option<&[u8]>, now: UnixMs) -> (Uuid, RequestId) {
+        let fresh = self.fresh(now);
+        let text = match theirs {
+            Some(id) if is_fit(id) => RequestId(SmallVec::from_slice(id)),
+            _ => {
+                let mut text = [0_u8; uuid::fmt::Hyphenated::LENGTH];
+                fresh.hyphenated().encode_lower(&mut text);
+                RequestId(SmallVec::from_slice(&text))
             }
-            _ => self.fresh(now),
-        }
+        };
+        (fresh, text)
     }
 
-    fn fresh(&self, now: UnixMs) -> RequestId {
+    fn fresh(&self, now: UnixMs) -> Uuid {
         let mut random = [0_u8; 10];
         let words = [self.next().to_le_bytes(), self.next().to_le_bytes()];
         for (byte, source) in random.iter_mut().zip(words.iter().flatten()) {
             *byte = *source;
         }
         let millis = u64::try_from(now.0).unwrap_or(0);
-        let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
-        let mut text = [0_u8; uuid::fmt::Hyphenated::LENGTH];
-        id.hyphenated().encode_lower(&mut text);
-        RequestId(SmallVec::from_slice(&text))
+        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
     }
 
     fn next(&self) -> u64 {
@@ -81,7 +93,7 @@ mod tests {
     #[test]
     fn a_fit_id_is_taken_over_and_an_unfit_one_replaced() {
         let ids = RequestIds::new().unwrap();
-        let of = |theirs: &[u8]| ids.of(Some(theirs), UnixMs(1)).to_string();
+        let of = |theirs: &[u8]| ids.of(Some(theirs), UnixMs(1)).1.to_string();
         assert_eq!(of(b"trace-42"), "trace-42");
         for unfit in [&b""[..], b"a b", b"a\x00", "ü".as_bytes(), &[b'x'; 129]] {
             assert_eq!(of(unfit).len(), 36);
@@ -92,7 +104,7 @@ mod tests {
     fn fresh_ids_are_uuid_v7_and_differ() {
         let ids = RequestIds::new().unwrap();
         let made: HashSet<_> =
-            (0..10_000).map(|_| ids.of(None, UnixMs(1_700_000_000_000)).to_string()).collect();
+            (0..10_000).map(|_| ids.of(None, UnixMs(1_700_000_000_000)).1.to_string()).collect();
         assert_eq!(made.len(), 10_000);
         for id in made {
             let parsed: uuid::Uuid = id.parse().unwrap();

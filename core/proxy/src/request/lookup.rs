@@ -14,7 +14,7 @@ use obleth_policy::{
 };
 use obleth_wire::http1::HeaderKind;
 
-use super::{Stop, authenticate::Claimed, parse::Call};
+use super::{Stop, authenticate::Claimed, ids::is_fit, parse::Call, settle::Tally};
 use crate::{
     downstream::{Downstream, Woke},
     keycache::{Flight, Found},
@@ -39,6 +39,7 @@ pub(super) async fn lookup(
     shard: &Rc<Shard>,
     down: &Downstream,
     call: &Call,
+    tally: &mut Tally,
     claimed: Claimed,
 ) -> Result<Known, Stop> {
     let key = match shard.keys.find(claimed.digest, down.now(), &shard.end) {
@@ -55,6 +56,11 @@ pub(super) async fn lookup(
     // Pinned after the wait: the snapshot that knows a new key's tenant was sent before the key's answer.
     let snapshot = shard.pin().ok_or(Code::AuthStoreUnavailable)?;
     let tenant = snapshot.tenant(key.tenant);
+    // From here on it is somebody's request, and the ledger has it whatever comes.
+    let inlet = down.inlet();
+    let session = call.head.get(&inlet, HeaderKind::SessionId).filter(|id| is_fit(id));
+    tally.account.belongs(&key, tenant, session);
+    drop(inlet);
     judge(&key, tenant, now, || client(shard, down, call))?;
     let tenant = tenant.map(|tenant| tenant.ix).ok_or(Code::TenantNotFound)?;
     Ok(Known { key, tenant, snapshot })

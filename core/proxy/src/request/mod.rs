@@ -14,7 +14,7 @@
 //! | admit | 12 admission | `admit` |
 //! | dispatch | 13 upstream | `dispatch`, `errand`, `exchange`, `verdict` |
 //! | stream | the answer's way back | `stream` for events, `relay` for everything else |
-//! | settle | figures | `settle` |
+//! | settle | figures, and the ledger's note | `settle`, `record` |
 //! | reject | every refusal | `reject` |
 
 mod admit;
@@ -29,6 +29,7 @@ mod lookup;
 mod models;
 mod parse;
 mod read;
+mod record;
 mod reject;
 mod relay;
 mod settle;
@@ -54,8 +55,8 @@ enum Stop {
     Refused(Reject),
     /// The client left; nobody is told.
     ClientGone(Phase),
-    /// The answer had begun and cannot be completed. The connection ends without the body's end.
-    Cut(Code),
+    /// The answer had begun and cannot be completed. These are the last words, without the body's end.
+    Cut(Code, Vec<u8>),
 }
 
 impl From<Code> for Stop {
@@ -77,6 +78,25 @@ enum After {
     KeepAlive,
     /// Nothing more is said on it.
     Close,
+}
+
+/// What is still to be said to a client when its request has been settled: at least the answer's last byte. So what
+/// a client has whole is in the ledger, whatever happens to the process.
+struct Last {
+    bytes: Vec<u8>,
+    after: After,
+}
+
+impl Last {
+    /// Nothing, to a client that has left.
+    const NOTHING: Self = Self { bytes: Vec::new(), after: After::Close };
+
+    async fn say(self, down: &Downstream) -> After {
+        if !self.bytes.is_empty() && down.send(self.bytes).await.is_err() {
+            return After::Close;
+        }
+        self.after
+    }
 }
 
 /// Serves one connection: its requests in order, one at a time.
@@ -101,24 +121,24 @@ async fn one(shard: &Rc<Shard>, down: &Downstream) -> After {
             return After::Close;
         }
     };
-    let mut tally = Tally::begin(&call);
-    let (ending, after) = match serve_call(shard, down, &mut call, &mut tally).await {
-        Ok(after) => (tally.completed(), after),
+    let mut tally = Tally::begin(shard, &call);
+    let (ending, last) = match serve_call(shard, down, &mut call, &mut tally).await {
+        Ok(last) => (tally.completed(), last),
         Err(Stop::Refused(reject)) => {
             tracing::debug!(code = reject.code.as_str(), request_id = %call.request_id, "refused");
-            (Ending::refused(&reject), reject::answer(shard, down, &call, &reject).await)
+            (Ending::refused(&reject), reject::answer(shard, &call, &reject))
         }
         Err(Stop::ClientGone(phase)) => {
             tally.left(phase);
-            (Ending::CLIENT_GONE, After::Close)
+            (Ending::CLIENT_GONE, Last::NOTHING)
         }
-        Err(Stop::Cut(code)) => {
+        Err(Stop::Cut(code, bytes)) => {
             tracing::debug!(code = code.as_str(), request_id = %call.request_id, "answer cut");
-            (Ending::failed_after_head(code), After::Close)
+            (Ending::failed_after_head(code), Last { bytes, after: After::Close })
         }
     };
-    settle::settle(shard, &tally, ending);
-    match after {
+    settle::settle(tally, ending);
+    match last.say(down).await {
         After::KeepAlive => read::finish(down, &mut call).await,
         After::Close => {
             if !call.decoder.is_done() && !down.gone() {
@@ -134,11 +154,11 @@ async fn serve_call(
     down: &Downstream,
     call: &mut Call,
     tally: &mut Tally,
-) -> Result<After, Stop> {
+) -> Result<Last, Stop> {
     answer::check_method(call)?;
     match call.route {
-        Route::Health => answer::health(shard, down, call).await,
-        Route::Models => models::answer(shard, down, call).await,
+        Route::Health => Ok(answer::health(shard, call)),
+        Route::Models => models::answer(shard, down, call, tally).await,
         Route::Chat | Route::Completions | Route::Embeddings => infer(shard, down, call, tally).await,
         Route::Unknown => Err(Code::UnknownEndpoint.into()),
     }
@@ -149,11 +169,11 @@ async fn infer(
     down: &Downstream,
     call: &mut Call,
     tally: &mut Tally,
-) -> Result<After, Stop> {
+) -> Result<Last, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
-    let known = lookup::lookup(shard, down, call, claimed).await?;
+    let known = lookup::lookup(shard, down, call, tally, claimed).await?;
     let body = read::read(shard, down, call).await?;
-    let asked = ask::ask(down, call, &known, body)?;
+    let asked = ask::ask(down, call, tally, &known, body)?;
     let admitted = admit::admit(shard, down, call, tally, asked).await?;
     let model = admitted.asked.model;
     let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;

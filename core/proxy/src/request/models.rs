@@ -5,12 +5,17 @@ use std::rc::Rc;
 use obleth_policy::{outcome::Code, snapshot::Model};
 use obleth_wire::{http1::percent_decode, json};
 
-use super::{After, Stop, answer, authenticate, lookup, parse::Call};
+use super::{Last, Stop, answer, authenticate, lookup, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard};
 
-pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call) -> Result<After, Stop> {
+pub(super) async fn answer(
+    shard: &Rc<Shard>,
+    down: &Downstream,
+    call: &Call,
+    tally: &mut Tally,
+) -> Result<Last, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
-    let known = lookup::lookup(shard, down, call, claimed).await?;
+    let known = lookup::lookup(shard, down, call, tally, claimed).await?;
     let granted = |model: &Model| {
         let tenant = known.snapshot.tenant(known.key.tenant);
         known.key.grant.allows(model) && tenant.is_some_and(|tenant| tenant.grant.allows(model))
@@ -41,7 +46,7 @@ pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call) ->
             body.extend_from_slice(b"]}");
         }
     }
-    answer::json(down, call, &body, 200, answer::after(shard, call)).await
+    Ok(answer::json(call, &body, 200, answer::after(shard, call)))
 }
 
 fn item(out: &mut Vec<u8>, name: &str, model: &Model) {

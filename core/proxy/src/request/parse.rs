@@ -8,12 +8,14 @@ use std::rc::Rc;
 use obleth_policy::{
     outcome::{Code, Reject},
     route::Route,
-    unit::Instant,
+    unit::{Instant, UnixMs},
 };
 use obleth_wire::http1::{
     BodyDecoder, Framing, HeadError, HeadScan, HeaderKind, Limits, Method, RequestHead, Span, Version,
     parse_request,
 };
+
+use uuid::Uuid;
 
 use super::ids::RequestId;
 use crate::{
@@ -28,8 +30,13 @@ pub(crate) struct Call {
     pub(crate) route: Route,
     /// The id in `/v1/models/{id}`, still percent-encoded.
     pub(crate) model_id: Option<Span>,
+    /// The ledger's id of this request; no other one has it.
+    pub(crate) id: Uuid,
+    /// The client's id of it.
     pub(crate) request_id: RequestId,
     pub(crate) parsed_at: Instant,
+    /// The same moment, on the wall clock.
+    pub(crate) arrived: UnixMs,
     /// Where the body's decoding stands.
     pub(crate) decoder: BodyDecoder,
     /// Bytes of the inlet that belong to this request and are done with.
@@ -91,11 +98,15 @@ pub(super) async fn parse(shard: &Rc<Shard>, down: &Downstream) -> Result<Call, 
     let (route, model_id) = route(&head, &inlet).map_err(NoCall::Refused)?;
     let theirs = head.get(&inlet, HeaderKind::RequestId);
     let clock = shard.timers.clock();
+    let (parsed_at, arrived) = (clock.now(), clock.recent_unix_ms());
+    let (id, request_id) = shard.request_ids.of(theirs, arrived);
     Ok(Call {
         route,
         model_id,
-        parsed_at: clock.now(),
-        request_id: shard.request_ids.of(theirs, clock.recent_unix_ms()),
+        id,
+        request_id,
+        parsed_at,
+        arrived,
         decoder: BodyDecoder::new(head.framing, &limits),
         used: head.len,
         body_withheld: head.expect_continue && head.framing != Framing::None,

@@ -12,11 +12,11 @@ use obleth_wire::{
     json,
 };
 
-use super::{After, answer, ids::RequestId, parse::Call};
+use super::{After, Last, answer, ids::RequestId, parse::Call};
 use crate::{downstream::Downstream, shard::Shard};
 
-/// Refuses a request. What is left of its body is the caller's to take in, if the connection is kept.
-pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call, reject: &Reject) -> After {
+/// What a refused request is told. What is left of its body is the caller's to take in, if the connection is kept.
+pub(super) fn answer(shard: &Shard, call: &Call, reject: &Reject) -> Last {
     // Bytes that are no valid HTTP leave no place where a next request could begin.
     let after = match reject.code {
         Code::BadRequest | Code::RequestTimeout => After::Close,
@@ -27,7 +27,7 @@ pub(super) async fn answer(shard: &Rc<Shard>, down: &Downstream, call: &Call, re
         write::header(&mut out, "allow", answer::allow(call).as_bytes());
     }
     let body = body(reject, &call.request_id);
-    send(down, out, after, if call.head.method == Method::Head { b"" } else { &body }).await
+    whole(out, after, if call.head.method == Method::Head { b"" } else { &body })
 }
 
 /// Refuses what could not be read as a request at all.
@@ -35,8 +35,8 @@ pub(super) async fn answer_unparsed(shard: &Rc<Shard>, down: &Downstream, reject
     if let Some(counter) = shard.end.gauges().requests(Route::Unknown, Ending::refused(reject)) {
         counter.add(1);
     }
-    let id = shard.request_ids.of(None, shard.timers.clock().recent_unix_ms());
-    send(down, head(reject, &id), After::Close, &body(reject, &id)).await;
+    let (_, id) = shard.request_ids.of(None, shard.timers.clock().recent_unix_ms());
+    whole(head(reject, &id), After::Close, &body(reject, &id)).say(down).await;
 }
 
 /// The head of a refusal, all but its end.
@@ -57,14 +57,11 @@ fn head(reject: &Reject, id: &RequestId) -> Vec<u8> {
     out
 }
 
-async fn send(down: &Downstream, mut out: Vec<u8>, after: After, body: &[u8]) -> After {
+fn whole(mut out: Vec<u8>, after: After, body: &[u8]) -> Last {
     write::header_u64(&mut out, "content-length", u64::try_from(body.len()).unwrap_or(u64::MAX));
     answer::end(&mut out, after);
     out.extend_from_slice(body);
-    if down.send(out).await.is_err() {
-        return After::Close;
-    }
-    after
+    Last { bytes: out, after }
 }
 
 /// The error object, alone: also what goes into an event of a stream that breaks off.
@@ -96,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_error_body_has_the_one_shape_also_with_hostile_words() {
-        let id = RequestIds::new().unwrap().of(Some(b"a\"b\\c"), UnixMs(0));
+        let (_, id) = RequestIds::new().unwrap().of(Some(b"a\"b\\c"), UnixMs(0));
         let reject = Reject::new(Code::InvalidJson, "line\nbreak \"quoted\" \u{1}").param("model");
         let text = String::from_utf8(body(&reject, &id)).unwrap();
         assert_eq!(

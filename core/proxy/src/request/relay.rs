@@ -14,7 +14,7 @@ use obleth_wire::{
 };
 
 use super::{
-    After, Stop, answer,
+    Last, Stop, answer,
     dispatch::Answering,
     exchange::{Filled, Interrupt},
     parse::Call,
@@ -33,7 +33,7 @@ pub(super) async fn relay(
     call: &Call,
     tally: &mut Tally,
     answering: Answering<'_>,
-) -> Result<After, Stop> {
+) -> Result<Last, Stop> {
     // The slot is free only after the backend's connection is let go: variables go in reverse order.
     let Answering { mut permit, _asked: asked, mut answer, deadlines, .. } = answering;
     let after = answer::after(shard, call);
@@ -50,11 +50,13 @@ pub(super) async fn relay(
     let hold = if asked.streamed && known_length.is_none() { 0 } else { HOLD };
     if let Some(whole) = answer.take_whole() {
         usage.push_whole(&whole);
+        tally.account.passed(whole.len());
         held = whole;
     }
     loop {
         let ended = answer.decode(|data| {
             usage.push(data);
+            tally.account.passed(data.len());
             held.extend_from_slice(data);
         });
         let ended = match ended {
@@ -93,12 +95,14 @@ pub(super) async fn relay(
             held.clear();
             head_sent = true;
             tally.first_byte(down.now());
-            tally.used(usage.finish(), 0);
+            tally.used(usage.finish(), None);
             permit.used(usage.finish(), 0);
-            out = match down.send(out).await {
-                Ok(emptied) => emptied,
-                Err(_) => return Err(Stop::ClientGone(Phase::Answer)),
-            };
+            if !ended {
+                out = match down.send(out).await {
+                    Ok(emptied) => emptied,
+                    Err(_) => return Err(Stop::ClientGone(Phase::Answer)),
+                };
+            }
         }
         if ended {
             drop((permit, asked));
@@ -106,7 +110,7 @@ pub(super) async fn relay(
                 tally.blame(Cause::Surplus);
             }
             answer.done_with_upstream(shard);
-            return Ok(after);
+            return Ok(Last { bytes: out, after });
         }
         if let Err(late) = deadlines.arm(down, deadlines.timers.idle) {
             late.blame(tally);
@@ -132,5 +136,5 @@ pub(super) async fn relay(
 
 /// A failure is a status as long as nothing has been sent.
 fn broken(head_sent: bool, code: Code) -> Stop {
-    if head_sent { Stop::Cut(code) } else { code.into() }
+    if head_sent { Stop::Cut(code, Vec::new()) } else { code.into() }
 }

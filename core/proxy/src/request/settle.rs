@@ -1,8 +1,9 @@
 //! The end of a request: what it was, how long it took, what it cost.
 //!
-//! A [`Tally`] collects times and usage along the path; [`settle`] turns it into figures, once.
+//! A [`Tally`] collects times and usage along the path; [`settle`] turns it into figures and the ledger's row, once,
+//! before the client has the last byte of its answer.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use obleth_link::Phase;
 use obleth_policy::{
@@ -12,28 +13,32 @@ use obleth_policy::{
 };
 use obleth_wire::usage::Usage;
 
-use super::parse::Call;
+use super::{dispatch::Traces, parse::Call, record::Account};
 use crate::{shard::Shard, trouble::Cause};
 
 /// What is known of a request so far. Owned by the request.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    route: Route,
-    parsed_at: Instant,
+    pub(super) shard: Rc<Shard>,
+    pub(super) account: Account,
+    pub(super) route: Route,
+    pub(super) parsed_at: Instant,
     dispatched_at: Option<Instant>,
-    first_byte_at: Option<Instant>,
+    pub(super) first_byte_at: Option<Instant>,
     left: Option<Phase>,
-    queued: Option<Duration>,
-    degraded: Option<u32>,
-    usage: Option<Usage>,
-    counted_output: u64,
+    pub(super) queued: Option<Duration>,
+    pub(super) degraded: Option<u32>,
+    pub(super) usage: Option<Usage>,
+    pub(super) counted_output: Option<u64>,
     fault: Option<Code>,
     cause: Option<Cause>,
 }
 
 impl Tally {
-    pub(super) fn begin(call: &Call) -> Self {
+    pub(super) fn begin(shard: &Rc<Shard>, call: &Call) -> Self {
         Self {
+            shard: Rc::clone(shard),
+            account: Account::new(call),
             route: call.route,
             parsed_at: call.parsed_at,
             dispatched_at: None,
@@ -42,15 +47,21 @@ impl Tally {
             queued: None,
             degraded: None,
             usage: None,
-            counted_output: 0,
+            counted_output: None,
             fault: None,
             cause: None,
         }
     }
 
-    /// The request goes to a backend.
+    /// The request goes to a backend, which the ledger is told before.
     pub(super) fn dispatched(&mut self, now: Instant) {
         self.dispatched_at = Some(now);
+        self.note_start();
+    }
+
+    /// A backend was found, or none.
+    pub(super) fn searched(&mut self, traces: &Traces) {
+        self.account.searched(traces);
     }
 
     pub(super) fn dispatched_at(&self) -> Instant {
@@ -92,8 +103,9 @@ impl Tally {
         self.left = Some(phase);
     }
 
-    /// What the backend said it used, and what was counted going by; the latter stands in where it said nothing.
-    pub(super) fn used(&mut self, usage: Option<Usage>, counted_output: u64) {
+    /// What the backend said it used, and what was counted going by where it can be; the latter stands in where it said
+    /// nothing.
+    pub(super) fn used(&mut self, usage: Option<Usage>, counted_output: Option<u64>) {
         self.usage = usage.or(self.usage);
         self.counted_output = counted_output;
     }
@@ -118,7 +130,7 @@ impl Tally {
         self.fault.map_or(Ending::OK, Ending::failed_after_head)
     }
 
-    fn overhead(&self) -> Option<Duration> {
+    pub(super) fn overhead(&self) -> Option<Duration> {
         self.dispatched_at.map(|at| at.since(self.parsed_at).saturating_sub(self.queued.unwrap_or_default()))
     }
 
@@ -128,9 +140,11 @@ impl Tally {
     }
 }
 
-/// Puts a finished request into the figures.
-pub(super) fn settle(shard: &Shard, tally: &Tally, ending: Ending) {
-    let gauges = shard.end.gauges();
+/// Puts a finished request into the ledger and the figures.
+pub(super) fn settle(mut tally: Tally, ending: Ending) {
+    tally.note_end(ending);
+    let tally = &tally;
+    let gauges = tally.shard.end.gauges();
     if let Some(counter) = gauges.requests(tally.route, ending) {
         counter.add(1);
     }
@@ -140,7 +154,7 @@ pub(super) fn settle(shard: &Shard, tally: &Tally, ending: Ending) {
     let Some(overhead) = tally.overhead() else { return };
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     gauges.overhead.record(micros(overhead), u64::try_from(overhead.as_nanos()).unwrap_or(u64::MAX));
-    let total = micros(shard.timers.clock().recent().since(tally.parsed_at));
+    let total = micros(tally.shard.timers.clock().recent().since(tally.parsed_at));
     gauges.duration.record(total.div_ceil(1000), total);
     if let Some(at) = tally.first_byte_at {
         let ttft = micros(at.since(tally.parsed_at));
@@ -151,6 +165,6 @@ pub(super) fn settle(shard: &Shard, tally: &Tally, ending: Ending) {
             gauges.input_tokens.add(usage.input);
             gauges.output_tokens.add(usage.output);
         }
-        None => gauges.output_tokens.add(tally.counted_output),
+        None => gauges.output_tokens.add(tally.counted_output.unwrap_or(0)),
     }
 }

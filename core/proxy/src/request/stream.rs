@@ -18,7 +18,7 @@ use obleth_wire::{
 };
 
 use super::{
-    After, Stop, answer,
+    After, Last, Stop, answer,
     dispatch::Answering,
     exchange::{Answer, Filled, Interrupt},
     parse::Call,
@@ -60,7 +60,7 @@ pub(super) async fn stream(
     call: &Call,
     tally: &mut Tally,
     answering: Answering<'_>,
-) -> Result<After, Stop> {
+) -> Result<Last, Stop> {
     // The slot is free only after the backend's connection is let go: variables go in reverse order.
     let Answering { mut permit, _asked: asked, mut answer, deadlines, strip_usage } = answering;
     let after = answer::after(shard, call);
@@ -76,13 +76,13 @@ pub(super) async fn stream(
     let mut payload = Vec::new();
     loop {
         let decoded = answer.decode(|data| filter.push(data, &mut payload));
-        tally.used(filter.usage(), filter.content_events());
+        tally.used(filter.usage(), Some(filter.content_events()));
         permit.used(filter.usage(), filter.content_events());
         let ended = match decoded {
             Ok(ended) => ended,
             Err(_) => {
                 tally.blame(Cause::BadBody);
-                return Err(events.break_off(Code::UpstreamCut).await);
+                return Err(events.break_off(Code::UpstreamCut));
             }
         };
         events.between_events = !filter.is_mid_event();
@@ -93,7 +93,7 @@ pub(super) async fn stream(
                 // A part of an event is of no use to anybody, and the error event could not follow it.
                 payload.truncate(whole);
             }
-            tally.used(filter.usage(), filter.content_events());
+            tally.used(filter.usage(), Some(filter.content_events()));
             permit.used(filter.usage(), filter.content_events());
         }
         let done = filter.done();
@@ -110,7 +110,9 @@ pub(super) async fn stream(
                 events.out.extend_from_slice(write::LAST_CHUNK);
             }
             payload.clear();
-            events.flush().await?;
+            if !complete {
+                events.flush().await?;
+            }
         }
         if complete {
             drop((permit, asked));
@@ -122,11 +124,11 @@ pub(super) async fn stream(
                 tally.failed(Code::UpstreamError);
                 tally.blame(Cause::ErrorEvent);
             }
-            return Ok(after);
+            return Ok(Last { bytes: events.out, after });
         }
         if ended {
             tally.blame(Cause::NoDone);
-            return Err(events.break_off(Code::UpstreamCut).await);
+            return Err(events.break_off(Code::UpstreamCut));
         }
         // The prefill of a long prompt comes before the first event, not between two of them.
         let limit = match filter.has_event() {
@@ -135,7 +137,7 @@ pub(super) async fn stream(
         };
         if let Err(late) = deadlines.arm(down, limit) {
             late.blame(tally);
-            return Err(events.break_off(late.code()).await);
+            return Err(events.break_off(late.code()));
         }
         let deadline = deadlines.end(down.now(), limit);
         match events.more(tally, &mut answer, deadline, after).await? {
@@ -143,12 +145,12 @@ pub(super) async fn stream(
             Ok(Filled::Closed) => {
                 if answer.end_at_close().is_err() {
                     tally.blame(Cause::Cut);
-                    return Err(events.break_off(Code::UpstreamCut).await);
+                    return Err(events.break_off(Code::UpstreamCut));
                 }
             }
             Err(interrupt) => {
                 interrupt.blame(tally);
-                return Err(events.break_off(interrupt.code()).await);
+                return Err(events.break_off(interrupt.code()));
             }
         }
     }
@@ -222,7 +224,7 @@ impl Events<'_> {
     }
 
     /// The answer cannot be completed: says so in an event if the head has gone, else leaves it to a status.
-    async fn break_off(&mut self, code: Code) -> Stop {
+    fn break_off(&mut self, code: Code) -> Stop {
         if !self.head_sent {
             return code.into();
         }
@@ -230,9 +232,6 @@ impl Events<'_> {
         event.extend_from_slice(&reject::body(&Reject::from(code), &self.call.request_id));
         event.extend_from_slice(b"\n\n");
         write::chunk(&mut self.out, &event);
-        match self.flush().await {
-            Ok(()) => Stop::Cut(code),
-            Err(stop) => stop,
-        }
+        Stop::Cut(code, std::mem::take(&mut self.out))
     }
 }

@@ -11,12 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use obleth_ledger::{Options, Slate};
 use obleth_link::{BufferBudget, Command, Event, Order, SidecarEnd, links};
 use obleth_policy::{
     cost::Rates,
-    id::{EndpointId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
+    id::{EndpointId, GroupId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
     key::{KeyAnswer, KeyDigest, KeyRecord},
     network::NetworkGrant,
+    price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
     unit::{LimitMs, UnixMs},
 };
@@ -81,7 +83,7 @@ impl Rig {
         let end = ends.remove(0);
         let played = Arc::new(Played::default());
         let shard = std::thread::spawn(move || {
-            obleth_proxy::run_shard(listener, end, Arc::new(settings)).unwrap();
+            obleth_proxy::run_shard(listener, end, slate(), Arc::new(settings)).unwrap();
         });
         let player = std::thread::spawn({
             let (sidecar, played) = (sidecar.clone(), Arc::clone(&played));
@@ -188,6 +190,22 @@ impl Drop for Rig {
     }
 }
 
+/// Somewhere to note requests; nobody copies it into a log. The file goes, the memory stays.
+pub(crate) fn slate() -> Slate {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        dir: folder.path().to_owned(),
+        node: None,
+        default_node: "test".to_owned(),
+        streams: 1,
+        max_bytes: 1 << 20,
+        sync_every: Duration::from_millis(50),
+        slate_bytes: 1 << 20,
+        checkpoint: None,
+    };
+    obleth_ledger::open(options).unwrap().slates.remove(0)
+}
+
 /// Of a shard that is in no hurry.
 pub(crate) fn settings(force_epoll: bool) -> Settings {
     Settings {
@@ -264,6 +282,8 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         timers: Timers { connect, first_byte: limit, idle: limit, total: LimitMs(0) },
         rates: Rates::default(),
         sends_priority: false,
+        continuous_usage: false,
+        prices: Prices::default(),
     };
     let tenant = Tenant {
         id: TenantId(Uuid::from_u128(2)),
@@ -272,6 +292,7 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         status: TenantStatus::Active,
         weight: 100,
         group: GroupIx::DEFAULT,
+        group_id: GroupId(Uuid::nil()),
         max_in_flight: None,
         brownout: Brownout::Never,
         grant: ModelGrant::All,

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::rig::{BOTH_DRIVERS, Rig, chat, chat_stream, settings, status};
+use crate::rig::{BOTH_DRIVERS, Rig, chat, chat_stream, settings, slate, status};
 use obleth_link::{BufferBudget, Command, Event, links};
 use obleth_policy::key::KeyDigest;
 
@@ -204,8 +204,9 @@ fn a_shard_that_starts_on_a_full_ring_is_heard_of_once_the_sidecar_empties_it() 
         let (sidecar, mut ends) = links(1, BufferBudget::new(0)).unwrap();
         let end = ends.remove(0);
         while end.tell(Event::KeyLookup(KeyDigest([0; 32]))).is_ok() {}
-        let shard =
-            std::thread::spawn(move || obleth_proxy::run_shard(listener, end, Arc::new(settings(epoll))));
+        let shard = std::thread::spawn(move || {
+            obleth_proxy::run_shard(listener, end, slate(), Arc::new(settings(epoll)))
+        });
         // It takes commands only after it has tried to say that it started.
         sidecar.send(0, Command::Ping(1)).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);

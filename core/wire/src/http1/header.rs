@@ -56,6 +56,8 @@ pub enum HeaderKind {
     Expect,
     /// `x-request-id`
     RequestId,
+    /// `x-session-id`: what the client calls a conversation.
+    SessionId,
     /// `retry-after`
     RetryAfter,
     /// `x-obleth-*`
@@ -94,6 +96,7 @@ impl HeaderKind {
             11 if is(b"retry-after") => Self::RetryAfter,
             12 if is(b"content-type") => Self::ContentType,
             12 if is(b"x-request-id") => Self::RequestId,
+            12 if is(b"x-session-id") => Self::SessionId,
             13 if is(b"authorization") => Self::Authorization,
             13 if is(b"cache-control") => Self::CacheControl,
             14 if is(b"content-length") => Self::ContentLength,
@@ -127,6 +130,7 @@ impl HeaderKind {
             | Self::RateLimit
             | Self::ForwardedFor
             | Self::Patience
+            | Self::SessionId
             | Self::Other => true,
             Self::Authorization
             | Self::XApiKey

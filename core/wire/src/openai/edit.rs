@@ -6,10 +6,11 @@
 use super::request::{RequestFields, StreamOptions};
 use crate::splice::Splice;
 
-const OPTIONS_MEMBER: &[u8] = br#","stream_options":{"include_usage":true}"#;
-const OPTIONS_VALUE: &[u8] = br#"{"include_usage":true}"#;
-const USAGE_ALONE: &[u8] = br#""include_usage":true"#;
-const USAGE_BEFORE_OTHERS: &[u8] = br#""include_usage":true,"#;
+const USAGE: &str = r#""include_usage":true"#;
+const RUNNING: &str = r#""continuous_usage_stats":true"#;
+const OPTIONS: &[u8] = br#","stream_options":"#;
+const OPTIONS_USAGE: &[u8] = br#","stream_options":{"include_usage":true}"#;
+const OPTIONS_BOTH: &[u8] = br#","stream_options":{"include_usage":true,"continuous_usage_stats":true}"#;
 
 /// The edits that a request needs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Edits<'a> {
     pub upstream_model: Option<&'a str>,
     /// Whether the backend shall report usage in the stream; without effect on a request that does not stream.
     pub ask_for_usage: bool,
+    /// Whether it shall report running counts, too (vLLM's `continuous_usage_stats`); without effect on its own.
+    pub ask_for_running: bool,
     /// Whether a client's `priority` is taken out.
     pub strip_priority: bool,
     /// The gateway's own `priority`, in place of the client's.
@@ -33,7 +36,7 @@ pub fn plan(fields: &RequestFields<'_>, edits: &Edits<'_>) -> Splice {
         splice.replace_with_string(fields.model_value.clone(), name);
     }
     if edits.ask_for_usage && fields.stream {
-        ask_for_usage(fields, &mut splice);
+        ask_for_usage(fields, edits.ask_for_running, &mut splice);
     }
     if let Some(cut) = fields.priority.as_ref().filter(|_| edits.strip_priority || edits.priority.is_some()) {
         splice.replace(cut.range(), b"");
@@ -75,14 +78,29 @@ fn limit_output(fields: &RequestFields<'_>, limit: u32, splice: &mut Splice) {
     }
 }
 
-fn ask_for_usage(fields: &RequestFields<'_>, splice: &mut Splice) {
-    let (at, text) = match &fields.stream_options {
-        StreamOptions::Absent => return insert(fields, splice, OPTIONS_MEMBER),
-        StreamOptions::Null(value) => (value.clone(), OPTIONS_VALUE),
-        StreamOptions::Without { open, empty: true } => (*open..*open, USAGE_ALONE),
-        StreamOptions::Without { open, empty: false } => (*open..*open, USAGE_BEFORE_OTHERS),
-        StreamOptions::With { asked: true, .. } => return,
-        StreamOptions::With { value, asked: false } => (value.clone(), b"true".as_slice()),
-    };
-    splice.replace(at, text);
+fn ask_for_usage(fields: &RequestFields<'_>, running: bool, splice: &mut Splice) {
+    let member = if running { OPTIONS_BOTH } else { OPTIONS_USAGE };
+    match &fields.stream_options {
+        StreamOptions::Absent => insert(fields, splice, member),
+        StreamOptions::Null(at) => {
+            splice.replace(at.clone(), member.strip_prefix(OPTIONS).unwrap_or_default());
+        }
+        StreamOptions::Object { open, empty, include_usage, continuous_usage } => {
+            let mut missing = Vec::new();
+            let wanted = [(include_usage, USAGE, true), (continuous_usage, RUNNING, running)];
+            for (member, text, _) in wanted.into_iter().filter(|(_, _, wanted)| *wanted) {
+                match member {
+                    None => missing.push(text),
+                    Some(asked) if asked.yes => {}
+                    Some(asked) => {
+                        splice.replace(asked.value.clone(), b"true");
+                    }
+                }
+            }
+            if !missing.is_empty() {
+                let comma = if *empty { "" } else { "," };
+                splice.replace(*open..*open, (missing.join(",") + comma).as_bytes());
+            }
+        }
+    }
 }

@@ -27,6 +27,8 @@ pub struct RequestFields<'b> {
     pub stream: bool,
     /// Whether the client asked for usage in its stream; always false where `stream` is.
     pub include_usage: bool,
+    /// Whether the client asked for running counts, too (vLLM's `continuous_usage_stats`); never without the former.
+    pub continuous_usage: bool,
     /// `max_tokens`, if it is there.
     pub max_tokens: Option<OutputLimit>,
     /// `max_completion_tokens`, if it is there.
@@ -70,18 +72,34 @@ pub(super) enum StreamOptions {
     Absent,
     /// `null`, at this range.
     Null(Range<usize>),
-    /// An object without `include_usage`.
-    Without {
+    Object {
         /// Offset after its `{`.
         open: usize,
         empty: bool,
+        include_usage: Option<Asked>,
+        continuous_usage: Option<Asked>,
     },
-    /// An object with `include_usage`.
-    With {
-        /// The value of `include_usage`.
-        value: Range<usize>,
-        asked: bool,
-    },
+}
+
+/// A boolean member of `stream_options`.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// Where its value stands.
+    pub(super) value: Range<usize>,
+    pub(super) yes: bool,
+}
+
+impl StreamOptions {
+    /// Whether usage is asked for, and whether running counts are.
+    fn asked(&self) -> (bool, bool) {
+        let yes = |member: &Option<Asked>| member.as_ref().is_some_and(|asked| asked.yes);
+        match self {
+            Self::Object { include_usage, continuous_usage, .. } => {
+                (yes(include_usage), yes(include_usage) && yes(continuous_usage))
+            }
+            Self::Absent | Self::Null(_) => (false, false),
+        }
+    }
 }
 
 /// Why a body is refused; `Display` is the message for the caller.
@@ -112,6 +130,8 @@ impl From<JsonError> for BodyFault {
     }
 }
 
+const INCLUDE_USAGE: &str = "stream_options.include_usage";
+const CONTINUOUS_USAGE: &str = "stream_options.continuous_usage_stats";
 const BOOLEAN: &str = "must be true, false or null";
 const COUNT: &str = "must be a whole number of tokens, 0 or more, or null";
 
@@ -178,11 +198,12 @@ pub fn scan_request<'b>(body: &'b [u8], dialect: Dialect) -> Result<RequestField
     let (model, model_value) = model(reading.model)?;
     let stream = boolean("stream", reading.stream)?.unwrap_or(false);
     let stream_options = reading.stream_options.map(stream_options).transpose()?.unwrap_or_default();
-    let asked = matches!(stream_options, StreamOptions::With { asked: true, .. });
+    let (include_usage, continuous_usage) = stream_options.asked();
     Ok(RequestFields {
         model,
         stream,
-        include_usage: stream && asked,
+        include_usage: stream && include_usage,
+        continuous_usage: stream && continuous_usage,
         max_tokens: count("max_tokens", reading.max_tokens)?,
         max_completion_tokens: count("max_completion_tokens", reading.max_completion_tokens)?,
         model_value,
@@ -230,20 +251,26 @@ fn stream_options(member: Member<'_>) -> Result<StreamOptions, BodyFault> {
         }
     }
     let base = member.value.start;
-    let mut include_usage = None;
+    let (mut include_usage, mut continuous_usage) = (None, None);
     let shape = json::members(member.raw().as_bytes(), |inner| {
         if inner.is("include_usage") {
-            return once(&mut include_usage, inner, "stream_options.include_usage");
+            return once(&mut include_usage, inner, INCLUDE_USAGE);
+        }
+        if inner.is("continuous_usage_stats") {
+            return once(&mut continuous_usage, inner, CONTINUOUS_USAGE);
         }
         Ok(())
     })?;
-    let Some(found) = include_usage else {
-        return Ok(StreamOptions::Without {
-            open: base.saturating_add(shape.open),
-            empty: shape.members == 0,
-        });
+    let asked = |member: Option<Member<'_>>, param| {
+        let Some(found) = member else { return Ok(None) };
+        let value = base.saturating_add(found.value.start)..base.saturating_add(found.value.end);
+        let yes = boolean(param, Some(found))?.unwrap_or(false);
+        Ok::<_, BodyFault>(Some(Asked { value, yes }))
     };
-    let value = base.saturating_add(found.value.start)..base.saturating_add(found.value.end);
-    let asked = boolean("stream_options.include_usage", Some(found))?.unwrap_or(false);
-    Ok(StreamOptions::With { value, asked })
+    Ok(StreamOptions::Object {
+        open: base.saturating_add(shape.open),
+        empty: shape.members == 0,
+        include_usage: asked(include_usage, INCLUDE_USAGE)?,
+        continuous_usage: asked(continuous_usage, CONTINUOUS_USAGE)?,
+    })
 }

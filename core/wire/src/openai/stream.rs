@@ -1,7 +1,7 @@
 //! Between the bytes a backend streams and the bytes the client gets: usage is read, and taken out where it was ours.
 //!
-//! It exists because the gateway asks every stream for usage, whether the client did or not, and the client's bytes
-//! must equal those of a direct call. It must never hold an event that is complete, never change an event it does not
+//! It exists because the gateway asks every stream for usage, some even for running counts, whether the client did or
+//! not, and the client's bytes must equal those of a direct call. It must never hold an event that is complete, never change an event it does not
 //! fully understand, and never let the cut of the reads change a byte of the result.
 
 use std::{mem, ops::Range, sync::LazyLock};
@@ -22,6 +22,29 @@ const KEEP_CAPACITY: usize = 16 << 10;
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""usage""#));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""error""#));
 static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""choices""#));
+static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""finish_reason""#));
+/// Members in which a piece of an answer comes; the last one is an array.
+const PIECES: [&[u8]; 6] = [
+    br#""content""#,
+    br#""text""#,
+    br#""reasoning_content""#,
+    br#""reasoning""#,
+    br#""refusal""#,
+    br#""tool_calls""#,
+];
+
+/// What is taken out of a stream, because the gateway asked for it and the client did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StripUsage {
+    /// The stream leaves as it came.
+    #[default]
+    Nothing,
+    /// Running counts: the client asked for usage at the end alone. A stream has them if its first event with choices
+    /// does; usage that comes only with the last choices is what the client asked for.
+    Running,
+    /// Every usage.
+    All,
+}
 
 /// What becomes of an event in a stream whose usage is stripped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +59,9 @@ enum Verdict {
 /// The filter of one stream. Owned by the task that serves it; dropping it forgets what is held.
 #[derive(Debug, Default)]
 pub struct StreamFilter {
-    strip_usage: bool,
+    strip: StripUsage,
+    /// Usage came with the first choices, so it comes with all of them.
+    has_running: bool,
     scanner: EventScanner,
     /// The bytes so far of an event that has not ended.
     held: Vec<u8>,
@@ -50,13 +75,15 @@ pub struct StreamFilter {
     done: bool,
     has_event: bool,
     error_event: bool,
+    /// An event with choices was seen.
+    has_choices: bool,
     content_events: u64,
 }
 
 impl StreamFilter {
-    /// `strip_usage`: the client did not ask for usage, but the gateway did.
-    pub fn new(strip_usage: bool) -> Self {
-        Self { strip_usage, ..Self::default() }
+    /// `strip`: what the gateway asked for on its own account.
+    pub fn new(strip: StripUsage) -> Self {
+        Self { strip, ..Self::default() }
     }
 
     /// Appends to `out` what may leave of `input`, the next payload bytes of the upstream's body.
@@ -113,7 +140,8 @@ impl StreamFilter {
         self.oversized
     }
 
-    /// Events whose `choices` are not empty: about the tokens generated, for streams in which usage never comes.
+    /// Events that brought a piece of the answer: the tokens generated, of a backend that sends each by itself. Events
+    /// that only name the role, or why the answer ends, are none.
     pub fn content_events(&self) -> u64 {
         self.content_events
     }
@@ -226,7 +254,9 @@ impl StreamFilter {
             && ERROR.find(data).is_none()
             && let Some(filled) = choices_at_a_glance(data)
         {
-            self.content_events = self.content_events.saturating_add(u64::from(filled));
+            if filled {
+                self.count(data);
+            }
             return Verdict::Pass;
         }
         let mut chunk = Chunk::default();
@@ -234,16 +264,74 @@ impl StreamFilter {
             return Verdict::Pass;
         }
         self.error_event |= chunk.has_error;
-        self.content_events = self.content_events.saturating_add(u64::from(chunk.choices == Choices::Filled));
+        let is_filled = chunk.choices == Choices::Filled;
+        let is_first = is_filled && !self.has_choices;
+        if is_filled {
+            self.count(data);
+        }
         let Some((usage, cut)) = chunk.usage else { return Verdict::Pass };
         self.usage = Usage::parse(usage.raw().as_bytes()).or(self.usage);
-        match usage.kind {
-            _ if !self.strip_usage => Verdict::Pass,
-            Kind::Object if chunk.choices == Choices::Empty && !chunk.has_error => Verdict::Drop,
-            Kind::Object | Kind::Null => Verdict::Without(cut.range()),
-            _ => Verdict::Pass,
+        self.has_running |= is_first && usage.kind == Kind::Object;
+        match (self.strip, usage.kind) {
+            (StripUsage::Running, Kind::Object) if is_filled && self.has_running => {
+                Verdict::Without(cut.range())
+            }
+            (StripUsage::Nothing | StripUsage::Running, _) => Verdict::Pass,
+            (StripUsage::All, Kind::Object) if chunk.choices == Choices::Empty && !chunk.has_error => {
+                Verdict::Drop
+            }
+            (StripUsage::All, Kind::Object | Kind::Null) => Verdict::Without(cut.range()),
+            (StripUsage::All, _) => Verdict::Pass,
         }
     }
+}
+
+impl StreamFilter {
+    /// Counts an event with choices. The first one often brings a role alone, and the last one a reason alone; between
+    /// them nobody sends one without a piece of the answer, so those are not looked into.
+    fn count(&mut self, data: &[u8]) {
+        let is_first = !mem::replace(&mut self.has_choices, true);
+        let may_be_empty =
+            is_first || FINISH.find(data).is_some_and(|at| begins(data, at, FINISH.needle(), b'"'));
+        if !may_be_empty || brings_something(data) {
+            self.content_events = self.content_events.saturating_add(1);
+        }
+    }
+}
+
+/// Whether an event has a piece of an answer in it, going by the names of its members.
+fn brings_something(data: &[u8]) -> bool {
+    PIECES.iter().any(|name| {
+        let mut rest = data;
+        while let Some(at) = memchr::memmem::find(rest, name) {
+            let (opening, closing) = if name.ends_with(b"calls\"") { (b'[', b']') } else { (b'"', b'"') };
+            if begins(rest, at, name, opening)
+                && !is_closed_at_once(rest, at.saturating_add(name.len()), closing)
+            {
+                return true;
+            }
+            rest = rest.get(at.saturating_add(name.len())..).unwrap_or_default();
+        }
+        false
+    })
+}
+
+/// Whether the value of the member whose name stands at `at` begins with this byte.
+fn begins(data: &[u8], at: usize, name: &[u8], opening: u8) -> bool {
+    value_at(data, at.saturating_add(name.len())).is_some_and(|value| value.first() == Some(&opening))
+}
+
+/// Whether the string or array that begins behind `at` is empty.
+fn is_closed_at_once(data: &[u8], at: usize, closing: u8) -> bool {
+    let inside = value_at(data, at).and_then(|value| value.get(1..)).unwrap_or_default();
+    let inside = if closing == b']' { inside.trim_ascii_start() } else { inside };
+    inside.first() == Some(&closing)
+}
+
+/// What stands behind the colon that follows a member's name.
+fn value_at(data: &[u8], after_name: usize) -> Option<&[u8]> {
+    let behind = data.get(after_name..)?.trim_ascii_start().strip_prefix(b":")?;
+    Some(behind.trim_ascii_start())
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::{
 /// What a figure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     /// One thing divided by another.
     Ratio,
     Percent,
@@ -35,30 +35,30 @@ impl Unit {
 /// Which way is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Sense {
+pub(crate) enum Sense {
     AtMost,
     AtLeast,
 }
 
 /// What is asked of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Asked {
-    pub(super) sense: Sense,
-    pub(super) must: Option<f64>,
-    pub(super) goal: Option<f64>,
+pub(crate) struct Asked {
+    pub(crate) sense: Sense,
+    pub(crate) must: Option<f64>,
+    pub(crate) goal: Option<f64>,
 }
 
 impl Asked {
-    pub(super) fn at_most(must: f64, goal: f64) -> Self {
+    pub(crate) fn at_most(must: f64, goal: f64) -> Self {
         Self { sense: Sense::AtMost, must: Some(must), goal: Some(goal) }
     }
 
     /// Nothing: the figure is there to be known.
-    pub(super) fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         Self { sense: Sense::AtMost, must: None, goal: None }
     }
 
-    pub(super) fn at_least(must: f64, goal: f64) -> Self {
+    pub(crate) fn at_least(must: f64, goal: f64) -> Self {
         Self { sense: Sense::AtLeast, must: Some(must), goal: Some(goal) }
     }
 
@@ -83,24 +83,24 @@ impl Asked {
 
 /// A figure.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Finding {
+pub(crate) struct Finding {
     /// Its place in the table of rows; none for what stands beside the rows.
-    pub(super) row: Option<u8>,
-    pub(super) what: String,
-    pub(super) unit: Unit,
-    pub(super) asked: Asked,
-    pub(super) value: Option<f64>,
+    pub(crate) row: Option<u8>,
+    pub(crate) what: String,
+    pub(crate) unit: Unit,
+    pub(crate) asked: Asked,
+    pub(crate) value: Option<f64>,
     /// Smallest and largest of the values that it comes from, if they are of its kind.
-    pub(super) spread: Option<(f64, f64)>,
+    pub(crate) spread: Option<(f64, f64)>,
     /// What it comes from: windows, rounds, requests, seeds, n.
-    pub(super) from: String,
+    pub(crate) from: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) remark: Option<String>,
-    pub(super) verdict: Verdict,
+    pub(crate) remark: Option<String>,
+    pub(crate) verdict: Verdict,
 }
 
 impl Finding {
-    pub(super) fn new(
+    pub(crate) fn new(
         row: Option<u8>,
         what: impl Into<String>,
         unit: Unit,
@@ -113,7 +113,7 @@ impl Finding {
     }
 
     /// The median of `values`, with their spread.
-    pub(super) fn median_of(
+    pub(crate) fn median_of(
         row: Option<u8>,
         what: impl Into<String>,
         unit: Unit,
@@ -123,16 +123,16 @@ impl Finding {
         Self { spread: spread(values), ..Self::new(row, what, unit, asked, median(values)) }
     }
 
-    pub(super) fn from(self, from: String) -> Self {
+    pub(crate) fn from(self, from: String) -> Self {
         Self { from, ..self }
     }
 
-    pub(super) fn remark(self, remark: impl Into<String>) -> Self {
+    pub(crate) fn remark(self, remark: impl Into<String>) -> Self {
         Self { remark: Some(remark.into()), ..self }
     }
 
     /// A line of the table.
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let Self { what, unit, asked, from, verdict, .. } = self;
         let row = self.row.map_or("–".to_owned(), |row| row.to_string());
         let remark = self.remark.as_ref().map_or(String::new(), |remark| format!(" ({remark})"));

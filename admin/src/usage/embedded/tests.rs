@@ -1,0 +1,194 @@
+//! The embedded ledger over real files.
+
+use std::{sync::mpsc, thread::JoinHandle};
+
+use obleth_ledger::Position;
+use obleth_policy::{unit::MicroUsd, unit::UnixMs};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Embedded, EmbeddedFile};
+use crate::usage::{
+    Ledger,
+    fault::LedgerFault,
+    golden, query,
+    row::{COLUMNS, Kind, MOST},
+};
+
+/// An open ledger; its threads end with it.
+struct Open {
+    ledger: Option<Embedded>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Open {
+    fn new(dir: &TempDir) -> Self {
+        let (ledger, threads) =
+            EmbeddedFile::open(&dir.path().join("usage.db")).unwrap().start(Uuid::from_u128(1)).unwrap();
+        Self { ledger: Some(ledger), threads: threads.into() }
+    }
+
+    fn get(&self) -> Embedded {
+        self.ledger.clone().unwrap()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.ledger = None;
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn place(offset: u64) -> Position {
+    Position { segment: 1, offset }
+}
+
+async fn requests(ledger: &Embedded) -> u64 {
+    let all = query::totals(vec![("from".into(), "1970-01-01".into())], UnixMs(1 << 42)).unwrap();
+    ledger.report(all.report).await.unwrap().groups.iter().map(|group| group.sums.requests).sum()
+}
+
+#[tokio::test]
+async fn it_answers_as_every_ledger_must() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::new(&dir);
+    let ledger = Ledger::Embedded(open.get());
+    golden::check(&ledger).await;
+}
+
+#[tokio::test]
+async fn rows_and_place_survive_and_come_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = golden::rows();
+    let open = Open::new(&dir);
+    open.get().put(rows[..10].to_vec(), place(10)).await.unwrap();
+    drop(open);
+    let open = Open::new(&dir);
+    assert_eq!(open.get().reached().await, Ok(Some(place(10))));
+    assert_eq!(requests(&open.get()).await, 10);
+    // What was reached before is not taken again, even if it is other rows.
+    open.get().put(rows[10..20].to_vec(), place(9)).await.unwrap();
+    // A batch that overlaps brings only what is new.
+    open.get().put(rows[5..15].to_vec(), place(15)).await.unwrap();
+    assert_eq!(requests(&open.get()).await, 15);
+    assert_eq!(open.get().reached().await, Ok(Some(place(15))));
+}
+
+#[test]
+fn the_table_has_the_columns_of_the_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("usage.db");
+    drop(EmbeddedFile::open(&path).unwrap());
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    let mut statement =
+        conn.prepare("SELECT name, type, \"notnull\" FROM pragma_table_info('requests')").unwrap();
+    let table = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    let table: Vec<(String, String, bool)> = table.collect::<Result<_, _>>().unwrap();
+    let list = COLUMNS.iter().map(|column| {
+        let kind = match column.kind {
+            Kind::Id => "BLOB",
+            Kind::Text => "TEXT",
+            Kind::Time | Kind::Count | Kind::Flag => "INTEGER",
+        };
+        (column.name.to_owned(), kind.to_owned(), !column.nullable)
+    });
+    assert_eq!(table, list.collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_backend_that_claims_the_impossible_does_not_break_the_sums() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::new(&dir);
+    let mut rows = golden::rows();
+    for row in &mut rows[..100] {
+        row.record.tokens.input = u64::MAX;
+        row.record.cost = Some(MicroUsd(u64::MAX));
+    }
+    open.get().put(rows[..100].to_vec(), place(1)).await.unwrap();
+    let all = query::totals(vec![("from".into(), "1970-01-01".into())], UnixMs(1 << 42)).unwrap();
+    let answer = open.get().report(all.report).await.unwrap();
+    let sums = &answer.groups[0].sums;
+    assert_eq!((sums.input_tokens, sums.cost_micro_usd), (100 * MOST, Some(100 * MOST)));
+}
+
+#[tokio::test]
+async fn what_is_older_than_it_may_be_goes_in_steps_and_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::new(&dir);
+    let ledger = open.get();
+    let rows: Vec<_> = (0..2500).map(|ms| golden::at(UnixMs(ms), ms.unsigned_abs())).collect();
+    ledger.put(rows, place(1)).await.unwrap();
+    let cutoff = UnixMs(2200);
+    assert_eq!(ledger.expire(cutoff).await, Ok(true));
+    assert_eq!(requests(&ledger).await, 1500);
+    assert_eq!(ledger.expire(cutoff).await, Ok(true));
+    assert_eq!(ledger.expire(cutoff).await, Ok(false));
+    assert_eq!(ledger.expire(cutoff).await, Ok(false));
+    assert_eq!(requests(&ledger).await, 300);
+}
+
+#[tokio::test]
+async fn more_groups_than_fit_are_refused_and_not_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::new(&dir);
+    let ledger = open.get();
+    let rows = (0..50_001_i64).map(|ms| {
+        let mut row = golden::at(UnixMs(ms), ms.unsigned_abs());
+        row.record.key.0 = row.record.id;
+        row
+    });
+    ledger.put(rows.collect::<Vec<_>>(), place(1)).await.unwrap();
+    let by_key = |to: &str| {
+        let pairs = [("from", "1970-01-01"), ("to", to), ("by", "key")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        query::totals(pairs.into(), UnixMs(0)).unwrap().report
+    };
+    assert_eq!(ledger.report(by_key("1970-01-02")).await, Err(LedgerFault::TooManyGroups));
+    let fewer = ledger.report(by_key("1970-01-01T00:00:50Z")).await.unwrap();
+    assert_eq!(fewer.groups.len(), 50_000);
+}
+
+#[tokio::test]
+async fn another_log_begins_anew_and_brings_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = golden::rows();
+    let path = dir.path().join("usage.db");
+    for (log, from, expected) in [(1, 0, 10), (2, 5, 15)] {
+        let file = EmbeddedFile::open(&path).unwrap();
+        let (ledger, threads) = file.start(Uuid::from_u128(log)).unwrap();
+        assert_eq!(ledger.reached().await, Ok(None), "of this log");
+        ledger.put(rows[from..from + 10].to_vec(), place(10)).await.unwrap();
+        assert_eq!(requests(&ledger).await, expected);
+        drop(ledger);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+    let checkpoint = EmbeddedFile::open(&path).unwrap().checkpoint().unwrap().unwrap();
+    assert_eq!((checkpoint.log_id, checkpoint.position), (Uuid::from_u128(2), place(10)));
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_waits_for_any_more_is_broken_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::new(&dir);
+    let ledger = open.get();
+    let (began, has_begun) = oneshot::channel();
+    let (ended, has_ended) = mpsc::channel();
+    let endless = ledger.ask(move |conn| {
+        began.send(()).unwrap();
+        let sql = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n";
+        let out = conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(LedgerFault::from);
+        ended.send(out).unwrap();
+        Ok(())
+    });
+    tokio::select! {
+        out = endless => panic!("it ended by itself: {out:?}"),
+        begun = has_begun => begun.unwrap(),
+    }
+    assert_eq!(has_ended.recv().unwrap(), Err(LedgerFault::TooSlow));
+    assert_eq!(requests(&ledger).await, 0);
+}

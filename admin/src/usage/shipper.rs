@@ -1,0 +1,306 @@
+//! From the log into the ledger: reads what is durable, makes rows of it, puts them in batches, and lets the log go.
+//!
+//! Nothing is held here that the log does not hold too, so it may end at any moment. While the ledger takes nothing, the
+//! batch at hand waits with it, and everything else waits in the log. It sleeps while there is nothing to ship. It must
+//! never release a place before the ledger has it for good, and never slow a request down.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use obleth_ledger::{Batch, Position, Record, Tail};
+use obleth_policy::{
+    id::{GroupId, ModelId},
+    unit::UnixMs,
+};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{Ledger, fault::LedgerFault, row::Row};
+use crate::{bell::AsyncBell, stop::StopSignal};
+
+/// How long a batch that is not full waits for more.
+const MOST_AGE: Duration = Duration::from_secs(1);
+/// First and longest pause between two tries.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// How long what is left may take when the process ends.
+const LAST_TIME: Duration = Duration::from_secs(1);
+/// How often it is said again that a ledger takes nothing.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// No record waits.
+const NONE: i64 = i64::MIN;
+
+/// What models and groups are called now, or were when somebody last knew.
+pub(crate) trait Names: Send + Sync + 'static {
+    /// Returns once anything is known.
+    fn known(&self) -> impl Future<Output = ()> + Send;
+    fn model(&self, id: ModelId) -> Option<Arc<str>>;
+    fn group(&self, id: GroupId) -> Option<Arc<str>>;
+}
+
+/// Figures of the shipping, for the metrics. Clones of the `Arc` share them.
+#[derive(Debug)]
+pub(crate) struct Shipping {
+    shipped: AtomicU64,
+    failures: AtomicU64,
+    oldest: AtomicI64,
+}
+
+impl Default for Shipping {
+    fn default() -> Self {
+        Self { shipped: AtomicU64::new(0), failures: AtomicU64::new(0), oldest: AtomicI64::new(NONE) }
+    }
+}
+
+impl Shipping {
+    /// Records that the ledger has taken since the process began.
+    pub(crate) fn shipped(&self) -> u64 {
+        self.shipped.load(Ordering::Relaxed)
+    }
+
+    /// Tries that failed.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// How long the oldest record that was read has been waiting; zero if none waits.
+    pub(crate) fn lag(&self, now: UnixMs) -> Duration {
+        match self.oldest.load(Ordering::Relaxed) {
+            NONE => Duration::ZERO,
+            oldest => Duration::from_millis(u64::try_from(now.0.saturating_sub(oldest)).unwrap_or(0)),
+        }
+    }
+}
+
+/// See the module's text. One per log.
+pub(crate) struct Shipper<N> {
+    pub(crate) tail: Tail,
+    pub(crate) ledger: Ledger,
+    pub(crate) names: Arc<N>,
+    pub(crate) shipping: Arc<Shipping>,
+}
+
+impl<N: Names> Shipper<N> {
+    /// Ships until `stop` is triggered, and then what is left, if the ledger takes it at once: else it is in the log at
+    /// the next start.
+    ///
+    /// # Errors
+    /// The runtime cannot wait for the doorbell.
+    pub(crate) async fn run(self, stop: StopSignal) -> io::Result<()> {
+        tokio::select! {
+            ended = self.work() => return ended,
+            () = stop.wait() => {}
+        }
+        let rest = timeout(LAST_TIME, self.rest()).await.unwrap_or(Some(self.tail.figures().records));
+        if let Some(records) = rest.filter(|records| *records > 0) {
+            tracing::info!(target: "obleth_telemetry", records, "records stay in the usage log until the next start");
+        }
+        Ok(())
+    }
+
+    /// Ships for as long as it is let.
+    async fn work(&self) -> io::Result<()> {
+        let bell = AsyncBell::of(self.tail.bell())?;
+        let mut trouble = Trouble::default();
+        self.names.known().await;
+        if let Err(fault) = self.ledger.prepare().await {
+            trouble.not_ready(&fault);
+        }
+        let from = loop {
+            match self.ledger.reached().await {
+                Ok(reached) => break reached.unwrap_or_default(),
+                // It has said so itself.
+                Err(_) => sleep(PAUSE.1).await,
+            }
+        };
+        let mut at = from;
+        let mut first = self.ledger.under_way().await.filter(|to| *to > at);
+        loop {
+            let read = match first {
+                Some(to) => self.read(move |tail| tail.read_again(from, to)).await,
+                None => self.gather(at, &bell).await,
+            };
+            match read {
+                Ok(batch) => {
+                    (first, at) = (None, batch.to);
+                    self.ship(batch, &mut trouble).await;
+                }
+                Err(error) => {
+                    trouble.unreadable(&error);
+                    sleep(PAUSE.1).await;
+                }
+            }
+        }
+    }
+
+    /// Ships what is there, with one try for each batch. Returns how many records are left, if any are.
+    async fn rest(&self) -> Option<u64> {
+        let left = || Some(self.tail.figures().records);
+        let Ok(reached) = self.ledger.reached().await else { return left() };
+        let mut at = reached.unwrap_or_default();
+        let mut first = self.ledger.under_way().await.filter(|to| *to > at);
+        loop {
+            let mut batch = Batch { from: at, to: at, ..Batch::default() };
+            let read = match first.take() {
+                Some(to) => self.read(move |tail| tail.read_again(at, to)).await.map(|again| batch = again),
+                None => self.read_on(&mut batch).await,
+            };
+            if read.is_err() {
+                return left();
+            }
+            let (from, to) = (batch.from, batch.to);
+            if to == at {
+                return None;
+            }
+            let rows: Arc<[Row]> = batch.records.into_iter().map(|record| self.row(record)).collect();
+            if self.ledger.put(rows, from, to).await.is_err() {
+                return left();
+            }
+            self.tail.release(to);
+            at = to;
+        }
+    }
+
+    /// The next batch: what is there at once if that is a full one, and else what comes within [`MOST_AGE`].
+    async fn gather(&self, at: Position, bell: &AsyncBell) -> io::Result<Batch> {
+        let mut batch = Batch { from: at, to: at, ..Batch::default() };
+        loop {
+            self.tail.bell().going_to_sleep();
+            self.read_on(&mut batch).await?;
+            if batch.to > at {
+                break;
+            }
+            self.note_oldest(&[]);
+            bell.rung().await?;
+        }
+        self.tail.bell().awake();
+        if batch.records.len() < self.ledger.batch() {
+            sleep(MOST_AGE).await;
+            self.read_on(&mut batch).await?;
+        }
+        Ok(batch)
+    }
+
+    /// Adds what is durable by now, until the batch is full.
+    async fn read_on(&self, batch: &mut Batch) -> io::Result<()> {
+        while batch.records.len() < self.ledger.batch() {
+            let (at, room) = (batch.to, self.ledger.batch() - batch.records.len());
+            let more = self.read(move |tail| tail.read(at, room)).await?;
+            if more.to == at {
+                break;
+            }
+            batch.to = more.to;
+            batch.corrupt += more.corrupt;
+            batch.records.extend(more.records);
+            self.note_oldest(&batch.records);
+        }
+        Ok(())
+    }
+
+    /// Off the runtime's thread, because it waits for the disk.
+    async fn read(
+        &self,
+        read: impl FnOnce(&Tail) -> io::Result<Batch> + Send + 'static,
+    ) -> io::Result<Batch> {
+        let tail = self.tail.clone();
+        spawn_blocking(move || read(&tail)).await.map_err(io::Error::other)?
+    }
+
+    fn note_oldest(&self, records: &[Record]) {
+        let oldest = records.iter().map(|record| record.ts.0).min();
+        self.shipping.oldest.store(oldest.unwrap_or(NONE), Ordering::Relaxed);
+    }
+
+    /// Puts a batch until it is taken, and then lets the log go.
+    async fn ship(&self, batch: Batch, trouble: &mut Trouble) {
+        let (from, to) = (batch.from, batch.to);
+        let rows: Arc<[Row]> = batch.records.into_iter().map(|record| self.row(record)).collect();
+        let mut pause = PAUSE.0;
+        while let Err(fault) = self.ledger.put(Arc::clone(&rows), from, to).await {
+            self.shipping.failures.fetch_add(1, Ordering::Relaxed);
+            trouble.refused(&fault, self.tail.figures().records);
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+        trouble.is_over(&self.ledger);
+        self.shipping.shipped.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        let tail = self.tail.clone();
+        // It fails only when the runtime ends; the place is in the ledger all the same.
+        let _ = spawn_blocking(move || tail.release(to)).await;
+    }
+
+    /// With the names of now: models and groups can be deleted. Where nobody knows a name the id stands for it.
+    fn row(&self, record: Record) -> Row {
+        let model = |id: ModelId| self.names.model(id).unwrap_or_else(|| id.to_string().into());
+        let group = |id: GroupId| self.names.group(id).unwrap_or_else(|| id.to_string().into());
+        Row {
+            node: Arc::clone(self.tail.node()),
+            model_name: record.model.map(model),
+            group_name: record.group.map(group),
+            record,
+        }
+    }
+}
+
+/// What was said of a ledger that takes nothing: changes, and a reminder now and then.
+#[derive(Debug, Default)]
+struct Trouble {
+    said: Option<Instant>,
+}
+
+impl Trouble {
+    /// The embedded ledger speaks for itself.
+    fn refused(&mut self, fault: &LedgerFault, records: u64) {
+        if let LedgerFault::ClickHouse(fault) = fault
+            && self.is_due()
+        {
+            tracing::warn!(
+                target: "obleth_telemetry",
+                cause = %fault.class,
+                server = %fault.words,
+                "clickhouse insert failed; spilling {records} records to WAL"
+            );
+        }
+    }
+
+    fn not_ready(&mut self, fault: &LedgerFault) {
+        if let LedgerFault::ClickHouse(fault) = fault {
+            tracing::warn!(
+                target: "obleth_telemetry",
+                cause = %fault.class,
+                server = %fault.words,
+                "clickhouse is not ready; records will wait in the WAL"
+            );
+        }
+    }
+
+    fn unreadable(&mut self, error: &io::Error) {
+        if self.is_due() {
+            tracing::error!(target: "obleth_telemetry", %error, "the usage log cannot be read; its records wait");
+        }
+    }
+
+    fn is_over(&mut self, ledger: &Ledger) {
+        if self.said.take().is_some() && matches!(ledger, Ledger::ClickHouse(_)) {
+            tracing::info!(target: "obleth_telemetry", "clickhouse takes records again");
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN);
+        if is_due {
+            self.said = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests;
