@@ -59,7 +59,7 @@ const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 const LOG_BYTES: i64 = 64 << 20;
 
 /// How nice the threads are: nobody waits for them as a request waits for its shard, whose processor they may share.
-const NICE: i32 = 10;
+const NICE: i32 = 19;
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
