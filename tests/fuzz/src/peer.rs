@@ -59,7 +59,8 @@ pub(crate) fn agrees(text: &[u8], requests: &[connection::Request]) {
                 return;
             }
         }
-        if !wanted.keep_alive {
+        // To hyper, what follows a CONNECT is a tunnel.
+        if !wanted.keep_alive || wanted.method == "CONNECT" {
             return;
         }
     }

@@ -27,6 +27,7 @@ use std::{
 use obleth_ledger::{Checkpoint, Position};
 use obleth_policy::unit::UnixMs;
 use rusqlite::Connection;
+use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -56,6 +57,9 @@ const MOST_TIME: Duration = Duration::from_secs(30);
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 /// Size to which SQLite's log is cut when a long question had kept it growing, in bytes.
 const LOG_BYTES: i64 = 64 << 20;
+
+/// How nice the threads are: nobody waits for them as a request waits for its shard, whose processor they may share.
+const NICE: i32 = 19;
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -104,6 +108,11 @@ fn prepare(writer: &Connection) -> rusqlite::Result<()> {
 }
 
 fn run(mut conn: Connection, queue: &Receiver<Work>) -> Connection {
+    // Of the calling thread alone, as Linux has it. Refused, it is as urgent as the shards, and they wait for it now and
+    // then.
+    if let Err(error) = setpriority_process(None, NICE) {
+        tracing::debug!(target: "obleth_admin", %error, "the usage ledger's threads are as urgent as others");
+    }
     while let Ok(work) = queue.recv() {
         work(&mut conn);
     }
