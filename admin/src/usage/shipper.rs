@@ -113,23 +113,21 @@ impl<N: Names> Shipper<N> {
         if let Err(fault) = self.ledger.prepare().await {
             trouble.not_ready(&fault);
         }
-        let from = loop {
-            match self.ledger.reached().await {
-                Ok(reached) => break reached.unwrap_or_default(),
+        let (mut at, mut under_way) = loop {
+            match self.place().await {
+                Ok(place) => break place,
                 // It has said so itself.
                 Err(_) => sleep(PAUSE.1).await,
             }
         };
-        let mut at = from;
-        let mut first = self.ledger.under_way().await.filter(|to| *to > at);
         loop {
-            let read = match first {
-                Some(to) => self.read(move |tail| tail.read_again(from, to)).await,
+            let read = match under_way {
+                Some(to) => self.read(move |tail| tail.read_again(at, to)).await,
                 None => self.gather(at, &bell).await,
             };
             match read {
                 Ok(batch) => {
-                    (first, at) = (None, batch.to);
+                    (under_way, at) = (None, batch.to);
                     self.ship(batch, &mut trouble).await;
                 }
                 Err(error) => {
@@ -143,24 +141,18 @@ impl<N: Names> Shipper<N> {
     /// Ships what is there, with one try for each batch. Returns how many records are left, if any are.
     async fn rest(&self) -> Option<u64> {
         let left = || Some(self.tail.figures().records);
-        let Ok(reached) = self.ledger.reached().await else { return left() };
-        let mut at = reached.unwrap_or_default();
-        let mut first = self.ledger.under_way().await.filter(|to| *to > at);
+        let Ok((mut at, mut under_way)) = self.place().await else { return left() };
         loop {
-            let mut batch = Batch { from: at, to: at, ..Batch::default() };
-            let read = match first.take() {
-                Some(to) => self.read(move |tail| tail.read_again(at, to)).await.map(|again| batch = again),
-                None => self.read_on(&mut batch).await,
+            let read = match under_way.take() {
+                Some(to) => self.read(move |tail| tail.read_again(at, to)).await,
+                None => self.present(at).await,
             };
-            if read.is_err() {
-                return left();
-            }
+            let Ok(batch) = read else { return left() };
             let (from, to) = (batch.from, batch.to);
             if to == at {
                 return None;
             }
-            let rows: Arc<[Row]> = batch.records.into_iter().map(|record| self.row(record)).collect();
-            if self.ledger.put(rows, from, to).await.is_err() {
+            if self.ledger.put(self.rows(batch.records), from, to).await.is_err() {
                 return left();
             }
             self.tail.release(to);
@@ -168,18 +160,30 @@ impl<N: Names> Shipper<N> {
         }
     }
 
+    /// Where the ledger is, and where a batch ends that may be on its way to it.
+    async fn place(&self) -> Result<(Position, Option<Position>), LedgerFault> {
+        let at = self.ledger.reached().await?.unwrap_or_default();
+        Ok((at, self.ledger.under_way().await.filter(|to| *to > at)))
+    }
+
+    /// What is there now, up to a full batch.
+    async fn present(&self, at: Position) -> io::Result<Batch> {
+        let mut batch = Batch { from: at, to: at, ..Batch::default() };
+        self.read_on(&mut batch).await?;
+        Ok(batch)
+    }
+
     /// The next batch: what is there at once if that is a full one, and else what comes within [`MOST_AGE`].
     async fn gather(&self, at: Position, bell: &AsyncBell) -> io::Result<Batch> {
-        let mut batch = Batch { from: at, to: at, ..Batch::default() };
-        loop {
+        let mut batch = loop {
             self.tail.bell().going_to_sleep();
-            self.read_on(&mut batch).await?;
+            let batch = self.present(at).await?;
             if batch.to > at {
-                break;
+                break batch;
             }
             self.note_oldest(&[]);
             bell.rung().await?;
-        }
+        };
         self.tail.bell().awake();
         if batch.records.len() < self.ledger.batch() {
             sleep(MOST_AGE).await;
@@ -221,7 +225,7 @@ impl<N: Names> Shipper<N> {
     /// Puts a batch until it is taken, and then lets the log go.
     async fn ship(&self, batch: Batch, trouble: &mut Trouble) {
         let (from, to) = (batch.from, batch.to);
-        let rows: Arc<[Row]> = batch.records.into_iter().map(|record| self.row(record)).collect();
+        let rows = self.rows(batch.records);
         let mut pause = PAUSE.0;
         while let Err(fault) = self.ledger.put(Arc::clone(&rows), from, to).await {
             self.shipping.failures.fetch_add(1, Ordering::Relaxed);
@@ -234,6 +238,10 @@ impl<N: Names> Shipper<N> {
         let tail = self.tail.clone();
         // It fails only when the runtime ends; the place is in the ledger all the same.
         let _ = spawn_blocking(move || tail.release(to)).await;
+    }
+
+    fn rows(&self, records: Vec<Record>) -> Arc<[Row]> {
+        records.into_iter().map(|record| self.row(record)).collect()
     }
 
     /// With the names of now: models and groups can be deleted. Where nobody knows a name the id stands for it.

@@ -37,7 +37,7 @@ const COMPLETION_TOKENS: u64 = 16;
 /// Longest advice to come back later, in milliseconds: SDKs ignore anything from a minute on.
 const LONGEST_ADVICE_MS: u32 = 59_000;
 /// A shorter wait is the way to the coordinator and back, and nobody calls it one.
-const NOTICED: Duration = Duration::from_millis(1);
+pub(super) const NOTICED: Duration = Duration::from_millis(1);
 /// Headers in which SDKs say how many seconds they wait.
 const TIMEOUT: &str = "x-stainless-timeout";
 const READ_TIMEOUT: &str = "x-stainless-read-timeout";

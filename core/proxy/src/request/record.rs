@@ -19,10 +19,8 @@ use obleth_policy::{
 };
 use uuid::Uuid;
 
-use super::{ask::Asked, dispatch::Traces, ids::RequestId, parse::Call, settle::Tally};
+use super::{admit::NOTICED, ask::Asked, dispatch::Traces, ids::RequestId, parse::Call, settle::Tally};
 
-/// A shorter wait is the way to the coordinator and back.
-const NOTICED: Duration = Duration::from_millis(1);
 /// Bytes of an answer per token, for one that is whole and says nothing of its usage.
 const BYTES_PER_TOKEN: u64 = 4;
 
