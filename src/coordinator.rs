@@ -3,14 +3,14 @@
 //! Shards go on with the credits that they hold while it is away; whoever would have to wait, waits. When it is back, the
 //! shards tell it what they hold, and nothing is granted twice.
 
-use std::{io, sync::mpsc::Sender, time::Instant};
+use std::{io, sync::mpsc::Sender};
 
 use obleth_link::{Order, SidecarEnd};
 use obleth_proxy::{QueueLimits, run_coordinator};
 
 use crate::{
-    restarts::Kept,
-    threads::{Ending, News, spawn},
+    restarts::{Kept, Restart},
+    threads::{News, spawn},
 };
 
 /// The running coordinator. On drop it is stopped.
@@ -32,6 +32,15 @@ impl CoordinatorThread {
         coordinator.spawn()?;
         Ok(coordinator)
     }
+}
+
+impl Restart for CoordinatorThread {
+    const DEATH: &'static str =
+        "the coordinator died and is started again; until then requests start only from what each core holds";
+
+    fn kept(&mut self) -> &mut Kept {
+        &mut self.thread
+    }
 
     fn spawn(&mut self) -> io::Result<()> {
         let (end, limits) = (self.link.coordinator(), self.limits);
@@ -39,29 +48,6 @@ impl CoordinatorThread {
         let name = "obleth-coord".to_owned();
         self.thread.runs(spawn(name, self.news.clone(), News::CoordinatorEnded, work)?);
         Ok(())
-    }
-
-    /// The thread is at its end though nobody stopped it: it is due to start again.
-    pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) {
-        self.thread.join();
-        let wait_ms = self.thread.book(now).as_millis();
-        tracing::error!(cause = %ending, wait_ms,
-            "the coordinator died and is started again; until then requests start only from what each core holds");
-    }
-
-    /// Starts it again if its time has come.
-    pub(crate) fn restart_due(&mut self, now: Instant) {
-        if !self.thread.is_due(now) {
-            return;
-        }
-        if let Err(error) = self.spawn() {
-            self.ended(&Ending::Failed(error.to_string()), now);
-        }
-    }
-
-    /// When [`CoordinatorThread::restart_due`] has something to do next.
-    pub(crate) fn next_restart(&self) -> Option<Instant> {
-        self.thread.next()
     }
 }
 

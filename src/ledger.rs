@@ -8,7 +8,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, mpsc::Sender},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use obleth_ledger::{Checkpoint, LogWriter, OpenError, Opened, Options, Stop};
@@ -16,8 +16,8 @@ use obleth_ledger::{Checkpoint, LogWriter, OpenError, Opened, Options, Stop};
 use crate::{
     config::Config,
     exit::{Exit, Failure},
-    restarts::Kept,
-    threads::{Ending, News, spawn},
+    restarts::{Kept, Restart},
+    threads::{News, spawn},
 };
 
 /// Name of a node whose machine has none.
@@ -102,6 +102,15 @@ impl LogThread {
         log.spawn()?;
         Ok(log)
     }
+}
+
+impl Restart for LogThread {
+    const DEATH: &'static str = "the usage log's thread died and is started again; until then records stay in \
+         memory that outlives the process";
+
+    fn kept(&mut self) -> &mut Kept {
+        &mut self.thread
+    }
 
     fn spawn(&mut self) -> io::Result<()> {
         let writer = Arc::clone(&self.writer);
@@ -112,29 +121,6 @@ impl LogThread {
         };
         self.thread.runs(spawn("obleth-log".to_owned(), self.news.clone(), News::LogEnded, work)?);
         Ok(())
-    }
-
-    /// The thread is at its end though nobody stopped it: it is due to start again.
-    pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) {
-        self.thread.join();
-        let wait_ms = self.thread.book(now).as_millis();
-        tracing::error!(cause = %ending, wait_ms,
-            "the usage log's thread died and is started again; until then records stay in memory that outlives the process");
-    }
-
-    /// Starts it again if its time has come.
-    pub(crate) fn restart_due(&mut self, now: Instant) {
-        if !self.thread.is_due(now) {
-            return;
-        }
-        if let Err(error) = self.spawn() {
-            self.ended(&Ending::Failed(error.to_string()), now);
-        }
-    }
-
-    /// When [`LogThread::restart_due`] has something to do next.
-    pub(crate) fn next_restart(&self) -> Option<Instant> {
-        self.thread.next()
     }
 }
 

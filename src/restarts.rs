@@ -5,9 +5,12 @@
 
 use std::{
     collections::VecDeque,
+    io,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+use crate::threads::Ending;
 
 /// Pace at which the end of a thread is looked for.
 const END_LOOK: Duration = Duration::from_millis(1);
@@ -29,6 +32,43 @@ impl RestartPace {
         let due = oldest.map_or(now, |start| (start + Self::WINDOW).max(now));
         self.0.push_back(due);
         due
+    }
+}
+
+/// A thread of which there is one in the process.
+pub(crate) trait Restart {
+    /// What is said when it dies: what that means, and until when.
+    const DEATH: &'static str;
+
+    /// Its handle.
+    fn kept(&mut self) -> &mut Kept;
+
+    /// Starts it, for the first time or again.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses a thread.
+    fn spawn(&mut self) -> io::Result<()>;
+
+    /// It is at its end though nobody stopped it: it is due to start again.
+    fn ended(&mut self, ending: &Ending, now: Instant) {
+        self.kept().join();
+        let wait_ms = self.kept().book(now).as_millis();
+        tracing::error!(cause = %ending, wait_ms, "{}", Self::DEATH);
+    }
+
+    /// Starts it again if its time has come.
+    fn restart_due(&mut self, now: Instant) {
+        if !self.kept().is_due(now) {
+            return;
+        }
+        if let Err(error) = self.spawn() {
+            self.ended(&Ending::Failed(error.to_string()), now);
+        }
+    }
+
+    /// When [`Restart::restart_due`] has something to do next.
+    fn next_restart(&mut self) -> Option<Instant> {
+        self.kept().next()
     }
 }
 

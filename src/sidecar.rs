@@ -16,8 +16,8 @@ use obleth_link::SidecarEnd;
 
 use crate::{
     exit::{Exit, Failure},
-    restarts::Kept,
-    threads::{Ending, News, spawn},
+    restarts::{Kept, Restart},
+    threads::{News, spawn},
 };
 
 /// How long the sidecar may take to answer its first request.
@@ -67,11 +67,12 @@ impl SidecarThread {
     ) -> io::Result<Self> {
         let tools = Arc::new(Tools { settings, link, tail, admin, metrics, stop: StopSignal::new() });
         let mut this = Self { tools, thread: Kept::default(), news };
-        this.spawn(Some(sidecar))?;
+        this.run(Some(sidecar))?;
         Ok(this)
     }
 
-    fn spawn(&mut self, opened: Option<Sidecar>) -> io::Result<()> {
+    /// With an opened sidecar, or one that it opens itself.
+    fn run(&mut self, opened: Option<Sidecar>) -> io::Result<()> {
         let tools = Arc::clone(&self.tools);
         let work = move || {
             let sidecar = match opened {
@@ -119,27 +120,17 @@ impl SidecarThread {
             }
         }
     }
+}
 
-    /// The thread is at its end though nobody stopped it: it is due to start again.
-    pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) {
-        self.thread.join();
-        let wait_ms = self.thread.book(now).as_millis();
-        tracing::error!(cause = %ending, wait_ms, "the sidecar died and is started again; traffic goes on");
+impl Restart for SidecarThread {
+    const DEATH: &'static str = "the sidecar died and is started again; traffic goes on";
+
+    fn kept(&mut self) -> &mut Kept {
+        &mut self.thread
     }
 
-    /// Starts it again if its time has come.
-    pub(crate) fn restart_due(&mut self, now: Instant) {
-        if !self.thread.is_due(now) {
-            return;
-        }
-        if let Err(error) = self.spawn(None) {
-            self.ended(&Ending::Failed(error.to_string()), now);
-        }
-    }
-
-    /// When [`SidecarThread::restart_due`] has something to do next.
-    pub(crate) fn next_restart(&self) -> Option<Instant> {
-        self.thread.next()
+    fn spawn(&mut self) -> io::Result<()> {
+        self.run(None)
     }
 }
 

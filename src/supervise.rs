@@ -13,6 +13,7 @@ use crate::{
     coordinator::CoordinatorThread,
     exit::{Exit, Failure},
     ledger::LogThread,
+    restarts::Restart,
     sidecar::SidecarThread,
     threads::{Ending, News, Shards},
 };
