@@ -64,6 +64,7 @@ impl Orders {
                 }
             }
             Order::Look => self.look = true,
+            Order::Limits(_) | Order::Limit(_) | Order::Correct(_) | Order::LookAtLimits => {}
             // The main thread's to give, not the sidecar's.
             Order::Died(_) | Order::Stop => {}
         }
@@ -124,6 +125,7 @@ impl Orders {
                 self.keys.clear();
                 shares.is_none_or(|shares| self.give(end, Order::Shares(shares)))
             }
+            Report::Limits(_) | Report::Exhausted(..) => true,
             Report::Live(pools) => {
                 let upto = self.under_way.take().map_or(0, |(upto, _)| upto);
                 self.answered = self.answered.max(upto);

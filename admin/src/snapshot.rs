@@ -15,6 +15,7 @@ use obleth_policy::{
     coordinator::GroupShape,
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
+    limit::Limits,
     price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, Secret, Snapshot, Tenant, Timers},
     unit::LimitMs,
@@ -206,6 +207,8 @@ impl Publisher {
             brownout: row.brownout.unwrap_or(self.defaults.brownout),
             grant: grant(row.allowed_models.as_deref()),
             networks: network_grant(row.allowed_ips.as_deref()),
+            limits: Limits::NONE,
+            group_limits: Limits::NONE,
         }
     }
 

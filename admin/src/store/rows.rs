@@ -6,6 +6,7 @@ use std::fmt::Display;
 use obleth_policy::{
     id::{EndpointId, GroupId, KeyId, ModelId, TenantId},
     key::{KeyDigest, KeyRecord},
+    limit::Limits,
     network::{Cidr, NetworkGrant},
     protocol::KeyShape,
     snapshot::{Brownout, ModelGrant, Secret, TenantStatus},
@@ -310,6 +311,7 @@ impl KeyRow {
             grant: grant(self.allowed_models.as_deref()),
             networks: network_grant(self.allowed_ips.as_deref()),
             shape: self.shape(),
+            limits: Limits::NONE,
             secret_ends_at,
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{io, sync::Arc};
 
-use obleth_policy::protocol::{Down, Up};
+use obleth_policy::{
+    limit,
+    protocol::{Down, Up},
+};
 
 use crate::{
     BufferBudget, Command, CoordinatorEnd, Doorbell, Event, Gauges, Order, Report, Ring, ShardGauges,
@@ -80,7 +83,27 @@ impl ShardEnd {
     /// Whether a command or a word of the coordinator waits.
     #[must_use]
     pub fn has_command(&self) -> bool {
-        !self.lane.commands.is_empty() || self.desk.down(self.shard).is_some_and(|ring| !ring.is_empty())
+        !self.lane.commands.is_empty()
+            || self.desk.down(self.shard).is_some_and(|ring| !ring.is_empty())
+            || self.desk.credits(self.shard).is_some_and(|ring| !ring.is_empty())
+    }
+
+    /// The next word of the owner of the limits, and the life of the shard that it is for.
+    #[must_use]
+    pub fn take_credit(&self) -> Option<(u32, limit::Down)> {
+        self.desk.credits(self.shard)?.pop()
+    }
+
+    /// Puts a word to the owner of the limits into the ring, from the life of this number. It is read once
+    /// [`ShardEnd::ring_coordinator`] was called.
+    ///
+    /// # Errors
+    /// The word itself when the ring is full: say it later.
+    pub fn ask(&self, life: u32, up: limit::Up) -> Result<(), limit::Up> {
+        match self.desk.asks(self.shard) {
+            Some(ring) => ring.push((life, up)).map_err(|(_, up)| up),
+            None => Err(up),
+        }
     }
 
     /// Puts a word to the coordinator into the ring, from the life of this number. It is read once

@@ -77,6 +77,7 @@ impl Runner {
                 Order::Shares(shares) => self.coordinator.configure(&shares, &mut self.out),
                 Order::Key { tenant, key, shape } => self.coordinator.reshape_key(tenant, key, shape),
                 Order::Look => look = true,
+                Order::Limits(_) | Order::Limit(_) | Order::Correct(_) | Order::LookAtLimits => {}
                 Order::Died(shard) => self.coordinator.bury(shard),
                 Order::Stop => return true,
             }
