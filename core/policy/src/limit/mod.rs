@@ -4,10 +4,24 @@
 //! money of a day, a month or for ever. A *meter* is one measure of one scope. The room of a meter is cut into credits,
 //! and credits are conserved: what the owner keeps, what shards hold, what requests have reserved and what was used is
 //! the limit. So nothing is overspent on any number of cores, and nothing is refused while there is room anywhere.
+//!
+//! | file | what |
+//! |---|---|
+//! | `protocol` | what shards and the owner say to each other |
+//! | `purse` | a shard's credits: reserve, settle, give back |
+//! | `owner` | the one that hands credits out, and its books |
+//! | `minute` | what was used in the last sixty seconds |
 
+mod minute;
+mod owner;
 mod protocol;
+mod purse;
+#[cfg(test)]
+mod tests;
 
+pub use owner::{Now, Outbox, Owner};
 pub use protocol::{Down, Stamp, Up};
+pub use purse::{Lacking, Purses, Rate, Reserved, Scopes, Shortage, Want};
 
 use crate::{
     id::{GroupId, KeyId, TenantId},

@@ -5,8 +5,8 @@
 //! - Reserved credits stay with the shard until the request is settled; then [`Up::Used`] says what they became.
 //! - When a meter runs short the owner calls free credits home ([`Down::Recall`]); every shard that is asked answers with
 //!   one [`Up::Return`], and from then on gives back what falls free, until it is granted credits that are not scarce.
-//! - A shard numbers its lives, and every word travels with the number. Words of an earlier life than the last one heard
-//!   of are void; what that life held counts as used, until the usage ledger says better.
+//! - A shard numbers its lives, and every word travels with the number. [`Up::Hello`] begins one: words of any other are
+//!   void, and what an earlier one held counts as used, until the usage ledger says better.
 //! - An owner that starts says [`Down::Resync`]: shards begin a new life without free credits, and say as an overdraft
 //!   what requests in flight have reserved.
 //!
@@ -22,6 +22,8 @@ pub struct Stamp(pub i64);
 /// What goes up to the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Up {
+    /// A life begins, under the number that this word travels with; nothing from before holds.
+    Hello,
     /// A request needs more credits than there are.
     Want {
         /// Of which meter.

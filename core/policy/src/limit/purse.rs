@@ -1,0 +1,412 @@
+//! A shard's credits: what it holds of every meter that its requests use, and what they have reserved.
+//!
+//! A request takes from all its meters or from none. What it lacks is asked for, and nothing is taken meanwhile. A rate is
+//! used when a request begins, a budget when it ends; the difference between what was reserved and what it came to goes
+//! back, or is taken without asking: truth is never refused. Nothing here waits, and nothing is said twice.
+
+mod wallet;
+
+use std::{collections::VecDeque, time::Duration};
+
+use foldhash::{HashMap, HashMapExt};
+use smallvec::SmallVec;
+
+use self::wallet::{Purse, Wallet};
+use super::{Down, Limits, Measure, Meter, Scope, Stamp, Up, owner::Now};
+use crate::unit::{Instant, UnixMs};
+
+/// How long what is not urgent may stay unsaid.
+const SAY_WITHIN: Duration = Duration::from_millis(20);
+/// How long a scope that nobody uses is remembered.
+const IDLE: Duration = Duration::from_secs(120);
+/// How long a meter that the owner knows no limit of is not asked for again.
+const UNLIMITED: Duration = Duration::from_secs(1);
+
+/// The scopes of a request that have limits, with what they are as the shard knows it.
+pub type Scopes<'a> = SmallVec<[(Scope, &'a Limits); 3]>;
+
+/// What a request wants to reserve of a measure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// What it would like.
+    pub need: u64,
+    /// What it can do with; at most `need`.
+    pub least: u64,
+}
+
+impl Want {
+    /// All or nothing.
+    #[must_use]
+    pub const fn just(need: u64) -> Self {
+        Self { need, least: need }
+    }
+}
+
+/// One meter of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    place: u32,
+    measure: Measure,
+    stamp: Stamp,
+    amount: u64,
+}
+
+/// What a request has reserved. To be handed back with [`Purses::settle`], exactly once.
+#[derive(Debug, Default)]
+#[must_use = "reserved credits come back only when they are settled"]
+pub struct Reserved(SmallVec<[Part; 4]>);
+
+impl Reserved {
+    /// Whether there is nothing to settle.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The meters that a request waits for, and the answers that had come by then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacking(SmallVec<[(Meter, u32); 2]>);
+
+impl Lacking {
+    /// Whether nothing is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A refusal: nobody has what a request can do with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Which limit it is.
+    pub meter: Meter,
+    /// What is left of it; not enough.
+    pub left: u64,
+    /// When there will be room, as far as can be told: for a budget its next period.
+    pub again_ms: u64,
+    /// First moment of a budget's next period; `i64::MAX` if there is none.
+    pub ends: UnixMs,
+}
+
+/// How a rate stands, for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// What the last sixty seconds may come to.
+    pub limit: u64,
+    /// What is left of it.
+    pub remaining: u64,
+    /// Milliseconds until all of it is there again.
+    pub reset_ms: u64,
+}
+
+/// See the module's text. Owned by the shard.
+#[derive(Debug)]
+pub struct Purses {
+    life: u32,
+    places: HashMap<Scope, u32>,
+    wallets: Vec<Option<Wallet>>,
+    vacant: Vec<u32>,
+    outgoing: VecDeque<Up>,
+    /// Places of wallets with something unsaid.
+    unsaid: Vec<u32>,
+    urgent: bool,
+    say_at: Option<Instant>,
+    /// When idle scopes are looked for next; `None` while there is none at all.
+    tidy_at: Option<Instant>,
+}
+
+impl Purses {
+    /// Purses without credits, in the life of this number.
+    #[must_use]
+    pub fn new(life: u32) -> Self {
+        Self {
+            life,
+            places: HashMap::new(),
+            wallets: Vec::new(),
+            vacant: Vec::new(),
+            outgoing: VecDeque::from([Up::Hello]),
+            unsaid: Vec::new(),
+            urgent: true,
+            say_at: None,
+            tidy_at: None,
+        }
+    }
+
+    /// The number of this life.
+    #[must_use]
+    pub const fn life(&self) -> u32 {
+        self.life
+    }
+
+    /// Reserves what `want` says for every limit of the scopes; where it says nothing, nothing is.
+    ///
+    /// # Errors
+    /// What is lacking. It has been asked for; come back when [`Purses::has_answer`].
+    pub fn reserve(
+        &mut self,
+        now: Now,
+        scopes: &Scopes<'_>,
+        want: impl Fn(Measure) -> Option<Want>,
+    ) -> Result<Reserved, Lacking> {
+        let mut reserved = Reserved::default();
+        let mut lacking = Lacking(SmallVec::new());
+        for (scope, limits) in scopes {
+            let place = self.place(now, *scope);
+            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            for (measure, _) in limits.iter() {
+                // What uses nothing passes, however little is left.
+                let Some(Want { need, least }) = want(measure).filter(|want| want.need > 0) else { continue };
+                let purse = wallet.purse(measure);
+                purse.roll(now);
+                if purse.is_unlimited(now) {
+                    continue;
+                }
+                if purse.free >= need {
+                    reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: need });
+                    continue;
+                }
+                lacking.0.push((Meter { scope: *scope, measure }, purse.answers));
+                if !std::mem::replace(&mut purse.wants, true) {
+                    let meter = Meter { scope: *scope, measure };
+                    while let Some(used) = purse.report(meter) {
+                        self.outgoing.push_back(used);
+                    }
+                    self.outgoing.push_back(Up::Want { meter, need, least, has: purse.free });
+                    self.urgent = true;
+                }
+            }
+        }
+        if !lacking.0.is_empty() {
+            return Err(lacking);
+        }
+        for part in &reserved.0 {
+            self.change(now, part, |wallet| wallet.take(part.measure, (part.stamp, part.amount)));
+        }
+        Ok(reserved)
+    }
+
+    /// Whether something that was lacking has been answered since.
+    #[must_use]
+    pub fn has_answer(&self, lacking: &Lacking) -> bool {
+        lacking.0.iter().any(|(meter, answers)| self.purse(*meter).is_none_or(|p| p.answers != *answers))
+    }
+
+    /// Whether the answer is no, to a request that wants this: the tightest of what is short.
+    #[must_use]
+    pub fn shortage(&self, lacking: &Lacking, want: impl Fn(Measure) -> Option<Want>) -> Option<Shortage> {
+        let short = lacking.0.iter().filter_map(|(meter, answers)| {
+            let purse = self.purse(*meter).filter(|purse| purse.answers != *answers)?;
+            let least = want(meter.measure)?.least;
+            let refused = purse.short.filter(|short| least >= short.least && purse.free < least)?;
+            let left = u64::try_from(purse.beside).unwrap_or(0).saturating_add(purse.free);
+            Some(Shortage { meter: *meter, left, again_ms: refused.again_ms, ends: refused.ends })
+        });
+        // Of several the one that lasts longest: what is true then is true for all.
+        short.max_by_key(|short| short.again_ms)
+    }
+
+    /// What is free of every budget that limits these scopes.
+    pub fn budgets(&self, now: Now, scopes: &Scopes<'_>) -> impl Iterator<Item = (Measure, u64)> {
+        let limits = scopes
+            .iter()
+            .flat_map(|(scope, limits)| limits.iter().map(|(measure, _)| Meter { scope: *scope, measure }));
+        limits.filter(|meter| meter.measure.is_budget()).filter_map(move |meter| {
+            let purse = self.purse(meter).filter(|purse| !purse.is_unlimited(now))?;
+            Some((meter.measure, purse.free_at(now)))
+        })
+    }
+
+    /// A request is over, or will never begin: `came_to` says what it used of each measure.
+    pub fn settle(&mut self, now: Now, reserved: Reserved, came_to: impl Fn(Measure) -> u64) {
+        for part in &reserved.0 {
+            let amount = came_to(part.measure);
+            self.change(now, part, |wallet| {
+                wallet.settle(now, part.measure, (part.stamp, part.amount), amount);
+            });
+        }
+    }
+
+    /// How the tightest rate of this measure stands.
+    #[must_use]
+    pub fn rate(&self, now: Now, scopes: &Scopes<'_>, measure: Measure) -> Option<Rate> {
+        let rates = scopes.iter().filter_map(|(scope, limits)| {
+            let limit = limits.get(measure)?;
+            let purse = self.purse(Meter { scope: *scope, measure });
+            Some(purse.map_or(Rate { limit, remaining: limit, reset_ms: 0 }, |purse| purse.rate(now, limit)))
+        });
+        rates.min_by_key(|rate| rate.remaining)
+    }
+
+    /// What the owner says. True if requests may wait for it.
+    pub fn obey(&mut self, now: Now, life: u32, down: Down) -> bool {
+        if life != self.life {
+            return false;
+        }
+        match down {
+            Down::Resync => {}
+            Down::Recall(meter) => self.recalled(meter),
+            Down::Unlimited(meter) => {
+                let until = now.monotonic.plus(UNLIMITED);
+                self.answered(now, meter, |purse| purse.unlimited_until = until);
+            }
+            Down::Short { meter, least, left, again_ms, ends } => self.answered(now, meter, |purse| {
+                purse.beside = left.saturating_sub_unsigned(purse.free);
+                purse.short = Some(wallet::Short { least, again_ms, ends });
+            }),
+            Down::Grant { meter, amount, since, ends, left, scarce } => self.answered(now, meter, |purse| {
+                purse.short = None;
+                purse.granted(now, amount, (since, ends));
+                (purse.beside, purse.scarce) = (left, scarce);
+            }),
+        }
+        !matches!(down, Down::Recall(_) | Down::Resync)
+    }
+
+    /// The owner has lost its books: a new life, without free credits. What is reserved is said as an overdraft.
+    pub fn hello(&mut self, life: u32) {
+        self.life = life;
+        self.outgoing.clear();
+        self.outgoing.push_back(Up::Hello);
+        self.urgent = true;
+        for wallet in self.wallets.iter_mut().flatten() {
+            let scope = wallet.scope;
+            for purse in wallet.purses.iter_mut() {
+                let meter = Meter { scope, measure: purse.measure };
+                self.outgoing.extend(purse.begin_life(meter));
+            }
+        }
+    }
+
+    /// Says everything that is to be said; what is refused is said the next time. Returns whether all of it is out.
+    pub fn say(&mut self, now: Now, mut put: impl FnMut(Up) -> Result<(), Up>) -> bool {
+        self.say_at = None;
+        let mut later: SmallVec<[u32; 8]> = SmallVec::new();
+        for place in std::mem::take(&mut self.unsaid) {
+            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            if wallet.report(now, &mut self.outgoing) {
+                later.push(place);
+            }
+        }
+        for place in later {
+            self.note_unsaid(now, place);
+        }
+        if self.tidy_at.is_some_and(|at| at <= now.monotonic) {
+            self.forget_idle(now);
+        }
+        while let Some(up) = self.outgoing.pop_front() {
+            if let Err(refused) = put(up) {
+                self.outgoing.push_front(refused);
+                return false;
+            }
+        }
+        self.urgent = false;
+        true
+    }
+
+    /// Whether somebody waits for what is unsaid.
+    #[must_use]
+    pub const fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// When [`Purses::say`] has something to do; `None` while nothing is known of any scope.
+    #[must_use]
+    pub fn say_at(&self) -> Option<Instant> {
+        self.say_at.into_iter().chain(self.tidy_at).min()
+    }
+
+    fn purse(&self, meter: Meter) -> Option<&Purse> {
+        let place = *self.places.get(&meter.scope)?;
+        self.wallets.get(place as usize)?.as_ref()?.find(meter.measure)
+    }
+
+    fn place(&mut self, now: Now, scope: Scope) -> u32 {
+        if let Some(place) = self.places.get(&scope) {
+            return *place;
+        }
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.wallets.push(None);
+            u32::try_from(self.wallets.len().saturating_sub(1)).unwrap_or(u32::MAX)
+        });
+        if let Some(vacant) = self.wallets.get_mut(place as usize) {
+            *vacant = Some(Wallet::new(scope, now.monotonic));
+        }
+        self.places.insert(scope, place);
+        self.tidy_at.get_or_insert(now.monotonic.plus(IDLE));
+        place
+    }
+
+    /// Changes what a request has a part in; what follows is said soon, or at once where credits are scarce.
+    fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet)) {
+        let Some(wallet) = self.wallets.get_mut(part.place as usize).and_then(Option::as_mut) else { return };
+        wallet.touched = now.monotonic;
+        change(wallet);
+        let purse = wallet.purse(part.measure);
+        if purse.has_news() {
+            self.urgent |= purse.scarce;
+            self.note_unsaid(now, part.place);
+        }
+    }
+
+    fn note_unsaid(&mut self, now: Now, place: u32) {
+        let wallet = self.wallets.get_mut(place as usize).and_then(Option::as_mut);
+        if wallet.is_some_and(|wallet| !std::mem::replace(&mut wallet.has_news, true)) {
+            self.unsaid.push(place);
+        }
+        let due = now.monotonic.plus(SAY_WITHIN);
+        self.say_at = Some(self.say_at.map_or(due, |at| at.min(due)));
+    }
+
+    fn answered(&mut self, now: Now, meter: Meter, take: impl FnOnce(&mut Purse)) {
+        let Some(place) = self.places.get(&meter.scope).copied() else { return };
+        let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else { return };
+        let purse = wallet.purse(meter.measure);
+        purse.wants = false;
+        purse.answers = purse.answers.wrapping_add(1);
+        take(purse);
+        if purse.scarce && purse.free > 0 {
+            // If those who waited for them have left, they go home.
+            self.note_unsaid(now, place);
+        }
+    }
+
+    fn recalled(&mut self, meter: Meter) {
+        self.urgent = true;
+        let Some(wallet) = self
+            .places
+            .get(&meter.scope)
+            .and_then(|place| self.wallets.get_mut(*place as usize).and_then(Option::as_mut))
+        else {
+            return self.outgoing.push_back(Up::Return { meter, amount: 0, reserved: 0, recalled: true });
+        };
+        let purse = wallet.purse(meter.measure);
+        while let Some(used) = purse.report(meter) {
+            self.outgoing.push_back(used);
+        }
+        purse.scarce = true;
+        let (amount, reserved) = (std::mem::take(&mut purse.free), purse.reserved);
+        purse.beside = purse.beside.saturating_add_unsigned(amount);
+        self.outgoing.push_back(Up::Return { meter, amount, reserved, recalled: true });
+    }
+
+    /// Scopes that nobody has used for a while give back what they hold.
+    fn forget_idle(&mut self, now: Now) {
+        for (place, slot) in self.wallets.iter_mut().enumerate() {
+            let Some(wallet) = slot.as_mut() else { continue };
+            if now.monotonic.since(wallet.touched) < IDLE || wallet.is_busy() {
+                continue;
+            }
+            wallet.give_back(&mut self.outgoing);
+            self.places.remove(&wallet.scope);
+            *slot = None;
+            self.vacant.push(u32::try_from(place).unwrap_or(u32::MAX));
+        }
+        let is_known = self.wallets.iter().any(Option::is_some);
+        self.tidy_at = is_known.then(|| now.monotonic.plus(IDLE / 8));
+    }
+}

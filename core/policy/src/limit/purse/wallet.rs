@@ -1,0 +1,280 @@
+//! The purses of one scope, one per measure.
+
+use std::{collections::VecDeque, time::Duration};
+
+use smallvec::SmallVec;
+
+use super::Rate;
+use crate::{
+    limit::{Measure, Meter, Period, Scope, Stamp, Up, minute::WINDOW_MS, owner::Now},
+    unit::{Instant, UnixMs},
+};
+
+/// How long scarce credits stay for those they were granted for, who are woken at once.
+const FRESH: Duration = Duration::from_millis(5);
+
+/// The owner's no, as far as it concerns other requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Short {
+    pub(super) least: u64,
+    pub(super) again_ms: u64,
+    pub(super) ends: UnixMs,
+}
+
+/// Credits of one meter. Owned by its wallet.
+#[derive(Debug)]
+pub(super) struct Purse {
+    pub(super) measure: Measure,
+    /// Credits that nobody has reserved.
+    pub(super) free: u64,
+    /// Credits that requests have reserved; of a budget only, and of its period under way.
+    pub(super) reserved: u64,
+    /// What others may still use, as the owner last said.
+    pub(super) beside: i64,
+    /// What falls free goes home at once.
+    pub(super) scarce: bool,
+    /// A want is under way.
+    pub(super) wants: bool,
+    /// Answers that have come; wraps.
+    pub(super) answers: u32,
+    pub(super) short: Option<Short>,
+    pub(super) unlimited_until: Instant,
+    /// Granted credits that nobody has taken yet, and until when they are kept for those who wanted them.
+    fresh: u64,
+    fresh_until: Instant,
+    /// A budget's period, as granted credits say it.
+    period: (Stamp, UnixMs),
+    /// Milliseconds at which something was last used of a rate.
+    last_used: i64,
+    /// What was used since it was last said, by when.
+    unsaid: SmallVec<[(Stamp, i64); 2]>,
+    overdraft: u64,
+}
+
+/// See the module's text. Owned by [`super::Purses`].
+#[derive(Debug)]
+pub(super) struct Wallet {
+    pub(super) scope: Scope,
+    pub(super) purses: SmallVec<[Purse; 2]>,
+    /// When a request last had to do with it.
+    pub(super) touched: Instant,
+    /// Parts that requests in flight have in it.
+    parts: u32,
+    /// It stands on the list of those with something unsaid.
+    pub(super) has_news: bool,
+}
+
+impl Wallet {
+    pub(super) fn new(scope: Scope, now: Instant) -> Self {
+        Self { scope, purses: SmallVec::new(), touched: now, parts: 0, has_news: false }
+    }
+
+    pub(super) fn find(&self, measure: Measure) -> Option<&Purse> {
+        self.purses.iter().find(|purse| purse.measure == measure)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the place was found, or is the one just pushed to")]
+    pub(super) fn purse(&mut self, measure: Measure) -> &mut Purse {
+        let at = self.purses.iter().position(|purse| purse.measure == measure).unwrap_or_else(|| {
+            self.purses.push(Purse::new(measure));
+            self.purses.len() - 1
+        });
+        &mut self.purses[at]
+    }
+
+    /// Whether a request has a part in it, or waits for it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.parts > 0 || self.purses.iter().any(|purse| purse.wants || purse.has_news())
+    }
+
+    /// A request takes what is there.
+    pub(super) fn take(&mut self, measure: Measure, (stamp, amount): (Stamp, u64)) {
+        self.parts = self.parts.saturating_add(1);
+        self.purse(measure).take(stamp, amount);
+    }
+
+    /// What it took has come to this amount.
+    pub(super) fn settle(&mut self, now: Now, measure: Measure, taken: (Stamp, u64), amount: u64) {
+        self.parts = self.parts.saturating_sub(1);
+        self.purse(measure).settle(now, taken, amount);
+    }
+
+    /// Says what was used, and gives back what is scarce. True if something is kept for those it was granted for.
+    pub(super) fn report(&mut self, now: Now, out: &mut VecDeque<Up>) -> bool {
+        self.has_news = false;
+        let mut keeps = false;
+        for purse in &mut self.purses {
+            let meter = Meter { scope: self.scope, measure: purse.measure };
+            while let Some(used) = purse.report(meter) {
+                out.push_back(used);
+            }
+            if purse.scarce {
+                let fresh = purse.fresh(now);
+                out.extend(purse.give_back(meter, fresh));
+                keeps |= purse.free > 0;
+            }
+        }
+        keeps
+    }
+
+    pub(super) fn give_back(&mut self, out: &mut VecDeque<Up>) {
+        for purse in &mut self.purses {
+            out.extend(purse.give_back(Meter { scope: self.scope, measure: purse.measure }, 0));
+        }
+    }
+}
+
+impl Purse {
+    fn new(measure: Measure) -> Self {
+        Self {
+            measure,
+            free: 0,
+            reserved: 0,
+            beside: 0,
+            scarce: false,
+            wants: false,
+            answers: 0,
+            short: None,
+            unlimited_until: Instant::default(),
+            fresh: 0,
+            fresh_until: Instant::default(),
+            period: (Stamp(0), UnixMs(i64::MAX)),
+            last_used: i64::MIN,
+            unsaid: SmallVec::new(),
+            overdraft: 0,
+        }
+    }
+
+    pub(super) fn is_unlimited(&self, now: Now) -> bool {
+        now.monotonic < self.unlimited_until
+    }
+
+    /// Credits of a period that is over are worth nothing.
+    pub(super) fn roll(&mut self, now: Now) {
+        if now.wall >= self.period.1 {
+            (self.free, self.reserved) = (0, 0);
+        }
+    }
+
+    /// What is free, if the period has not ended meanwhile.
+    pub(super) fn free_at(&self, now: Now) -> u64 {
+        if now.wall >= self.period.1 { 0 } else { self.free }
+    }
+
+    /// When what is taken now counts.
+    pub(super) fn stamp(&self, now: Now) -> Stamp {
+        if self.measure.is_budget() { self.period.0 } else { Stamp(now.ms()) }
+    }
+
+    pub(super) fn granted(&mut self, now: Now, amount: u64, period: (Stamp, UnixMs)) {
+        if self.measure.is_budget() && self.period.0 != period.0 {
+            (self.free, self.reserved) = (0, 0);
+        }
+        self.period = period;
+        self.free = self.free.saturating_add(amount);
+        (self.fresh, self.fresh_until) = (amount, now.monotonic.plus(FRESH));
+    }
+
+    /// There was enough.
+    fn take(&mut self, stamp: Stamp, amount: u64) {
+        self.free = self.free.saturating_sub(amount);
+        self.fresh = self.fresh.saturating_sub(amount);
+        match self.measure.period() {
+            Period::Minute => {
+                self.last_used = stamp.0;
+                self.note(stamp, signed(amount));
+            }
+            _ => self.reserved = self.reserved.saturating_add(amount),
+        }
+    }
+
+    /// What was taken has come to this amount.
+    fn settle(&mut self, now: Now, (stamp, taken): (Stamp, u64), amount: u64) {
+        if self.measure.is_budget() {
+            return self.settle_budget(stamp, taken, amount);
+        }
+        if amount > taken {
+            let more = amount.saturating_sub(taken);
+            self.draw(more);
+            self.last_used = now.ms();
+            self.note(Stamp(now.ms()), signed(more));
+        } else if amount < taken && now.ms().saturating_sub(stamp.0) < WINDOW_MS {
+            let less = taken.saturating_sub(amount);
+            self.free = self.free.saturating_add(less);
+            self.note(stamp, signed(less).saturating_neg());
+        }
+    }
+
+    fn settle_budget(&mut self, stamp: Stamp, taken: u64, amount: u64) {
+        if stamp != self.period.0 {
+            // Of a period that is over, with the credits that it had.
+            return;
+        }
+        self.reserved = self.reserved.saturating_sub(taken);
+        self.free = self.free.saturating_add(taken);
+        self.draw(amount);
+        // Also of nothing: what is reserved has changed.
+        self.note(stamp, signed(amount));
+    }
+
+    /// Takes it without asking where there is not enough.
+    fn draw(&mut self, amount: u64) {
+        let lacking = amount.saturating_sub(self.free);
+        self.free = self.free.saturating_sub(amount);
+        self.overdraft = self.overdraft.saturating_add(lacking);
+    }
+
+    fn note(&mut self, stamp: Stamp, amount: i64) {
+        match self.unsaid.iter_mut().find(|(known, _)| *known == stamp) {
+            Some((_, sum)) => *sum = sum.saturating_add(amount),
+            None => self.unsaid.push((stamp, amount)),
+        }
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        !self.unsaid.is_empty()
+    }
+
+    /// One thing that was used, said once.
+    pub(super) fn report(&mut self, meter: Meter) -> Option<Up> {
+        let (at, amount) = self.unsaid.pop()?;
+        let (overdraft, reserved) = (std::mem::take(&mut self.overdraft), self.reserved);
+        Some(Up::Used { meter, at, amount, overdraft, reserved })
+    }
+
+    /// What of the free credits those should find that they were granted for.
+    fn fresh(&self, now: Now) -> u64 {
+        if now.monotonic < self.fresh_until { self.fresh.min(self.free) } else { 0 }
+    }
+
+    fn give_back(&mut self, meter: Meter, keep: u64) -> Option<Up> {
+        let amount = self.free.saturating_sub(keep);
+        if amount == 0 {
+            return None;
+        }
+        self.free = keep;
+        self.beside = self.beside.saturating_add_unsigned(amount);
+        Some(Up::Return { meter, amount, reserved: self.reserved, recalled: false })
+    }
+
+    /// A new life begins with nothing but what is reserved.
+    pub(super) fn begin_life(&mut self, meter: Meter) -> Option<Up> {
+        (self.free, self.overdraft, self.wants, self.short) = (0, 0, false, None);
+        self.answers = self.answers.wrapping_add(1);
+        self.unsaid.clear();
+        let (at, _) = self.period;
+        let (overdraft, reserved) = (self.reserved, self.reserved);
+        (reserved > 0).then_some(Up::Used { meter, at, amount: 0, overdraft, reserved })
+    }
+
+    pub(super) fn rate(&self, now: Now, limit: u64) -> Rate {
+        let left = u64::try_from(self.beside).unwrap_or(0).saturating_add(self.free);
+        let since = now.ms().saturating_sub(self.last_used);
+        let reset = WINDOW_MS.saturating_sub(since).max(0);
+        Rate { limit, remaining: left.min(limit), reset_ms: u64::try_from(reset).unwrap_or(0) }
+    }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,5 @@
+//! The owner and the purses of several shards together, over links that deliver when they like.
+
+mod edges;
+mod random;
+mod world;
