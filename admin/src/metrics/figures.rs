@@ -171,6 +171,9 @@ fn tokens_and_upstreams(out: &mut Exposition, gauges: &Gauges) {
     out.single("obleth_output_tokens_total", Counter, help, sum(|shard| &shard.output_tokens));
     let help = "Requests that used something which has no price.";
     out.single("obleth_unpriced_requests_total", Counter, help, sum(|shard| &shard.unpriced));
+    let help =
+        "Requests whose limits could not be asked in time: let through, or refused where nothing fails open.";
+    out.single("obleth_limit_failures_total", Counter, help, sum(|shard| &shard.unfunded));
     let mut family =
         out.family("obleth_upstream_attempts_total", Counter, "Tries at backends, by how they went.");
     for attempt in Attempt::ALL {

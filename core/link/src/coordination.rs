@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Instant,
 };
 
 use obleth_policy::{
@@ -82,6 +83,7 @@ pub(crate) struct Desk {
     reports: Ring<Report>,
     bell: Doorbell,
     lives: AtomicU32,
+    epoch: Instant,
 }
 
 fn rings<T>(shards: usize) -> Box<[Ring<T>]> {
@@ -99,6 +101,7 @@ impl Desk {
             reports: Ring::new(ORDER_RING),
             bell: Doorbell::new()?,
             lives: AtomicU32::new(0),
+            epoch: Instant::now(),
         })
     }
 
@@ -130,6 +133,10 @@ impl Desk {
         &self.bell
     }
 
+    pub(crate) fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
     pub(crate) fn new_life(&self) -> u32 {
         self.lives.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
@@ -152,6 +159,12 @@ impl CoordinatorEnd {
         gauges: Arc<Gauges>,
     ) -> Self {
         Self { desk, shards, sidecar, gauges }
+    }
+
+    /// From when all threads of the process count their monotonic time.
+    #[must_use]
+    pub fn epoch(&self) -> Instant {
+        self.desk.epoch()
     }
 
     /// How many shards there are.

@@ -1,6 +1,6 @@
 //! The ends of the rings: one lane per shard, and the sidecar that sees all of them.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use obleth_policy::{
     limit,
@@ -121,6 +121,12 @@ impl ShardEnd {
     /// Wakes the coordinator if it sleeps.
     pub fn ring_coordinator(&self) {
         self.desk.bell().ring();
+    }
+
+    /// From when all threads of the process count their monotonic time.
+    #[must_use]
+    pub fn epoch(&self) -> Instant {
+        self.desk.epoch()
     }
 
     /// A number that no life of any shard had before.

@@ -39,8 +39,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        let epoch = std::time::Instant::now();
+    /// Counts from `epoch`, as the process's other threads do.
+    pub(crate) fn new(epoch: std::time::Instant) -> Self {
         Self { epoch, recent: Cell::default(), wall: Cell::new((Instant::default(), read_wall())) }
     }
 
@@ -99,9 +99,9 @@ struct AlarmCell {
 }
 
 impl Timers {
-    pub(crate) fn new() -> Rc<Self> {
+    pub(crate) fn new(epoch: std::time::Instant) -> Rc<Self> {
         Rc::new(Self {
-            clock: Clock::new(),
+            clock: Clock::new(epoch),
             heap: RefCell::default(),
             living: Cell::new(0),
             sleeper: RefCell::default(),
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn moving_a_deadline_out_costs_no_entry() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         let alarm = timers.alarm();
         for secs in 10..1000 {
             alarm.set(now(&timers).plus(Duration::from_secs(secs)));
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn an_alarm_fires_at_its_last_deadline_and_not_at_an_earlier_one() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         let alarm = timers.alarm();
         alarm.set(Instant(0));
         alarm.set(now(&timers).plus(Duration::from_secs(3600)));
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn dropped_alarms_do_not_pile_up() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         for _ in 0..100_000 {
             timers.alarm().set(now(&timers).plus(Duration::from_secs(300)));
         }
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_cleared_alarm_stays_silent() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         let alarm = timers.alarm();
         alarm.set(Instant(0));
         alarm.clear();

@@ -11,7 +11,9 @@
 //! | `purse` | a shard's credits: reserve, settle, give back |
 //! | `owner` | the one that hands credits out, and its books |
 //! | `minute` | what was used in the last sixty seconds |
+//! | `foresight` | what a request will come to |
 
+mod foresight;
 mod minute;
 mod owner;
 mod protocol;
@@ -19,6 +21,7 @@ mod purse;
 #[cfg(test)]
 mod tests;
 
+pub use foresight::Foresight;
 pub use owner::{Now, Outbox, Owner};
 pub use protocol::{Down, Stamp, Up};
 pub use purse::{Lacking, Purses, Rate, Reserved, Scopes, Shortage, Want};

@@ -188,10 +188,10 @@ impl Purses {
         Ok(reserved)
     }
 
-    /// Whether something that was lacking has been answered since.
+    /// Whether everything that was lacking has been answered since.
     #[must_use]
     pub fn has_answer(&self, lacking: &Lacking) -> bool {
-        lacking.0.iter().any(|(meter, answers)| self.purse(*meter).is_none_or(|p| p.answers != *answers))
+        lacking.0.iter().all(|(meter, answers)| self.purse(*meter).is_none_or(|p| p.answers != *answers))
     }
 
     /// Whether the answer is no, to a request that wants this: the tightest of what is short.
@@ -208,13 +208,10 @@ impl Purses {
         short.max_by_key(|short| short.again_ms)
     }
 
-    /// What is free of every budget that limits these scopes.
-    pub fn budgets(&self, now: Now, scopes: &Scopes<'_>) -> impl Iterator<Item = (Measure, u64)> {
-        let limits = scopes
-            .iter()
-            .flat_map(|(scope, limits)| limits.iter().map(|(measure, _)| Meter { scope: *scope, measure }));
-        limits.filter(|meter| meter.measure.is_budget()).filter_map(move |meter| {
-            let purse = self.purse(meter).filter(|purse| !purse.is_unlimited(now))?;
+    /// What is free by now of everything that was lacking.
+    pub fn free(&self, now: Now, lacking: &Lacking) -> impl Iterator<Item = (Measure, u64)> {
+        lacking.0.iter().filter_map(move |(meter, _)| {
+            let purse = self.purse(*meter).filter(|purse| !purse.is_unlimited(now))?;
             Some((meter.measure, purse.free_at(now)))
         })
     }

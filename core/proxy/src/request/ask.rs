@@ -30,6 +30,10 @@ pub(crate) struct Asked<'p> {
     pub(crate) strip_usage: StripUsage,
     /// The most tokens that the client lets the answer have, if it says so.
     pub(crate) output_limit: Option<u64>,
+    /// How many answers it asks for.
+    pub(crate) choices: u64,
+    /// What a budget leaves for each answer, where that is less than the client allows.
+    pub(crate) output_cap: Option<u64>,
 }
 
 pub(super) fn ask<'p>(
@@ -44,7 +48,7 @@ pub(super) fn ask<'p>(
     let fields = openai::scan_request(bytes, dialect(call.route)).map_err(blame)?;
     let Known { key, snapshot, .. } = known;
     let model = snapshot.model(&fields.model).ok_or(Code::ModelNotFound)?;
-    tally.account.asks(model, fields.stream);
+    tally.account.asks(model, fields.stream, bytes.len());
     let tenant_grants = snapshot.tenant(key.tenant).is_some_and(|tenant| tenant.grant.allows(model));
     if !key.grant.allows(model) || !tenant_grants {
         return Err(Code::ModelNotAllowed.into());
@@ -53,6 +57,8 @@ pub(super) fn ask<'p>(
     Ok(Asked {
         known,
         output_limit: fields.output_limit(),
+        choices: 1,
+        output_cap: None,
         streamed: fields.stream,
         strip_usage: strip_usage(model, &fields),
         model,

@@ -14,7 +14,7 @@ use obleth_policy::{
 };
 use obleth_wire::http1::HeaderKind;
 
-use super::{Stop, authenticate::Claimed, ids::is_fit, parse::Call, settle::Tally};
+use super::{Stop, authenticate::Claimed, budget::Rates, ids::is_fit, parse::Call, settle::Tally};
 use crate::{
     downstream::{Downstream, Woke},
     keycache::{Flight, Found},
@@ -63,7 +63,9 @@ pub(super) async fn lookup(
     drop(inlet);
     judge(&key, tenant, now, || client(shard, down, call))?;
     let tenant = tenant.map(|tenant| tenant.ix).ok_or(Code::TenantNotFound)?;
-    Ok(Known { key, tenant, snapshot })
+    let known = Known { key, tenant, snapshot };
+    tally.rates = Rates::of(shard, &known);
+    Ok(known)
 }
 
 /// The key once the sidecar has answered, or what may still be used of it if no store could.

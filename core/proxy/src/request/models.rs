@@ -46,7 +46,7 @@ pub(super) async fn answer(
             body.extend_from_slice(b"]}");
         }
     }
-    Ok(answer::json(call, &body, 200, answer::after(shard, call)))
+    Ok(answer::json(call, tally, &body, 200, answer::after(shard, call)))
 }
 
 fn item(out: &mut Vec<u8>, name: &str, model: &Model) {

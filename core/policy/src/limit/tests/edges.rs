@@ -193,9 +193,7 @@ fn a_shorter_answer_is_paid_from_what_is_left() {
     let want = |of| (of == measure).then_some(Want { need: 50, least: 10 });
     let lacking = world.reserve(1, want).unwrap_err();
     world.settle_down_to_answer(1, &lacking);
-    let limits = world.limits.clone();
-    let scopes = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-    let left: Vec<_> = world.purses[1].budgets(world.now(), &scopes).collect();
+    let left: Vec<_> = world.purses[1].free(world.now(), &lacking).collect();
     assert_eq!(left, [(measure, 30)]);
     assert!(world.reserve(1, some(measure, 30)).is_ok());
     world.settle(0, most, |_| 70);

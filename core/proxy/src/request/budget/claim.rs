@@ -1,0 +1,101 @@
+//! What a request may come to, of every measure.
+
+use obleth_policy::{
+    limit::{Measure, Unit, Want},
+    price::{Prices, Quantity},
+    route::Route,
+};
+
+use crate::{
+    request::{admit::COMPLETION_TOKENS, ask::Asked},
+    shard::Shard,
+};
+
+/// What an answer comes to at most where neither its client nor its model says so, in tokens.
+const UNSAID_OUTPUT: u64 = 32 * 1024;
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    prices: Prices,
+    /// Answers that it asks for.
+    choices: u64,
+    /// What the input comes to, and what it may come to.
+    likely_input: u64,
+    most_input: u64,
+    /// What all answers will come to together.
+    likely_output: u64,
+    /// The most that each answer may have.
+    pub(super) output: u64,
+}
+
+impl Claim {
+    pub(super) fn of(shard: &Shard, route: Route, asked: &Asked<'_>) -> Self {
+        let model = asked.model;
+        let (pool, bytes) = (model.pool, asked.bytes());
+        let context = model.max_model_len.map(u64::from);
+        let foresight = shard.credits.foresight.borrow();
+        let most_input = foresight.most_input(pool, bytes).min(context.unwrap_or(u64::MAX)).max(1);
+        let likely_input = shard.guess_tokens(pool, bytes).clamp(1, most_input);
+        let said = match route {
+            Route::Embeddings => Some(0),
+            Route::Completions => Some(asked.output_limit.unwrap_or(COMPLETION_TOKENS)),
+            _ => asked.output_limit,
+        };
+        let fits = context.map(|context| context.saturating_sub(likely_input));
+        let output = said.into_iter().chain(fits).min().unwrap_or(UNSAID_OUTPUT);
+        let likely_output = foresight.likely_output(pool, output.saturating_mul(asked.choices));
+        let (prices, choices) = (model.prices, asked.choices);
+        Self { prices, choices, likely_input, most_input, likely_output, output }
+    }
+
+    /// What it would like to reserve of a measure if its answers have at most `output` tokens, and what it can do with.
+    pub(super) fn want(&self, measure: Measure, output: u64) -> Option<Want> {
+        if measure.is_budget() {
+            let need = self.most(measure, output)?;
+            return Some(Want { need, least: self.least(measure).unwrap_or(need).min(need) });
+        }
+        Some(Want::just(match measure.unit() {
+            Unit::Requests => 1,
+            _ => self.likely_input.saturating_add(self.likely_output),
+        }))
+    }
+
+    /// What the shortest answer worth sending would cost.
+    pub(super) fn least(&self, measure: Measure) -> Option<u64> {
+        self.most(measure, self.least_output())
+    }
+
+    /// Tokens of the shortest answer worth sending.
+    pub(super) fn least_output(&self) -> u64 {
+        self.output.min(1)
+    }
+
+    /// The most that it comes to; `None` for money where something has no price.
+    fn most(&self, measure: Measure, output: u64) -> Option<u64> {
+        let output = output.saturating_mul(self.choices);
+        match measure.unit() {
+            Unit::MicroUsd => {
+                let cost = |cached_input| {
+                    let used =
+                        Quantity { input: self.most_input, cached_input, output, ..Quantity::default() };
+                    self.prices.cost(&used).map(|cost| cost.0)
+                };
+                // A list may ask more for what comes from a cache.
+                Some(cost(0)?.max(cost(self.most_input)?))
+            }
+            _ => Some(self.most_input.saturating_add(output)),
+        }
+    }
+
+    /// The longest answers, of at most `output` tokens each, that so much pays for.
+    pub(super) fn affordable(&self, measure: Measure, free: u64, output: u64) -> u64 {
+        let fits = |tokens| self.most(measure, tokens).is_none_or(|cost| cost <= free);
+        let (mut fit, mut too_long) = (0, output.saturating_add(1));
+        while too_long.saturating_sub(fit) > 1 {
+            let middle = fit.midpoint(too_long);
+            if fits(middle) { fit = middle } else { too_long = middle }
+        }
+        fit
+    }
+}
