@@ -57,7 +57,7 @@ pub(super) fn ask<'p>(
     Ok(Asked {
         known,
         output_limit: fields.output_limit(),
-        choices: 1,
+        choices: fields.choices,
         output_cap: None,
         streamed: fields.stream,
         strip_usage: strip_usage(model, &fields),
