@@ -26,6 +26,7 @@ impl Funded {
         let scopes: Scopes<'_> = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
         // The first one asks for all of them.
         drop(purses.reserve(now(0), &scopes, want));
+        drop(scopes);
         let mut wanted = Vec::new();
         purses.say(now(0), |up| {
             wanted.extend(if let Up::Want { meter, .. } = up { Some(meter) } else { None });
