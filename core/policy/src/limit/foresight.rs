@@ -6,8 +6,8 @@
 
 use crate::{id::PoolIx, mean::Mean};
 
-/// Parts that tokens per byte are counted in.
-const PARTS: u64 = 1 << 16;
+/// Parts that tokens per byte are counted in: more than a body has bytes, so that the same body comes to the same tokens.
+const PARTS: u64 = 1 << 24;
 /// What the densest input is forgotten by, as a shift, with every request that is less dense.
 const FORGET: u32 = 8;
 /// What an answer comes to while nothing is known, in tokens.
@@ -51,8 +51,6 @@ impl Foresight {
         let Some(known) = self.0.get_mut(pool.at()) else { return };
         known.output.learn(output);
         let Some(density) = input.saturating_mul(PARTS).checked_div(bytes) else { return };
-        // Rounded up, so that the same body comes to the same tokens.
-        let density = density.saturating_add(1);
         let forgotten = known.densest.saturating_sub(density) >> FORGET;
         known.densest = density.max(known.densest.saturating_sub(forgotten));
     }
