@@ -174,6 +174,7 @@ impl Purses {
                     while let Some(used) = purse.report(meter) {
                         self.outgoing.push_back(used);
                     }
+                    purse.wanted = need;
                     self.outgoing.push_back(Up::Want { meter, need, least, has: purse.free });
                     self.urgent = true;
                 }
@@ -244,7 +245,7 @@ impl Purses {
         }
         match down {
             Down::Resync => {}
-            Down::Recall(meter) => self.recalled(meter),
+            Down::Recall(meter) => self.recalled(now, meter),
             Down::Unlimited(meter) => {
                 let until = now.monotonic.plus(UNLIMITED);
                 self.answered(now, meter, |purse| purse.unlimited_until = until);
@@ -372,23 +373,21 @@ impl Purses {
         }
     }
 
-    fn recalled(&mut self, meter: Meter) {
+    fn recalled(&mut self, now: Now, meter: Meter) {
         self.urgent = true;
-        let Some(wallet) = self
-            .places
-            .get(&meter.scope)
-            .and_then(|place| self.wallets.get_mut(*place as usize).and_then(Option::as_mut))
-        else {
+        let place = self.places.get(&meter.scope).copied();
+        let wallet = place.and_then(|place| self.wallets.get_mut(place as usize).and_then(Option::as_mut));
+        let (Some(place), Some(wallet)) = (place, wallet) else {
             return self.outgoing.push_back(Up::Return { meter, amount: 0, reserved: 0, recalled: true });
         };
         let purse = wallet.purse(meter.measure);
         while let Some(used) = purse.report(meter) {
             self.outgoing.push_back(used);
         }
-        purse.scarce = true;
-        let (amount, reserved) = (std::mem::take(&mut purse.free), purse.reserved);
-        purse.beside = purse.beside.saturating_add_unsigned(amount);
-        self.outgoing.push_back(Up::Return { meter, amount, reserved, recalled: true });
+        self.outgoing.push_back(purse.recalled(now, meter));
+        if purse.free > 0 {
+            self.note_unsaid(now, place);
+        }
     }
 
     /// Scopes that nobody has used for a while give back what they hold.

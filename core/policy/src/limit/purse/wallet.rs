@@ -35,11 +35,14 @@ pub(super) struct Purse {
     pub(super) scarce: bool,
     /// A want is under way.
     pub(super) wants: bool,
+    /// What the last want was for.
+    pub(super) wanted: u64,
     /// Answers that have come; wraps.
     pub(super) answers: u32,
     pub(super) short: Option<Short>,
     pub(super) unlimited_until: Instant,
-    /// Granted credits that nobody has taken yet, and until when they are kept for those who wanted them.
+    /// Of the free credits, those that were wanted, until somebody takes them, and until when they are kept for whoever
+    /// wanted them.
     fresh: u64,
     fresh_until: Instant,
     /// A budget's period, as granted credits say it.
@@ -133,6 +136,7 @@ impl Purse {
             beside: 0,
             scarce: false,
             wants: false,
+            wanted: 0,
             answers: 0,
             short: None,
             unlimited_until: Instant::default(),
@@ -172,7 +176,7 @@ impl Purse {
         }
         self.period = period;
         self.free = self.free.saturating_add(amount);
-        (self.fresh, self.fresh_until) = (amount, now.monotonic.plus(FRESH));
+        (self.fresh, self.fresh_until) = (self.free.min(self.wanted), now.monotonic.plus(FRESH));
     }
 
     /// There was enough.
@@ -255,6 +259,17 @@ impl Purse {
         self.free = keep;
         self.beside = self.beside.saturating_add_unsigned(amount);
         Some(Up::Return { meter, amount, reserved: self.reserved, recalled: false })
+    }
+
+    /// Others lack them. Those that were granted just now stay: who wanted them has been woken and has not yet run, and
+    /// two shards would take them from each other for ever. To the owner they are as good as reserved.
+    pub(super) fn recalled(&mut self, now: Now, meter: Meter) -> Up {
+        self.scarce = true;
+        let keep = self.fresh(now);
+        let amount = self.free.saturating_sub(keep);
+        self.free = keep;
+        self.beside = self.beside.saturating_add_unsigned(amount);
+        Up::Return { meter, amount, reserved: self.reserved.saturating_add(keep), recalled: true }
     }
 
     /// A new life begins with nothing but what is reserved.

@@ -272,3 +272,17 @@ fn what_nobody_uses_is_forgotten_and_its_credits_go_home() {
     assert_eq!(world.purses[0].say_at(), None, "nothing is known, nothing is waited for");
     assert_eq!(world.used(KEY, measure), 10);
 }
+
+#[test]
+fn credits_are_not_called_away_from_a_request_that_was_granted_them_and_has_not_yet_run() {
+    for measure in Measure::ALL {
+        let mut world = World::new(3, &only(TENANT, measure, 1));
+        let lacking: Vec<_> = (0..3).map(|shard| world.reserve(shard, one(measure)).unwrap_err()).collect();
+        (0..3).for_each(|shard| world.settle_down_to_answer(shard, &lacking[shard]));
+        let passed: Vec<_> = (0..3).filter(|shard| world.reserve(*shard, one(measure)).is_ok()).collect();
+        assert_eq!(passed, [0], "{measure:?}");
+        for shard in [1, 2] {
+            assert!(world.purses[shard].shortage(&lacking[shard], one(measure)).is_some(), "{measure:?}");
+        }
+    }
+}
