@@ -159,7 +159,7 @@ impl Owner {
                 self.wake = self.wake.into_iter().chain(recall_ends).min();
             }
             Up::Used { at, amount, overdraft, reserved, .. } => {
-                account.note_used(now, shard, (at, amount, overdraft), reserved);
+                account.note_used(now, shard, (at, amount, overdraft), reserved, out);
             }
             Up::Return { amount, reserved, recalled, .. } => {
                 account.note_return(now, shard, (amount, recalled), reserved, out);

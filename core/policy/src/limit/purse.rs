@@ -185,6 +185,7 @@ impl Purses {
         for part in &reserved.0 {
             self.change(now, part, |wallet| wallet.take(part.measure, (part.stamp, part.amount)));
         }
+        // What was taken frees nothing for others: it can wait.
         Ok(reserved)
     }
 
@@ -220,7 +221,7 @@ impl Purses {
     pub fn settle(&mut self, now: Now, reserved: Reserved, came_to: impl Fn(Measure) -> u64) {
         for part in &reserved.0 {
             let amount = came_to(part.measure);
-            self.change(now, part, |wallet| {
+            self.urgent |= self.change(now, part, |wallet| {
                 wallet.settle(now, part.measure, (part.stamp, part.amount), amount);
             });
         }
@@ -244,6 +245,13 @@ impl Purses {
         }
         match down {
             Down::Resync => {}
+            Down::Left(meter, left) => {
+                let place = self.places.get(&meter.scope).copied();
+                let wallet = place.and_then(|place| self.wallets.get_mut(place as usize)?.as_mut());
+                if let Some(wallet) = wallet {
+                    wallet.purse(meter.measure).beside = left;
+                }
+            }
             Down::Recall(meter) => self.recalled(meter),
             Down::Unlimited(meter) => {
                 let until = now.monotonic.plus(UNLIMITED);
@@ -259,7 +267,7 @@ impl Purses {
                 (purse.beside, purse.scarce) = (left, scarce);
             }),
         }
-        !matches!(down, Down::Recall(_) | Down::Resync)
+        !matches!(down, Down::Recall(_) | Down::Left(..) | Down::Resync)
     }
 
     /// The owner has lost its books: a new life, without free credits. What is reserved is said as an overdraft.
@@ -338,16 +346,19 @@ impl Purses {
         place
     }
 
-    /// Changes what a request has a part in; what follows is said soon, or at once where credits are scarce.
-    fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet)) {
-        let Some(wallet) = self.wallets.get_mut(part.place as usize).and_then(Option::as_mut) else { return };
+    /// Changes what a request has a part in; what follows is said soon. True if somebody may wait for it.
+    fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet)) -> bool {
+        let Some(wallet) = self.wallets.get_mut(part.place as usize).and_then(Option::as_mut) else {
+            return false;
+        };
         wallet.touched = now.monotonic;
         change(wallet);
         let purse = wallet.purse(part.measure);
-        if purse.has_news() {
-            self.urgent |= purse.scarce;
+        let (has_news, scarce) = (purse.has_news(), purse.scarce);
+        if has_news {
             self.note_unsaid(now, part.place);
         }
+        has_news && scarce
     }
 
     fn note_unsaid(&mut self, now: Now, place: u32) {
