@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
+//! | `limits/` | rows to what the owner of the limits is told; days and months |
 //! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `looks.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
@@ -21,6 +22,7 @@ mod bell;
 mod clock;
 mod directory;
 mod history;
+mod limits;
 mod looks;
 mod metrics;
 mod networks;
@@ -53,6 +55,7 @@ use obleth_ledger::{Checkpoint, Tail};
 use obleth_link::SidecarEnd;
 use obleth_policy::{
     key::{KeyDigest, Pepper},
+    limit::{Definition, Spent},
     snapshot::{Brownout, Secret, Timers},
 };
 use tokio::{
@@ -74,6 +77,7 @@ pub use vault::{BadMasterKey, MasterKey};
 
 use address::ApiBase;
 use api::{App, Shared, TokenDigest};
+use limits::{LimitDesk, Spending};
 use metrics::Probes;
 use pump::Pump;
 use resolve::Names;
@@ -81,7 +85,8 @@ use sampler::Sampler;
 use snapshot::{Defaults, Publisher};
 use store::{
     Db, KeyLookup, Store,
-    rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
+    fault::StoreError,
+    rows::{Act, EndpointRow, KeyRow, ModelRow, Registry, TenantRow},
 };
 use threads::join_within;
 use usage::{
@@ -232,7 +237,7 @@ impl Sidecar {
         self.seed(upstream).map_err(|error| SeedError(error.to_string()))
     }
 
-    fn seed(&mut self, upstream: SocketAddr) -> Result<DemoSeed, store::fault::StoreError> {
+    fn seed(&mut self, upstream: SocketAddr) -> Result<DemoSeed, StoreError> {
         let act = |action| Act { actor: DEMO.to_owned(), action };
         let tenant = match self.db.tenant_named(DEMO)? {
             Some(tenant) => tenant,
@@ -308,7 +313,7 @@ impl Sidecar {
         let names = Arc::clone(&app.publisher);
         let shipper = Shipper { tail, ledger, names, shipping };
         let shipper = tokio::spawn(shipper.run(stop.clone()));
-        let background = tokio::spawn(start_publishing(Arc::clone(&app)));
+        let background = tokio::spawn(start_publishing(Arc::clone(&app), NothingSpent));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
         let metrics = server::serve(metrics, metrics::router(probes), stop);
         let (admin, metrics) = (tokio::spawn(admin), tokio::spawn(metrics));
@@ -356,6 +361,7 @@ fn assemble(
         publisher,
         store,
         ledger,
+        limits: Arc::new(LimitDesk::new(Arc::clone(&pump))),
         pump,
         names,
         token: TokenDigest::of(&settings.admin_token),
@@ -368,28 +374,53 @@ fn assemble(
     })
 }
 
-/// Publishes the first snapshot, then keeps names fresh and makes up for what could not be published.
-async fn start_publishing(app: App) {
-    let registry = read_until_it_works(&app).await;
+/// What budgets have used where nobody keeps count of it.
+struct NothingSpent;
+
+impl Spending for NothingSpent {
+    async fn spent(&self, _: Vec<Definition>) -> Vec<Spent> {
+        Vec::new()
+    }
+}
+
+/// Publishes the limits and then the first snapshot; after that keeps names and periods fresh and makes up for what could
+/// not be published.
+async fn start_publishing(app: App, spending: impl Spending) {
+    let registry = read_until_it_works(&app, |db, limits| {
+        let (registry, keys) = (db.registry()?, db.limited_keys()?);
+        limits.load(&registry, &keys);
+        Ok(registry)
+    });
+    let registry = registry.await;
     app.publisher.prepare(&registry);
     let silent = || {};
     // A name that takes longer is resolved by the task below.
     let _ = timeout(FIRST_NAMES, app.names.refresh(&silent)).await;
+    let lives = app.pump.lives();
+    app.limits.publish(&spending).await;
     app.publisher.publish(registry);
     let publisher = Arc::clone(&app.publisher);
     let refresh = Arc::clone(&app.names).run(move || publisher.republish());
     let reread = async {
         loop {
             app.unpublished.notified().await;
-            app.publisher.publish(read_until_it_works(&app).await);
+            let registry = read_until_it_works(&app, |db, limits| {
+                db.registry().inspect(|registry| limits.follow(registry))
+            });
+            app.publisher.publish(registry.await);
         }
     };
-    tokio::join!(refresh, reread, app.sampler.run());
+    tokio::join!(refresh, reread, app.sampler.run(), app.limits.run(lives, &spending));
 }
 
-async fn read_until_it_works(app: &App) -> store::rows::Registry {
+/// `read` runs on the store's thread.
+async fn read_until_it_works(
+    app: &App,
+    read: fn(&mut Db, &LimitDesk) -> Result<Registry, StoreError>,
+) -> Registry {
     loop {
-        match app.store.call(Db::registry).await {
+        let limits = Arc::clone(&app.limits);
+        match app.store.call(move |db| read(db, &limits)).await {
             Ok(registry) => return registry,
             Err(_) => sleep(REREAD_PAUSE).await,
         }

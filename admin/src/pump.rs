@@ -146,13 +146,11 @@ impl Pump {
     }
 
     /// Gives the owner of the limits its book: these are all there are.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn publish_limits(&self, book: Arc<LimitBook>) {
         self.order(&mut self.lock(), Order::Limits(book));
     }
 
     /// The limits of one scope were set, or its periods have moved on.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn limit_changed(&self, definition: Definition) {
         self.order(&mut self.lock(), Order::Limit(definition));
     }
@@ -165,7 +163,6 @@ impl Pump {
 
     /// Lives of the coordinator that have begun since the sidecar did. One that begins has no limits: it must be given
     /// its book.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn lives(&self) -> watch::Receiver<u64> {
         self.lives.subscribe()
     }
