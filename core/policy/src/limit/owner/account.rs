@@ -37,6 +37,25 @@ impl Ask {
     }
 }
 
+/// What credits of a shard became.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CameTo {
+    pub(super) shard: usize,
+    pub(super) at: Stamp,
+    pub(super) amount: i64,
+    pub(super) overdraft: u64,
+    pub(super) reserved: u64,
+}
+
+/// Credits of a shard that go home.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Home {
+    pub(super) shard: usize,
+    pub(super) amount: u64,
+    pub(super) reserved: u64,
+    pub(super) recalled: bool,
+}
+
 /// What was used: of the last minute, or in the period.
 #[derive(Debug)]
 enum Used {
@@ -224,14 +243,8 @@ impl Account {
         Down::Short { meter: self.meter, least: ask.least, left, again_ms, ends: self.turn.ends }
     }
 
-    pub(super) fn note_used(
-        &mut self,
-        now: Now,
-        shard: usize,
-        (at, amount, overdraft): (Stamp, i64, u64),
-        reserved: u64,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn note_used(&mut self, now: Now, came: CameTo, out: &mut Outbox) {
+        let CameTo { shard, at, amount, overdraft, reserved } = came;
         if matches!(self.used, Used::Total(_)) && at != self.stamp() {
             // Of a period that is over.
             return;
@@ -273,14 +286,8 @@ impl Account {
         left
     }
 
-    pub(super) fn note_return(
-        &mut self,
-        now: Now,
-        shard: usize,
-        (amount, recalled): (u64, bool),
-        reserved: u64,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn note_return(&mut self, now: Now, home: Home, out: &mut Outbox) {
+        let Home { shard, amount, reserved, recalled } = home;
         self.version += 1;
         if let Some(line) = self.lines.get_mut(shard) {
             line.lent = line.lent.saturating_sub(amount);

@@ -99,3 +99,64 @@ impl Claim {
         fit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRICES: Prices = Prices {
+        version: 1,
+        input: Some(1_000_000),
+        cached_input: None,
+        output: Some(2_000_000),
+        image: None,
+        second: None,
+        character: None,
+    };
+
+    fn claim(prices: Prices) -> Claim {
+        Claim { prices, choices: 2, likely_input: 30, most_input: 40, likely_output: 50, output: 100 }
+    }
+
+    #[test]
+    fn rates_reserve_what_is_likely_and_budgets_the_most_of_every_answer() {
+        let claim = claim(PRICES);
+        let want = |measure| claim.want(measure, claim.output);
+        assert_eq!(want(Measure::RequestsPerMinute), Some(Want::just(1)));
+        assert_eq!(want(Measure::TokensPerMinute), Some(Want::just(80)));
+        assert_eq!(want(Measure::DailyTokens), Some(Want { need: 240, least: 42 }));
+        assert_eq!(want(Measure::LifetimeMicroUsd), Some(Want { need: 440, least: 44 }));
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_what_is_left_pays_for() {
+        let claim = claim(PRICES);
+        for free in 0..600 {
+            let tokens = claim.affordable(Measure::MonthlyTokens, free, 100);
+            assert_eq!(tokens, (free.saturating_sub(40) / 2).min(100), "{free} tokens");
+            let money = claim.affordable(Measure::MonthlyMicroUsd, free, 100);
+            assert_eq!(money, (free.saturating_sub(40) / 4).min(100), "{free} micro-USD");
+        }
+    }
+
+    #[test]
+    fn what_has_no_price_asks_for_no_money_and_what_is_free_for_none() {
+        let unpriced = claim(Prices::default());
+        assert_eq!(unpriced.want(Measure::DailyMicroUsd, 100), None);
+        let free = claim(Prices { input: Some(0), output: Some(0), ..Prices::default() });
+        assert_eq!(free.want(Measure::DailyMicroUsd, 100), Some(Want::just(0)));
+    }
+
+    #[test]
+    fn a_cache_that_costs_more_is_reckoned_with() {
+        let dear = claim(Prices { cached_input: Some(3_000_000), ..PRICES });
+        assert_eq!(dear.want(Measure::DailyMicroUsd, 100), Some(Want { need: 520, least: 124 }));
+    }
+
+    #[test]
+    fn a_request_without_output_is_all_or_nothing() {
+        let embedding = Claim { output: 0, ..claim(PRICES) };
+        assert_eq!(embedding.least_output(), 0);
+        assert_eq!(embedding.want(Measure::DailyTokens, 0), Some(Want::just(40)));
+    }
+}
