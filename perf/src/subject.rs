@@ -17,6 +17,7 @@ use crate::{
     meter::Tree,
     peers::{self, Peer},
     process::{Process, Start},
+    terminal::remark,
 };
 
 /// The model that every request names.
