@@ -217,6 +217,19 @@ impl Purses {
         })
     }
 
+    /// What is left of every budget of these scopes, as far as is known here; `None` where nobody has asked yet.
+    pub fn left(&self, now: Now, scopes: &Scopes<'_>) -> SmallVec<[(Measure, Option<u64>); 4]> {
+        let limits = scopes
+            .iter()
+            .flat_map(|(scope, limits)| limits.iter().map(|(measure, _)| Meter { scope: *scope, measure }));
+        let left = |meter: Meter| {
+            let purse = self.purse(meter).filter(|purse| purse.answers > 0)?;
+            let beside = u64::try_from(purse.beside).unwrap_or(0);
+            Some(if purse.is_unlimited(now) { u64::MAX } else { beside.saturating_add(purse.free_at(now)) })
+        };
+        limits.filter(|meter| meter.measure.is_budget()).map(|meter| (meter.measure, left(meter))).collect()
+    }
+
     /// A request is over, or will never begin: `came_to` says what it used of each measure.
     pub fn settle(&mut self, now: Now, reserved: Reserved, came_to: impl Fn(Measure) -> u64) {
         for part in &reserved.0 {
