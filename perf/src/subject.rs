@@ -17,6 +17,7 @@ use crate::{
     meter::Tree,
     peers::{self, Peer},
     process::{Process, Start},
+    terminal::remark,
 };
 
 /// The model that every request names.
@@ -25,6 +26,8 @@ pub(crate) const MODEL: &str = "bench";
 const ADMIN_TOKEN: &str = "obleth_admin_0123456789abcdef0123456789abcdef";
 /// More requests in flight than any scenario has.
 const NO_LIMIT: u32 = 1_000_000;
+/// A rate and a budget that none reaches.
+const FAR: u64 = 1_000_000_000_000;
 
 /// Somebody who answers requests.
 #[derive(Debug)]
@@ -162,13 +165,19 @@ impl Gateway {
 }
 
 impl Site<'_> {
-    /// The gateway with so many shards and no limit that a scenario reaches.
+    /// The gateway with so many shards, rates and budgets that every request is counted against and no scenario reaches.
     ///
     /// # Errors
     /// It does not start.
     pub(crate) fn obleth(&self, name: &str, shards: usize) -> Result<Subject> {
         let gateway = self.gateway(name, shards, NO_LIMIT)?;
-        let (_, key) = gateway.tenant(&json!({"name": "bench"}))?;
+        let (id, key) = gateway.tenant(&json!({"name": "bench"}))?;
+        let rates = json!({"requests_per_minute": FAR, "tokens_per_minute": FAR});
+        gateway.admin("PUT", &format!("/tenants/{id}/quota"), &rates)?;
+        let budget = json!({"period": "monthly", "limit_tokens": FAR, "limit_micro_usd": FAR});
+        if let Err(error) = gateway.admin("PUT", &format!("/tenants/{id}/budget"), &budget) {
+            remark(&format!("{name} has no budgets: {error:#}"));
+        }
         Ok(Subject { name: name.to_owned(), address: gateway.data_plane, key, process: gateway.process })
     }
 
@@ -183,6 +192,7 @@ impl Site<'_> {
             "model_name": MODEL,
             "api_base": format!("http://{}", self.backend),
             "max_in_flight": slots,
+            "prices": {"input_micro_usd": 150_000, "output_micro_usd": 600_000},
         });
         gateway.admin("POST", "/models", &model)?;
         Ok(gateway)

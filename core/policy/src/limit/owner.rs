@@ -9,7 +9,7 @@ mod account;
 
 use std::collections::BTreeMap;
 
-use self::account::{Account, Ask};
+use self::account::{Account, Ask, CameTo, Home};
 use super::{Correction, Definition, Down, LimitBook, Limits, Meter, Scope, Spent, Standing, Up};
 use crate::unit::{Instant, UnixMs};
 
@@ -159,10 +159,10 @@ impl Owner {
                 self.wake = self.wake.into_iter().chain(recall_ends).min();
             }
             Up::Used { at, amount, overdraft, reserved, .. } => {
-                account.note_used(now, shard, (at, amount, overdraft), reserved);
+                account.note_used(now, CameTo { shard, at, amount, overdraft, reserved }, out);
             }
             Up::Return { amount, reserved, recalled, .. } => {
-                account.note_return(now, shard, (amount, recalled), reserved, out);
+                account.note_return(now, Home { shard, amount, reserved, recalled }, out);
             }
         }
     }

@@ -92,6 +92,8 @@ pub enum Down {
         /// For a budget, when its next period begins.
         ends: UnixMs,
     },
+    /// What others may still use of a rate, below zero if it is overdrawn. Answers nothing.
+    Left(Meter, i64),
     /// There is no such limit (any more).
     Unlimited(Meter),
     /// Others lack them: free credits go home, and what falls free later, too.

@@ -186,6 +186,7 @@ impl Purses {
         for part in &reserved.0 {
             self.change(now, part, |wallet| wallet.take(part.measure, (part.stamp, part.amount)));
         }
+        // What was taken frees nothing for others: it can wait.
         Ok(reserved)
     }
 
@@ -217,11 +218,24 @@ impl Purses {
         })
     }
 
+    /// What is left of every budget of these scopes, as far as is known here; `None` where nobody has asked yet.
+    pub fn left(&self, now: Now, scopes: &Scopes<'_>) -> SmallVec<[(Measure, Option<u64>); 4]> {
+        let limits = scopes
+            .iter()
+            .flat_map(|(scope, limits)| limits.iter().map(|(measure, _)| Meter { scope: *scope, measure }));
+        let left = |meter: Meter| {
+            let purse = self.purse(meter).filter(|purse| purse.answers > 0)?;
+            let beside = u64::try_from(purse.beside).unwrap_or(0);
+            Some(if purse.is_unlimited(now) { u64::MAX } else { beside.saturating_add(purse.free_at(now)) })
+        };
+        limits.filter(|meter| meter.measure.is_budget()).map(|meter| (meter.measure, left(meter))).collect()
+    }
+
     /// A request is over, or will never begin: `came_to` says what it used of each measure.
     pub fn settle(&mut self, now: Now, reserved: Reserved, came_to: impl Fn(Measure) -> u64) {
         for part in &reserved.0 {
             let amount = came_to(part.measure);
-            self.change(now, part, |wallet| {
+            self.urgent |= self.change(now, part, |wallet| {
                 wallet.settle(now, part.measure, (part.stamp, part.amount), amount);
             });
         }
@@ -245,6 +259,13 @@ impl Purses {
         }
         match down {
             Down::Resync => {}
+            Down::Left(meter, left) => {
+                let place = self.places.get(&meter.scope).copied();
+                let wallet = place.and_then(|place| self.wallets.get_mut(place as usize)?.as_mut());
+                if let Some(wallet) = wallet {
+                    wallet.purse(meter.measure).beside = left;
+                }
+            }
             Down::Recall(meter) => self.recalled(now, meter),
             Down::Unlimited(meter) => {
                 let until = now.monotonic.plus(UNLIMITED);
@@ -260,7 +281,7 @@ impl Purses {
                 (purse.beside, purse.scarce) = (left, scarce);
             }),
         }
-        !matches!(down, Down::Recall(_) | Down::Resync)
+        !matches!(down, Down::Recall(_) | Down::Left(..) | Down::Resync)
     }
 
     /// The owner has lost its books: a new life, without free credits. What is reserved is said as an overdraft.
@@ -339,16 +360,19 @@ impl Purses {
         place
     }
 
-    /// Changes what a request has a part in; what follows is said soon, or at once where credits are scarce.
-    fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet)) {
-        let Some(wallet) = self.wallets.get_mut(part.place as usize).and_then(Option::as_mut) else { return };
+    /// Changes what a request has a part in; what follows is said soon. True if somebody may wait for it.
+    fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet)) -> bool {
+        let Some(wallet) = self.wallets.get_mut(part.place as usize).and_then(Option::as_mut) else {
+            return false;
+        };
         wallet.touched = now.monotonic;
         change(wallet);
         let purse = wallet.purse(part.measure);
-        if purse.has_news() {
-            self.urgent |= purse.scarce;
+        let (has_news, scarce) = (purse.has_news(), purse.scarce);
+        if has_news {
             self.note_unsaid(now, part.place);
         }
+        has_news && scarce
     }
 
     fn note_unsaid(&mut self, now: Now, place: u32) {

@@ -107,13 +107,21 @@ async fn reserve(
     scopes: &Scopes<'_>,
     claim: &Claim,
 ) -> Result<Option<(Reserved, u64)>, Stop> {
-    let mut output = claim.output;
+    // A first look at what is left takes as little as there can be.
+    let mut known = open_output(shard, scopes, claim);
+    let mut output = known.unwrap_or(claim.least_output());
     let mut waits = false;
     loop {
         let want = |measure| claim.want(measure, output);
         let reserved = shard.credits.purses.borrow_mut().reserve(shard.both_clocks(), scopes, want);
         shard.speak_of_credits();
         let lacking = match reserved {
+            Ok(reserved) if known.is_none() => {
+                shard.settle_credits(reserved, |_| 0);
+                known = open_output(shard, scopes, claim);
+                output = known.unwrap_or(output);
+                continue;
+            }
             Ok(reserved) => {
                 if waits {
                     down.alarm.clear();
@@ -145,6 +153,17 @@ async fn reserve(
             output = affordable;
         }
     }
+}
+
+/// How long the answer may be, by what is left of all budgets; `None` while that is not known of each.
+fn open_output(shard: &Shard, scopes: &Scopes<'_>, claim: &Claim) -> Option<u64> {
+    if !claim.is_open {
+        return Some(claim.output);
+    }
+    let left = shard.credits.purses.borrow().left(shard.both_clocks(), scopes);
+    let modest = left.iter().map(|(measure, left)| Some(claim.modest(*measure, (*left)?)));
+    let least = modest.collect::<Option<Vec<_>>>()?.into_iter().min();
+    Some(least.unwrap_or(claim.output).max(claim.least_output()))
 }
 
 /// The longest answer that the budgets pay for which had less than was asked of them.

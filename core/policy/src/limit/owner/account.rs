@@ -15,6 +15,9 @@ const SLICES: u64 = 4;
 /// Less than this part of a limit left is little: credits are lent for single requests, and what falls free goes home.
 const SCARCE: u64 = 16;
 
+/// What is left of a rate is told in steps of one part in so many of its limit.
+const TOLD_STEPS: u64 = 128;
+
 /// A request of a shard that waits for credits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
@@ -34,6 +37,25 @@ impl Ask {
     }
 }
 
+/// What credits of a shard became.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CameTo {
+    pub(super) shard: usize,
+    pub(super) at: Stamp,
+    pub(super) amount: i64,
+    pub(super) overdraft: u64,
+    pub(super) reserved: u64,
+}
+
+/// Credits of a shard that go home.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Home {
+    pub(super) shard: usize,
+    pub(super) amount: u64,
+    pub(super) reserved: u64,
+    pub(super) recalled: bool,
+}
+
 /// What was used: of the last minute, or in the period.
 #[derive(Debug)]
 enum Used {
@@ -50,6 +72,8 @@ struct Line {
     reserved: u64,
     /// It was asked for them and has not answered.
     recalled: bool,
+    /// What it was last told that others may still use; `None` if it has never asked.
+    told: Option<i64>,
 }
 
 impl Line {
@@ -84,11 +108,13 @@ impl Account {
         Self { meter, limit, turn, used, lines, asks, recall_ends, has_refused: false, version: 0 }
     }
 
-    /// Begins the next period when its time has come. A clock that goes back never begins an earlier one.
+    /// Begins the next period when its time has come. A clock that goes back never begins an earlier one. The one after
+    /// the next lasts until somebody says when it ends.
     pub(super) fn roll(&mut self, now: Now) {
-        while now.wall >= self.turn.ends && self.turn.ends > self.turn.begins {
-            let Turn { ends, next_ends, .. } = self.turn;
-            self.begin(Turn { begins: ends, ends: next_ends.max(ends), next_ends });
+        while now.wall >= self.turn.ends {
+            let Turn { ends: begins, next_ends, .. } = self.turn;
+            let ends = if next_ends > begins { next_ends } else { UnixMs(i64::MAX) };
+            self.begin(Turn { begins, ends, next_ends });
         }
     }
 
@@ -193,14 +219,8 @@ impl Account {
             line.lent = line.lent.saturating_add(amount);
         }
         self.version += 1;
-        Down::Grant {
-            meter: self.meter,
-            amount,
-            since: self.stamp(),
-            ends: self.turn.ends,
-            left: self.left_beside(now, ask.shard),
-            scarce,
-        }
+        let left = self.tell(now, ask.shard);
+        Down::Grant { meter: self.meter, amount, since: self.stamp(), ends: self.turn.ends, left, scarce }
     }
 
     /// A request larger than a whole minute may have one that nobody has used anything of.
@@ -211,6 +231,7 @@ impl Account {
     }
 
     fn refuse(&mut self, now: Now, ask: Ask) -> Down {
+        self.tell(now, ask.shard);
         let left = self.free(now).saturating_add(signed(ask.has));
         let again_ms = match &self.used {
             Used::Minute(minute) => minute.room_in(now.ms(), ask.least, self.limit).max(1),
@@ -222,13 +243,8 @@ impl Account {
         Down::Short { meter: self.meter, least: ask.least, left, again_ms, ends: self.turn.ends }
     }
 
-    pub(super) fn note_used(
-        &mut self,
-        now: Now,
-        shard: usize,
-        (at, amount, overdraft): (Stamp, i64, u64),
-        reserved: u64,
-    ) {
+    pub(super) fn note_used(&mut self, now: Now, came: CameTo, out: &mut Outbox) {
+        let CameTo { shard, at, amount, overdraft, reserved } = came;
         if matches!(self.used, Used::Total(_)) && at != self.stamp() {
             // Of a period that is over.
             return;
@@ -243,16 +259,35 @@ impl Account {
             Used::Minute(minute) => minute.add(at.0.min(now.ms()), amount),
             Used::Total(used) => *used = used.saturating_add_signed(amount),
         }
+        self.tell_others(now, shard, out);
     }
 
-    pub(super) fn note_return(
-        &mut self,
-        now: Now,
-        shard: usize,
-        (amount, recalled): (u64, bool),
-        reserved: u64,
-        out: &mut Outbox,
-    ) {
+    /// Clients of other shards are told what is left of a rate, once it has changed enough to be worth it.
+    fn tell_others(&mut self, now: Now, shard: usize, out: &mut Outbox) {
+        if matches!(self.used, Used::Total(_)) {
+            return;
+        }
+        let step = (self.limit / TOLD_STEPS).max(1);
+        for other in (0..self.lines.len()).filter(|other| *other != shard) {
+            let Some(told) = self.lines.get(other).and_then(|line| line.told) else { continue };
+            if self.left_beside(now, other).abs_diff(told) >= step {
+                let left = self.tell(now, other);
+                out.words.push((other, Down::Left(self.meter, left)));
+            }
+        }
+    }
+
+    /// What is left beside what this shard has, which it is about to be told.
+    fn tell(&mut self, now: Now, shard: usize) -> i64 {
+        let left = self.left_beside(now, shard);
+        if let Some(line) = self.lines.get_mut(shard) {
+            line.told = Some(left);
+        }
+        left
+    }
+
+    pub(super) fn note_return(&mut self, now: Now, home: Home, out: &mut Outbox) {
+        let Home { shard, amount, reserved, recalled } = home;
         self.version += 1;
         if let Some(line) = self.lines.get_mut(shard) {
             line.lent = line.lent.saturating_sub(amount);

@@ -188,7 +188,10 @@ impl Purse {
                 self.last_used = stamp.0;
                 self.note(stamp, signed(amount));
             }
-            _ => self.reserved = self.reserved.saturating_add(amount),
+            _ => {
+                self.reserved = self.reserved.saturating_add(amount);
+                self.note(stamp, 0);
+            }
         }
     }
 

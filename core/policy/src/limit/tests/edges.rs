@@ -286,3 +286,30 @@ fn credits_are_not_called_away_from_a_request_that_was_granted_them_and_has_not_
         }
     }
 }
+
+#[test]
+fn a_period_that_nobody_said_the_end_of_lasts_until_somebody_does() {
+    let measure = Measure::DailyTokens;
+    let mut world = World::new(1, &only(KEY, measure, 10));
+    world.now_ms = u64::try_from(5 * DAY_MS).unwrap();
+    assert!(world.ask(0, some(measure, 10)).is_ok());
+    assert!(world.ask(0, some(measure, 1)).is_err());
+}
+
+#[test]
+fn what_is_left_is_the_same_wherever_a_client_asks() {
+    let measure = Measure::RequestsPerMinute;
+    let mut world = World::new(2, &only(KEY, measure, 100));
+    for round in 0..40 {
+        let shard = usize::from(round % 3 == 0);
+        let reserved = world.ask(shard, one(measure)).unwrap();
+        world.settle(shard, reserved, |_| 1);
+        world.settle_down();
+        for shard in (0..2).filter(|_| round > 0) {
+            let limits = world.limits.clone();
+            let scopes = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
+            let rate = world.purses[shard].rate(world.now(), &scopes, measure).unwrap();
+            assert_eq!(rate.remaining, 100 - (round + 1), "round {round}, shard {shard}");
+        }
+    }
+}

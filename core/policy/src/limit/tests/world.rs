@@ -141,7 +141,7 @@ impl World {
         shard: usize,
         want: impl Fn(Measure) -> Option<Want>,
     ) -> Result<Reserved, Shortage> {
-        for _ in 0..100 {
+        loop {
             let lacking = match self.reserve(shard, &want) {
                 Ok(reserved) => return Ok(reserved),
                 Err(lacking) => lacking,
@@ -151,7 +151,6 @@ impl World {
                 return Err(shortage);
             }
         }
-        panic!("asked a hundred times");
     }
 
     /// Every word is carried until the shard has its answer.

@@ -14,6 +14,11 @@ use crate::{
 /// What an answer comes to at most where neither its client nor its model says so, in tokens.
 const UNSAID_OUTPUT: u64 = 32 * 1024;
 
+/// A request whose client names no limit reserves at most one part in so many of what a budget has left …
+const OPEN_PART: u64 = 16;
+/// … but so many tokens, where they are left.
+const OPEN_LEAST: u64 = 1024;
+
 /// See the module's text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
@@ -27,6 +32,8 @@ pub(super) struct Claim {
     likely_output: u64,
     /// The most that each answer may have.
     pub(super) output: u64,
+    /// Its client has not said how long an answer may be.
+    pub(super) is_open: bool,
 }
 
 impl Claim {
@@ -46,7 +53,15 @@ impl Claim {
         let output = said.into_iter().chain(fits).min().unwrap_or(UNSAID_OUTPUT);
         let likely_output = foresight.likely_output(pool, output.saturating_mul(asked.choices));
         let (prices, choices) = (model.prices, asked.choices);
-        Self { prices, choices, likely_input, most_input, likely_output, output }
+        Self { prices, choices, likely_input, most_input, likely_output, output, is_open: said.is_none() }
+    }
+
+    /// How long an answer may be whose client has not said it, by what is left of a budget: a part of it, so that one such
+    /// request does not keep all the others out.
+    pub(super) fn modest(&self, measure: Measure, left: u64) -> u64 {
+        let part = self.affordable(measure, left / OPEN_PART, self.output);
+        let short = self.affordable(measure, left, self.output.min(OPEN_LEAST));
+        part.max(short)
     }
 
     /// What it would like to reserve of a measure if its answers have at most `output` tokens, and what it can do with.
@@ -97,5 +112,78 @@ impl Claim {
             if fits(middle) { fit = middle } else { too_long = middle }
         }
         fit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRICES: Prices = Prices {
+        version: 1,
+        input: Some(1_000_000),
+        cached_input: None,
+        output: Some(2_000_000),
+        image: None,
+        second: None,
+        character: None,
+    };
+
+    fn claim(prices: Prices) -> Claim {
+        let (likely_input, most_input, likely_output) = (30, 40, 50);
+        Claim { prices, choices: 2, likely_input, most_input, likely_output, output: 100, is_open: false }
+    }
+
+    #[test]
+    fn rates_reserve_what_is_likely_and_budgets_the_most_of_every_answer() {
+        let claim = claim(PRICES);
+        let want = |measure| claim.want(measure, claim.output);
+        assert_eq!(want(Measure::RequestsPerMinute), Some(Want::just(1)));
+        assert_eq!(want(Measure::TokensPerMinute), Some(Want::just(80)));
+        assert_eq!(want(Measure::DailyTokens), Some(Want { need: 240, least: 42 }));
+        assert_eq!(want(Measure::LifetimeMicroUsd), Some(Want { need: 440, least: 44 }));
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_what_is_left_pays_for() {
+        let claim = claim(PRICES);
+        for free in 0..600 {
+            let tokens = claim.affordable(Measure::MonthlyTokens, free, 100);
+            assert_eq!(tokens, (free.saturating_sub(40) / 2).min(100), "{free} tokens");
+            let money = claim.affordable(Measure::MonthlyMicroUsd, free, 100);
+            assert_eq!(money, (free.saturating_sub(40) / 4).min(100), "{free} micro-USD");
+        }
+    }
+
+    #[test]
+    fn who_names_no_limit_reserves_a_part_of_what_is_left_and_some_tokens_at_least() {
+        let open = Claim { output: 100_000, is_open: true, ..claim(PRICES) };
+        let modest = |left| open.modest(Measure::DailyTokens, left);
+        assert_eq!(modest(10_000_000), 100_000, "plenty: as long as it fits the model");
+        assert_eq!(modest(1_600_000), (100_000 - 40) / 2);
+        assert_eq!(modest(16_000), 1024);
+        assert_eq!(modest(1_040), 500);
+        assert_eq!(modest(30), 0);
+    }
+
+    #[test]
+    fn what_has_no_price_asks_for_no_money_and_what_is_free_for_none() {
+        let unpriced = claim(Prices::default());
+        assert_eq!(unpriced.want(Measure::DailyMicroUsd, 100), None);
+        let free = claim(Prices { input: Some(0), output: Some(0), ..Prices::default() });
+        assert_eq!(free.want(Measure::DailyMicroUsd, 100), Some(Want::just(0)));
+    }
+
+    #[test]
+    fn a_cache_that_costs_more_is_reckoned_with() {
+        let dear = claim(Prices { cached_input: Some(3_000_000), ..PRICES });
+        assert_eq!(dear.want(Measure::DailyMicroUsd, 100), Some(Want { need: 520, least: 124 }));
+    }
+
+    #[test]
+    fn a_request_without_output_is_all_or_nothing() {
+        let embedding = Claim { output: 0, ..claim(PRICES) };
+        assert_eq!(embedding.least_output(), 0);
+        assert_eq!(embedding.want(Measure::DailyTokens, 0), Some(Want::just(40)));
     }
 }
