@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
-//! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
+//! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `looks.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
 //! | `usage/` | the ledger: where records stay, and the reports over them |
@@ -23,6 +23,7 @@ mod budget;
 mod clock;
 mod directory;
 mod history;
+mod looks;
 mod metrics;
 mod networks;
 mod orders;

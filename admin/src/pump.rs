@@ -13,13 +13,15 @@ use std::{
     time::Duration,
 };
 
-use obleth_link::{Command, Event, Gauges, Order, ShardGauges, SidecarEnd};
+use obleth_link::{Command, Event, Gauges, Order, Report, ShardGauges, SidecarEnd};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest, KeyRecord},
+    limit::{Correction, Definition, LimitBook, Meter, Standing},
     snapshot::Snapshot,
+    unit::UnixMs,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, broadcast, watch},
     time::{sleep, timeout},
 };
 
@@ -37,6 +39,9 @@ const BATCH: usize = 512;
 /// 100 ms.
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
+/// Budgets that are used up, until who listens has heard of them. Who listens too slowly misses the oldest.
+const EXHAUSTED: usize = 1024;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Pump {
@@ -50,6 +55,9 @@ pub(crate) struct Pump {
     looked: Notify,
     /// Rings when a shard has said something: there may be traffic.
     stirred: Notify,
+    /// Lives of the coordinator that have begun.
+    lives: watch::Sender<u64>,
+    exhausted: broadcast::Sender<(Meter, UnixMs)>,
 }
 
 #[derive(Debug)]
@@ -88,7 +96,8 @@ impl Pump {
             last_ping: 0,
         };
         let (beats, kept, looked, stirred) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
-        Self { end, state: Mutex::new(state), beats, kept, looked, stirred }
+        let (lives, exhausted) = (watch::Sender::new(0), broadcast::Sender::new(EXHAUSTED));
+        Self { end, state: Mutex::new(state), beats, kept, looked, stirred, lives, exhausted }
     }
 
     /// The shards' figures.
@@ -136,6 +145,37 @@ impl Pump {
         self.send_all(state, &Command::KeyChanged(digest));
     }
 
+    /// Gives the owner of the limits its book: these are all there are.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
+    pub(crate) fn publish_limits(&self, book: Arc<LimitBook>) {
+        self.order(&mut self.lock(), Order::Limits(book));
+    }
+
+    /// The limits of one scope were set, or its periods have moved on.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
+    pub(crate) fn limit_changed(&self, definition: Definition) {
+        self.order(&mut self.lock(), Order::Limit(definition));
+    }
+
+    /// What a budget has used is not what the usage ledger says.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
+    pub(crate) fn correct(&self, correction: Correction) {
+        self.order(&mut self.lock(), Order::Correct(correction));
+    }
+
+    /// Lives of the coordinator that have begun since the sidecar did. One that begins has no limits: it must be given
+    /// its book.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
+    pub(crate) fn lives(&self) -> watch::Receiver<u64> {
+        self.lives.subscribe()
+    }
+
+    /// Budgets that a request was refused for, the first one in each period, with the period's first moment.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
+    pub(crate) fn exhausted(&self) -> broadcast::Receiver<(Meter, UnixMs)> {
+        self.exhausted.subscribe()
+    }
+
     /// Asks every shard that runs for a sign of life, and waits until `within` has passed. Returns the shards
     /// that gave none. One that is missing is left out: it is started again when its time has come, and to restart
     /// the process for it would end what the others have in flight.
@@ -173,17 +213,26 @@ impl Pump {
 
     /// Asks the coordinator how everybody stands. `None` when it does not say within that time.
     pub(crate) async fn look(&self, within: Duration) -> Option<Look> {
-        let wish = {
-            let mut state = self.lock();
-            let (wish, is_out) = state.orders.want_look(&self.end);
-            self.note_kept(is_out);
-            wish
-        };
+        let (wish, is_out) = self.lock().orders.want_look(&self.end);
+        self.note_kept(is_out);
+        self.answered(within, || self.lock().orders.answer_to(wish)).await
+    }
+
+    /// Asks the owner of the limits how every meter stands that is in use. `None` when it does not say within that time.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
+    pub(crate) async fn look_at_limits(&self, within: Duration) -> Option<Arc<[Standing]>> {
+        let (wish, is_out) = self.lock().orders.want_standings(&self.end);
+        self.note_kept(is_out);
+        self.answered(within, || self.lock().orders.standings_for(wish)).await
+    }
+
+    /// Waits for what a report brings.
+    async fn answered<T>(&self, within: Duration, answer: impl Fn() -> Option<T>) -> Option<T> {
         let answered = async {
             loop {
                 let looked = self.looked.notified();
-                if let Some(look) = self.lock().orders.answer_to(wish) {
-                    return look;
+                if let Some(answer) = answer() {
+                    return answer;
                 }
                 looked.await;
             }
@@ -239,10 +288,16 @@ impl Pump {
 
     fn take_reports(&self) {
         for report in std::iter::from_fn(|| self.end.take_report()).take(BATCH) {
+            if let Report::Exhausted(meter, since) = report {
+                // Whoever listens; nobody has to.
+                let _ = self.exhausted.send((meter, since));
+                continue;
+            }
             let mut state = self.lock();
             let shares = state.snapshot.as_ref().map(|snapshot| Arc::clone(snapshot.shares()));
             let is_out = state.orders.take_report(&self.end, report, shares);
             self.note_kept(is_out);
+            self.lives.send_if_modified(|lives| std::mem::replace(lives, state.orders.lives()) != *lives);
             drop(state);
             self.looked.notify_waiters();
         }
