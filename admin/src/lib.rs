@@ -10,6 +10,7 @@
 //! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `looks.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
+//! | `budget/` | what budgets have used, and who hears of it |
 //! | `usage/` | the ledger: where records stay, and the reports over them |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
@@ -17,8 +18,8 @@
 
 mod address;
 mod api;
+mod authorities;
 mod bell;
-#[expect(dead_code, reason = "its keeper follows")]
 mod budget;
 mod clock;
 mod directory;
@@ -58,7 +59,7 @@ use obleth_policy::{
     snapshot::{Brownout, Secret, Timers},
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 
@@ -76,6 +77,10 @@ pub use vault::{BadMasterKey, MasterKey};
 
 use address::ApiBase;
 use api::{App, Shared, TokenDigest};
+use budget::{
+    alert::{Alerts, BudgetFigures},
+    keeper::{self, Keeper, LimitsInForce},
+};
 use metrics::Probes;
 use pump::Pump;
 use resolve::Names;
@@ -216,10 +221,13 @@ impl Sidecar {
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
         let (usage, checkpoint) = open_ledger(&settings.usage)?;
+        let book = db.spend_place().map_err(|_| OpenError::Damaged { path: settings.database.clone() })?;
+        let checkpoint = keeper::checkpoint(checkpoint, book, &settings.usage.log);
         Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
     }
 
-    /// How far the usage log has come into the ledger, so that the log goes on behind it; for a log that is opened later.
+    /// How far the usage log has come into the ledger and the spend book, so that the log goes on behind it; for a log that
+    /// is opened later.
     #[must_use]
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.checkpoint
@@ -308,7 +316,12 @@ impl Sidecar {
         let probes = Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), log, build);
         let pump = Arc::clone(&app.pump).run(app.store.clone());
         let names = Arc::clone(&app.publisher);
-        let shipper = Shipper { tail, ledger, names, shipping };
+        let figures = Arc::new(BudgetFigures::default());
+        let (alerts, told) = Alerts::new(Arc::clone(&figures));
+        let limits = LimitsInForce { all: Box::new(Vec::new), changes: watch::Sender::new(0).subscribe() };
+        let log = (tail.clone(), settings.usage.log.clone());
+        let keeper = Arc::new(Keeper::new(log, (ledger.clone(), app.store.clone()), limits, alerts));
+        let shipper = Shipper { tail, ledger, names, shipping, keeper };
         let shipper = tokio::spawn(shipper.run(stop.clone()));
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());

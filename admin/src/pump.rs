@@ -57,6 +57,8 @@ pub(crate) struct Pump {
     stirred: Notify,
     /// Lives of the coordinator that have begun.
     lives: watch::Sender<u64>,
+    /// Lives of shards that have begun.
+    shard_lives: watch::Sender<u64>,
     exhausted: broadcast::Sender<(Meter, UnixMs)>,
 }
 
@@ -97,7 +99,8 @@ impl Pump {
         };
         let (beats, kept, looked, stirred) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
         let (lives, exhausted) = (watch::Sender::new(0), broadcast::Sender::new(EXHAUSTED));
-        Self { end, state: Mutex::new(state), beats, kept, looked, stirred, lives, exhausted }
+        let shard_lives = watch::Sender::new(0);
+        Self { end, state: Mutex::new(state), beats, kept, looked, stirred, lives, shard_lives, exhausted }
     }
 
     /// The shards' figures.
@@ -168,6 +171,12 @@ impl Pump {
     #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn lives(&self) -> watch::Receiver<u64> {
         self.lives.subscribe()
+    }
+
+    /// Lives of shards that have begun since the sidecar did. What a shard that died had in its hands counts as used until
+    /// the usage ledger says better.
+    pub(crate) fn shard_lives(&self) -> watch::Receiver<u64> {
+        self.shard_lives.subscribe()
     }
 
     /// Budgets that a request was refused for, the first one in each period, with the period's first moment.
@@ -304,6 +313,7 @@ impl Pump {
     }
 
     fn greet(&self, shard: usize) {
+        self.shard_lives.send_modify(|lives| *lives += 1);
         let mut state = self.lock();
         if let Some(snapshot) = state.snapshot.clone() {
             self.send(&mut state, shard, Command::Snapshot(snapshot));

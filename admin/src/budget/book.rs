@@ -76,7 +76,7 @@ pub(crate) struct Entry {
     pub(crate) total: Total,
 }
 
-/// A period of a budget that the usage ledger has to be asked about.
+/// A period of a budget that the usage ledger can be asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) meter: Meter,
@@ -116,7 +116,7 @@ impl Book {
         }
     }
 
-    /// As it was saved. Its budgets have to be defined before anything is folded; see [`Book::forget_undefined`].
+    /// As it was saved. Its budgets have to be defined before anything is folded; see [`Book::define_all`].
     pub(crate) fn restored(saved: Saved) -> Self {
         let mut book = Self { before: saved.newest, saved_at: Some(saved.at), ..Self::new(saved.at) };
         for Entry { meter, since, total } in saved.entries {
@@ -180,12 +180,23 @@ impl Book {
         }
     }
 
-    /// Lets budgets go that were saved and do not exist any more.
-    pub(crate) fn forget_undefined(&mut self) {
-        for (scope, account) in self.accounts.extract_if(|_, account| account.limits.is_none()) {
+    /// These are all definitions. Returns whether any differs from what it was.
+    pub(crate) fn define_all(&mut self, definitions: &[Definition]) -> bool {
+        let mut differs = false;
+        let has_budgets = |of: &&Definition| of.limits.iter().any(|(measure, _)| measure.is_budget());
+        for definition in definitions.iter().filter(has_budgets) {
+            if !self.accounts.get(&definition.scope).is_some_and(|account| account.is_of(definition)) {
+                self.define(definition);
+                differs = true;
+            }
+        }
+        let kept: BTreeSet<Scope> = definitions.iter().filter(has_budgets).map(|of| of.scope).collect();
+        for (scope, account) in self.accounts.extract_if(|scope, _| !kept.contains(scope)) {
             let gone = account.totals.into_keys();
             self.unsaved.extend(gone.map(|(measure, since)| (Meter { scope, measure }, since)));
+            differs = true;
         }
+        differs
     }
 
     /// Takes the records between its place and `to` in. Returns whether any counted for a budget.
@@ -234,7 +245,12 @@ impl Book {
 
     /// The periods whose totals are not whole.
     pub(crate) fn gaps(&self) -> Vec<Gap> {
-        let open = self.entries().filter(|entry| !entry.total.is_whole);
+        self.periods(|total| !total.is_whole)
+    }
+
+    /// The periods of such totals, with their ends.
+    pub(crate) fn periods(&self, such: impl Fn(Total) -> bool) -> Vec<Gap> {
+        let open = self.entries().filter(|entry| such(entry.total));
         let gap = |Entry { meter, since, .. }: Entry| {
             let account = self.accounts.get(&meter.scope)?;
             let ends = ends(turn(account.day, account.month, meter.measure), since);
@@ -309,7 +325,7 @@ impl Book {
 
     /// Whether it differs from what was last saved.
     pub(crate) fn is_altered(&self) -> bool {
-        !self.unsaved.is_empty() || self.saved_at != Some(self.at)
+        !self.unsaved.is_empty() || (!self.is_empty() && self.saved_at != Some(self.at))
     }
 
     /// What is to be saved. It stays so until [`Book::note_saved`].
@@ -348,6 +364,10 @@ impl Default for Account {
 }
 
 impl Account {
+    fn is_of(&self, definition: &Definition) -> bool {
+        (self.limits, self.day, self.month) == (definition.limits, definition.day, definition.month)
+    }
+
     fn count(
         &mut self,
         scope: Scope,

@@ -13,4 +13,10 @@
 //! | `alert.rs`, `webhook.rs` | who hears of a budget that fills up |
 //! | `forecast.rs` | how long a budget lasts |
 
+pub(crate) mod alert;
+pub(crate) mod audit;
 pub(crate) mod book;
+pub(crate) mod forecast;
+pub(crate) mod keeper;
+pub(crate) mod sums;
+pub(crate) mod webhook;

@@ -16,6 +16,7 @@ mod keys;
 mod models;
 mod prices;
 mod secrets;
+pub(crate) mod spend;
 mod sqlite;
 mod tenants;
 

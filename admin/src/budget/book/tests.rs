@@ -85,11 +85,12 @@ impl Naive {
         self.records.push((record.ts.0, scopes, tokens, cost));
     }
 
-    fn sum(&self, meter: Meter, from: i64, to: i64) -> u64 {
-        let of = self
-            .records
-            .iter()
-            .filter(|(ts, scopes, ..)| (from..to).contains(ts) && scopes.contains(&Some(meter.scope)));
+    /// Of the first so many records.
+    fn sum(&self, meter: Meter, folded: usize, (from, to): (i64, i64)) -> u64 {
+        let is_meant = |(ts, scopes, ..): &&(i64, [Option<Scope>; 3], u64, u64)| {
+            (from..to).contains(ts) && scopes.contains(&Some(meter.scope))
+        };
+        let of = self.records[..folded].iter().filter(is_meant);
         let is_money = meter.measure.unit() == Unit::MicroUsd;
         of.map(|(_, _, tokens, cost)| if is_money { *cost } else { *tokens }).sum()
     }
@@ -184,8 +185,10 @@ impl World {
     /// The process dies and comes back; what was folded since the book was saved is in the log.
     fn restart(&mut self) {
         self.book = Book::restored(self.stored.clone());
-        self.redefine();
-        self.book.forget_undefined();
+        let limited = self.defined.iter().filter(|(_, limits)| !limits.is_none());
+        let all: Vec<_> = limited.map(|(scope, limits)| definition(*scope, *limits, self.now)).collect();
+        self.book.define_all(&all);
+        assert!(!self.book.define_all(&all), "nothing differs any more");
         self.answer();
     }
 
