@@ -149,26 +149,22 @@ impl Pump {
     }
 
     /// Gives the owner of the limits its book: these are all there are.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn publish_limits(&self, book: Arc<LimitBook>) {
         self.order(&mut self.lock(), Order::Limits(book));
     }
 
     /// The limits of one scope were set, or its periods have moved on.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn limit_changed(&self, definition: Definition) {
         self.order(&mut self.lock(), Order::Limit(definition));
     }
 
     /// What a budget has used is not what the usage ledger says.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn correct(&self, correction: Correction) {
         self.order(&mut self.lock(), Order::Correct(correction));
     }
 
     /// Lives of the coordinator that have begun since the sidecar did. One that begins has no limits: it must be given
     /// its book.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn lives(&self) -> watch::Receiver<u64> {
         self.lives.subscribe()
     }
@@ -180,7 +176,6 @@ impl Pump {
     }
 
     /// Budgets that a request was refused for, the first one in each period, with the period's first moment.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn exhausted(&self) -> broadcast::Receiver<(Meter, UnixMs)> {
         self.exhausted.subscribe()
     }
@@ -228,7 +223,6 @@ impl Pump {
     }
 
     /// Asks the owner of the limits how every meter stands that is in use. `None` when it does not say within that time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) async fn look_at_limits(&self, within: Duration) -> Option<Arc<[Standing]>> {
         let (wish, is_out) = self.lock().orders.want_standings(&self.end);
         self.note_kept(is_out);

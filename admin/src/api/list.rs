@@ -46,6 +46,13 @@ pub(super) fn pairs(parts: &Parts) -> Result<Vec<(String, String)>, ApiError> {
     Ok(pairs)
 }
 
+/// The refusal of a parameter that there is not.
+pub(super) fn unknown(name: &str) -> ApiError {
+    let name: String = name.chars().take(64).collect();
+    let message = format!("There is no query parameter `{name}` here.");
+    ApiError::invalid(name, message)
+}
+
 /// The path as the client wrote it, also where a nested router took its own part off.
 pub(super) fn whole_path(parts: &Parts) -> String {
     let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
@@ -66,11 +73,7 @@ impl ListQuery {
             }
             "after" => self.page.after = Some(id()?),
             "tenant_id" if self.path.ends_with("/keys") => self.tenant = Some(TenantId(id()?)),
-            unknown => {
-                let name: String = unknown.chars().take(64).collect();
-                let message = format!("There is no query parameter `{name}` here.");
-                return Err(ApiError::invalid(name, message));
-            }
+            _ => return Err(unknown(name)),
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ use super::{
     sums::Sums,
 };
 use crate::{
+    limits::Spending,
     store::{Db, Store},
     usage::{Ledger, fault::LedgerFault},
 };
@@ -70,6 +71,8 @@ pub(crate) struct Keeper {
     putting: Mutex<()>,
     /// Rings when something was used of a budget.
     moved: Notify,
+    /// Rings when the book was loaded.
+    opened: Notify,
     alerts: Alerts,
 }
 
@@ -121,19 +124,9 @@ impl Keeper {
             state: Mutex::new(state),
             putting: Mutex::new(()),
             moved: Notify::new(),
+            opened: Notify::new(),
             alerts,
         }
-    }
-
-    /// What an owner of the limits begins with, up to the end of the log. The first time the book is loaded for it, and what
-    /// the log and the store do not tell is asked of the usage ledger, for a while.
-    pub(crate) async fn spent(&self, definitions: &[Definition]) -> Vec<Spent> {
-        if self.state.lock().await.book.is_none() {
-            self.open(definitions).await;
-            // A fault has been said, or the time is over; it is asked again later.
-            let _ = timeout(START_WITHIN, self.fill_gaps()).await;
-        }
-        self.caught_up(Book::spent).await.unwrap_or_default()
     }
 
     async fn open(&self, definitions: &[Definition]) {
@@ -263,8 +256,9 @@ impl Keeper {
                 sleep(ASK_AGAIN).await;
             }
             completed();
-            if changes.changed().await.is_err() {
-                return;
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                () = self.opened.notified() => {}
             }
         }
     }
@@ -421,6 +415,20 @@ impl Keeper {
             // It fails only when the runtime ends; it is let go in the next process, then.
             let _ = spawn_blocking(move || tail.release(upto)).await;
         }
+    }
+}
+
+impl Spending for Keeper {
+    /// Up to the end of the log. The first time the book is loaded for it, and what the log and the store do not tell is
+    /// asked of the usage ledger, for a while.
+    async fn spent(&self, definitions: Vec<Definition>) -> Vec<Spent> {
+        if self.state.lock().await.book.is_none() {
+            self.open(&definitions).await;
+            // A fault has been said, or the time is over; it is asked again later.
+            let _ = timeout(START_WITHIN, self.fill_gaps()).await;
+            self.opened.notify_one();
+        }
+        self.caught_up(Book::spent).await.unwrap_or_default()
     }
 }
 

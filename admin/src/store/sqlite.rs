@@ -80,6 +80,7 @@ impl Db {
             "tenants",
             "api_keys",
             "key_secrets",
+            "budgets",
             "models",
             "endpoints",
             "prices",

@@ -128,7 +128,7 @@ impl Home {
         };
         let (alerts, _) = Alerts::new(Arc::default());
         let keeper = Keeper::new((log.tail.clone(), folder), (ledger.clone(), store), limits, alerts);
-        keeper.spent(&self.definitions()).await;
+        keeper.spent(self.definitions()).await;
         Life { log, ledger, keeper: Arc::new(keeper), threads }
     }
 }

@@ -19,6 +19,7 @@ use crate::usage::{
 };
 use crate::{
     budget::{alert::Alerts, keeper::LimitsInForce},
+    limits::Spending,
     store::{Db, Store},
     vault::MasterKey,
 };
@@ -139,7 +140,7 @@ impl Ship {
         let stop = StopSignal::new();
         let signal = stop.clone();
         let task = tokio::spawn(async move {
-            keeper.spent(&[]).await;
+            keeper.spent(Vec::new()).await;
             shipper.run(signal).await
         });
         Self { task, stop, shipping, _store: None }
