@@ -150,7 +150,7 @@ fn what_makes_no_budget_is_refused_by_name() {
         stage.sidecar.expect(404, ("PUT", "/keys/x/budget"), r#"{"period":"daily","limit_tokens":5}"#);
     }
     let [group, tenant, key] = stage.paths().map(|path| path.replace("/budget", ""));
-    for zone in [r#""Mars/Olympus""#, r#""""#, r#""UTC+1""#, "null", "5"] {
+    for zone in [r#""Mars/Olympus""#, r#""""#, r#""UTC+1""#, r#""Etc/Unknown""#, r#""local""#, "null", "5"] {
         let body = format!(r#"{{"name":"new","time_zone":{zone}}}"#);
         for to in [("POST", "/groups"), ("POST", "/tenants"), ("PATCH", &group), ("PATCH", &tenant)] {
             refused(to, &body, "time_zone");
@@ -207,6 +207,30 @@ fn every_change_of_limits_is_told_before_its_answer_whichever_way_it_is_made() {
     stage.sidecar.expect(200, ("DELETE", &format!("/tenants/{}", stage.tenant)), "");
     let told = stage.told();
     assert!(told.len() == 2 && told.iter().all(|told| told.limits.is_none()), "itself and its other key");
+}
+
+#[test]
+fn of_changes_at_the_same_time_the_one_that_is_stored_last_is_told_last() {
+    let stage = Stage::new();
+    let (of_key, of_tenant) = (&stage.paths()[2], &stage.paths()[1]);
+    let put = |limit: u32| {
+        let body = if limit.is_multiple_of(5) { "null".to_owned() } else { limit.to_string() };
+        let body = format!(r#"{{"period":"daily","limit_tokens":{body}}}"#);
+        stage.put(of_key, &body);
+        stage.put(of_tenant, &body);
+    };
+    let put = &put;
+    std::thread::scope(|scope| {
+        // No more than the ring of orders holds.
+        (0..4).for_each(|n| drop(scope.spawn(move || (0..12).for_each(|m| put(n * 12 + m)))));
+    });
+    let told = stage.told();
+    for path in [of_key, of_tenant] {
+        let of = path.trim_end_matches("/budget");
+        let stored = stage.sidecar.expect(200, ("GET", of), "")["budgets"][0]["limit_tokens"].as_u64();
+        let last = told.iter().rfind(|told| format!("/{}", name(told.scope)) == of).unwrap();
+        assert_eq!(last.limits.get(Measure::DailyTokens), stored, "{of}");
+    }
 }
 
 #[test]

@@ -97,3 +97,54 @@ fn id_text(scope: Scope) -> String {
         Scope::Group(id) => id.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        store::{
+            Db, file,
+            migrate::MIGRATIONS,
+            rows::{Act, TenantRow},
+        },
+        usage::calendar::Zone,
+        vault::MasterKey,
+    };
+
+    #[test]
+    fn in_an_older_store_everybody_has_days_of_utc_and_no_budgets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("obleth.db");
+        let older = file::open(&path, &MIGRATIONS[..4]).unwrap();
+        older
+            .execute_batch(
+                "INSERT INTO tenant_groups VALUES ('01900000-0000-7000-8000-000000000001', 'default', 100, 1);
+                 INSERT INTO tenants (id, name, group_id, weight, status, created_at, updated_at)
+                 SELECT '01900000-0000-7000-8000-000000000002', 'acme', id, 100, 'active', 1, 1 FROM tenant_groups",
+            )
+            .unwrap();
+        drop(older);
+        let (mut db, _) = Db::open(&path, &MasterKey::parse(&"07".repeat(32)).unwrap()).unwrap();
+        let registry = db.registry().unwrap();
+        let (tenant, group) = (&registry.tenants[0], &registry.groups[0]);
+        assert_eq!((&tenant.time_zone, &group.time_zone), (&Zone::UTC, &Zone::UTC));
+        assert!(tenant.limits().is_none() && group.limits().is_none());
+    }
+
+    #[test]
+    fn the_table_holds_no_budget_without_a_limit_and_none_below_zero() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = MasterKey::parse(&"07".repeat(32)).unwrap();
+        let (mut db, _) = Db::open(&dir.path().join("obleth.db"), &key).unwrap();
+        let act = Act { actor: "test".into(), action: "tenant.budget" };
+        let tenant = db.create_tenant(&act, TenantRow::draft("acme".into())).unwrap();
+        let mut set = |limit_tokens, limit_micro_usd| {
+            let budget = BudgetRow { period: Period::Daily, limit_tokens, limit_micro_usd };
+            db.update_tenant(&act, tenant.id, |row| row.budgets = vec![budget]).map(|row| row.limits())
+        };
+        let limits = Limits::NONE.with(Measure::DailyTokens, Some(0)).with(Measure::DailyMicroUsd, Some(7));
+        assert_eq!(set(Some(0), Some(7)), Ok(limits));
+        assert!(set(None, None).is_err() && set(Some(-1), None).is_err() && set(None, Some(-1)).is_err());
+        assert_eq!(db.tenant(tenant.id).unwrap().limits(), limits, "what was refused has changed nothing");
+    }
+}

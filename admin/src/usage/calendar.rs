@@ -60,9 +60,9 @@ pub(crate) struct Zone(TimeZone);
 impl Zone {
     pub(crate) const UTC: Self = Self(TimeZone::UTC);
 
-    /// The zone with this name.
+    /// The zone with this name. `Etc/Unknown` is the name of none.
     pub(crate) fn of(name: &str) -> Option<Self> {
-        TimeZone::get(name).ok().map(Self)
+        TimeZone::get(name).ok().filter(|zone| !zone.is_unknown()).map(Self)
     }
 
     /// What it is called.
@@ -284,7 +284,7 @@ mod tests {
         ] {
             assert_eq!(zone.instant(none), None, "{none}");
         }
-        assert_eq!(Zone::of("Europe/Atlantis"), None);
+        assert_eq!((Zone::of("Europe/Atlantis"), Zone::of("Etc/Unknown")), (None, None));
         assert_eq!(Zone::of("europe/berlin").as_ref().map(Zone::name), Some("Europe/Berlin"));
     }
 }
