@@ -70,6 +70,8 @@ struct State {
     seen: SeenKeys,
     snapshot: Option<Arc<Snapshot>>,
     last_ping: u64,
+    /// The life of the coordinator that was given its book last.
+    booked: Option<u64>,
 }
 
 impl State {
@@ -96,6 +98,7 @@ impl Pump {
             seen: SeenKeys::new(seen_keys),
             snapshot: None,
             last_ping: 0,
+            booked: None,
         };
         let (beats, kept, looked, stirred) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
         let (lives, exhausted) = (watch::Sender::new(0), broadcast::Sender::new(EXHAUSTED));
@@ -150,7 +153,15 @@ impl Pump {
 
     /// Gives the owner of the limits its book: these are all there are.
     pub(crate) fn publish_limits(&self, book: Arc<LimitBook>) {
-        self.order(&mut self.lock(), Order::Limits(book));
+        let mut state = self.lock();
+        state.booked = Some(state.orders.lives());
+        self.order(&mut state, Order::Limits(book));
+    }
+
+    /// The life of the coordinator, if it was given its book: what it reports from now on is in the light of that.
+    pub(crate) fn booked(&self) -> Option<u64> {
+        let state = self.lock();
+        state.booked.filter(|life| *life == state.orders.lives())
     }
 
     /// The limits of one scope were set, or its periods have moved on.

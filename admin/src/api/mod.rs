@@ -7,6 +7,7 @@ mod auth;
 mod backend;
 mod body;
 mod budget;
+mod budgets;
 mod docs;
 mod error;
 mod fairshare;
@@ -171,6 +172,7 @@ fn operations() -> Api {
     let api = tenants::routes(api);
     let api = keys::routes(api);
     let api = budget::routes(api);
+    let api = budgets::routes(api);
     let api = usage::routes(api);
     let api = model_routes(api);
     prices::routes(api)

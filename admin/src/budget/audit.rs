@@ -6,9 +6,13 @@
 //!
 //! It looks when the owner, a shard or a budget has begun a life, and once a minute while budgets are used; else it sleeps.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use obleth_policy::limit::{Correction, Meter, Standing};
+use obleth_policy::limit::{Correction, Meter, Spent, Standing};
 use tokio::{
     sync::{Notify, broadcast::error::RecvError},
     time::sleep,
@@ -19,7 +23,7 @@ use super::{
     book::{Book, Total},
     keeper::Keeper,
 };
-use crate::pump::Pump;
+use crate::{clock, pump::Pump};
 
 /// Time between two audits while budgets are used.
 const EVERY: Duration = Duration::from_secs(60);
@@ -28,6 +32,8 @@ const WITHIN: Duration = Duration::from_secs(1);
 /// After this long everything that shards have told the owner is durable in the usage log: they note it first, and the log
 /// is synced many times meanwhile.
 const DURABLE_AFTER: Duration = Duration::from_secs(1);
+/// After this long shards have told the owner of everything that was durable before.
+const SAID_AFTER: Duration = Duration::from_millis(100);
 /// Pause before a look that is to find the same.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Looks of one audit at most.
@@ -99,24 +105,51 @@ impl Audit {
 
     /// Returns whether another look may find something.
     async fn look(&self, judge: &mut Judge) -> bool {
-        let Some(before) = self.pump.look_at_limits(WITHIN).await else { return false };
-        if !before.iter().any(|standing| standing.meter.measure.is_budget()) {
+        let Some(life) = self.pump.booked() else { return false };
+        if !self.keeper.has_budgets().await {
             return false;
         }
+        let Some(before) = self.pump.look_at_limits(WITHIN).await else { return false };
+        let Some(spent) = self.keeper.caught_up(|book| book.under_way(clock::now())).await else {
+            return false;
+        };
+        self.correct(life, never_asked_for(&before, &spent));
         sleep(DURABLE_AFTER).await;
         let totals = |book: &Book| -> Vec<Option<Total>> {
             before.iter().map(|standing| book.total(standing.meter, standing.since)).collect()
         };
         let Some(totals) = self.keeper.caught_up(totals).await else { return false };
+        sleep(SAID_AFTER).await;
         let Some(after) = self.pump.look_at_limits(WITHIN).await else { return false };
-        for correction in judge.judge(before.iter().zip(totals), &after) {
+        self.correct(life, judge.judge(before.iter().zip(totals), &after));
+        !judge.suspected.is_empty()
+    }
+
+    /// Puts right what was found in this life of the coordinator.
+    fn correct(&self, life: u64, corrections: Vec<Correction>) {
+        if self.pump.booked() != Some(life) {
+            return;
+        }
+        for correction in corrections {
             self.figures.note_repair();
             tracing::warn!(target: "obleth_budget", budget = %Said(correction.meter), by = correction.by,
                 "what a budget has used was not what the usage log says; it is put right");
             self.pump.correct(correction);
         }
-        !judge.suspected.is_empty()
     }
+}
+
+/// What the owner has to be told of budgets that nobody has asked it for since it has its book: it holds them for unused,
+/// and those who use them do not tell it. They were made after they had been used.
+fn never_asked_for(standings: &[Standing], spent: &[Spent]) -> Vec<Correction> {
+    let known: HashSet<Meter> = standings.iter().map(|standing| standing.meter).collect();
+    let unknown = spent.iter().filter(|spent| spent.amount > 0 && !known.contains(&spent.meter));
+    let whole = |&Spent { meter, since, amount }: &Spent| Correction {
+        meter,
+        since,
+        by: i64::try_from(amount).unwrap_or(i64::MAX),
+    };
+    unknown.map(whole).collect()
 }
 
 impl Judge {
@@ -217,6 +250,15 @@ mod tests {
         assert_eq!(look(&mut judge, before, total(450), after), [-50]);
         let reserving = standing(500, 40, 3);
         assert_eq!(look(&mut judge, reserving, total(530), reserving), [0; 0], "not told of yet");
+    }
+
+    #[test]
+    fn a_budget_that_was_used_before_it_was_made_is_made_known_whole() {
+        let other = Meter { measure: Measure::LifetimeTokens, ..METER };
+        let spent = |meter, amount| Spent { meter, since: UnixMs(7), amount };
+        let found = never_asked_for(&[standing(3, 0, 1)], &[spent(METER, 500), spent(other, 40)]);
+        assert_eq!(found, [Correction { meter: other, since: UnixMs(7), by: 40 }]);
+        assert_eq!(never_asked_for(&[], &[spent(other, 0)]), []);
     }
 
     #[test]

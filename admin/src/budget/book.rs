@@ -243,6 +243,14 @@ impl Book {
         used.map(|Entry { meter, since, total }| Spent { meter, since, amount: total.spent }).collect()
     }
 
+    /// What periods that are under way have used.
+    pub(crate) fn under_way(&self, now: UnixMs) -> Vec<Spent> {
+        let periods = self.periods(|_| true).into_iter().filter(|gap| (gap.since..gap.ends).contains(&now));
+        let spent =
+            |Gap { meter, since, .. }| Some(Spent { meter, since, amount: self.total(meter, since)?.spent });
+        periods.filter_map(spent).collect()
+    }
+
     /// The periods whose totals are not whole.
     pub(crate) fn gaps(&self) -> Vec<Gap> {
         self.periods(|total| !total.is_whole)

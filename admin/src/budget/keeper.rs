@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     alert::{Alerts, Said},
-    book::{Book, Gap, Total},
+    book::{Book, Gap},
     sums::Sums,
 };
 use crate::{
@@ -178,9 +178,9 @@ impl Keeper {
         answer
     }
 
-    /// What was used in a period, as far as it was folded.
-    pub(crate) async fn total(&self, meter: Meter, since: UnixMs) -> Option<Total> {
-        self.state().await.book.as_ref()?.total(meter, since)
+    /// Whether there is any budget.
+    pub(crate) async fn has_budgets(&self) -> bool {
+        self.state().await.book.as_ref().is_some_and(|book| !book.is_empty())
     }
 
     /// Held while a batch is put into the ledger.

@@ -38,7 +38,8 @@ pub(crate) const fn scope_id(scope: Scope) -> Uuid {
     }
 }
 
-fn scope(kind: &str, id: Uuid) -> Option<Scope> {
+/// The inverse of [`Scope::kind`] and [`scope_id`].
+pub(super) fn scope(kind: &str, id: Uuid) -> Option<Scope> {
     Some(match kind {
         "key" => Scope::Key(KeyId(id)),
         "tenant" => Scope::Tenant(TenantId(id)),
@@ -47,7 +48,8 @@ fn scope(kind: &str, id: Uuid) -> Option<Scope> {
     })
 }
 
-fn measure(period: &str, unit: &str) -> Option<Measure> {
+/// The budget of this period and unit, by their names.
+pub(crate) fn measure(period: &str, unit: &str) -> Option<Measure> {
     let period =
         [Period::Daily, Period::Monthly, Period::Lifetime].into_iter().find(|p| p.as_str() == period)?;
     let unit = [Unit::Tokens, Unit::MicroUsd].into_iter().find(|u| unit_name(*u) == Some(unit))?;
