@@ -173,7 +173,11 @@ impl Book {
                 Total { is_whole: newest.is_some_and(|newest| newest < since), ..Total::default() }
             });
             let ends = ends(turn(account.day, account.month, *measure), since);
+            let told = total.told;
             note(&mut self.crossings, (meter, since, ends), total, account.limits.get(*measure));
+            if total.told != told {
+                self.unsaved.insert((meter, since));
+            }
         }
         if periods.is_empty() {
             self.accounts.remove(&scope);

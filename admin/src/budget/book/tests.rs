@@ -313,8 +313,11 @@ fn each_threshold_is_crossed_once_in_a_period_also_over_restarts_and_new_limits(
     let mut book = Book::new(Position::default());
     book.define(&definition(scope, limits(1_000), BEGUN));
     book.fold(&[used(BEGUN, (1, 1, None), 500, None)], place(1));
+    let changes = book.changes();
+    book.note_saved(&changes);
     book.define(&definition(scope, limits(500), BEGUN));
     assert_eq!(book.take_crossings().iter().map(|c| c.threshold).collect::<Vec<_>>(), [80, 100]);
+    assert_eq!(book.changes().entries.iter().map(|entry| entry.total.told).max(), Some(100), "to be saved");
 }
 
 #[test]
