@@ -57,6 +57,8 @@ pub(crate) struct Pump {
     stirred: Notify,
     /// Lives of the coordinator that have begun.
     lives: watch::Sender<u64>,
+    /// Lives of shards that have begun.
+    shard_lives: watch::Sender<u64>,
     exhausted: broadcast::Sender<(Meter, UnixMs)>,
 }
 
@@ -68,6 +70,8 @@ struct State {
     seen: SeenKeys,
     snapshot: Option<Arc<Snapshot>>,
     last_ping: u64,
+    /// The life of the coordinator that was given its book last.
+    booked: Option<u64>,
 }
 
 impl State {
@@ -94,10 +98,12 @@ impl Pump {
             seen: SeenKeys::new(seen_keys),
             snapshot: None,
             last_ping: 0,
+            booked: None,
         };
         let (beats, kept, looked, stirred) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
         let (lives, exhausted) = (watch::Sender::new(0), broadcast::Sender::new(EXHAUSTED));
-        Self { end, state: Mutex::new(state), beats, kept, looked, stirred, lives, exhausted }
+        let shard_lives = watch::Sender::new(0);
+        Self { end, state: Mutex::new(state), beats, kept, looked, stirred, lives, shard_lives, exhausted }
     }
 
     /// The shards' figures.
@@ -147,7 +153,15 @@ impl Pump {
 
     /// Gives the owner of the limits its book: these are all there are.
     pub(crate) fn publish_limits(&self, book: Arc<LimitBook>) {
-        self.order(&mut self.lock(), Order::Limits(book));
+        let mut state = self.lock();
+        state.booked = Some(state.orders.lives());
+        self.order(&mut state, Order::Limits(book));
+    }
+
+    /// The life of the coordinator, if it was given its book: what it reports from now on is in the light of that.
+    pub(crate) fn booked(&self) -> Option<u64> {
+        let state = self.lock();
+        state.booked.filter(|life| *life == state.orders.lives())
     }
 
     /// The limits of one scope were set, or its periods have moved on.
@@ -156,7 +170,6 @@ impl Pump {
     }
 
     /// What a budget has used is not what the usage ledger says.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn correct(&self, correction: Correction) {
         self.order(&mut self.lock(), Order::Correct(correction));
     }
@@ -167,8 +180,13 @@ impl Pump {
         self.lives.subscribe()
     }
 
+    /// Lives of shards that have begun since the sidecar did. What a shard that died had in its hands counts as used until
+    /// the usage ledger says better.
+    pub(crate) fn shard_lives(&self) -> watch::Receiver<u64> {
+        self.shard_lives.subscribe()
+    }
+
     /// Budgets that a request was refused for, the first one in each period, with the period's first moment.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn exhausted(&self) -> broadcast::Receiver<(Meter, UnixMs)> {
         self.exhausted.subscribe()
     }
@@ -216,7 +234,6 @@ impl Pump {
     }
 
     /// Asks the owner of the limits how every meter stands that is in use. `None` when it does not say within that time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) async fn look_at_limits(&self, within: Duration) -> Option<Arc<[Standing]>> {
         let (wish, is_out) = self.lock().orders.want_standings(&self.end);
         self.note_kept(is_out);
@@ -301,6 +318,7 @@ impl Pump {
     }
 
     fn greet(&self, shard: usize) {
+        self.shard_lives.send_modify(|lives| *lives += 1);
         let mut state = self.lock();
         if let Some(snapshot) = state.snapshot.clone() {
             self.send(&mut state, shard, Command::Snapshot(snapshot));

@@ -13,8 +13,10 @@ use uuid::Uuid;
 use super::{App, error::ApiError};
 use crate::store::rows::Page;
 
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1000;
+/// Length of a page where `limit` is not said.
+pub(super) const DEFAULT_LIMIT: u32 = 100;
+/// Longest page.
+pub(super) const MAX_LIMIT: u32 = 1000;
 
 /// What the query of a list asks for.
 #[derive(Clone, Debug)]
@@ -59,6 +61,13 @@ pub(super) fn whole_path(parts: &Parts) -> String {
     whole.path().to_owned()
 }
 
+/// The length of a page, as a query says it.
+pub(super) fn limit(value: &str) -> Result<u32, ApiError> {
+    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    let message = format!("`limit` must be a whole number from 1 to {MAX_LIMIT}.");
+    limit.ok_or_else(|| ApiError::invalid("limit", message))
+}
+
 impl ListQuery {
     fn set(&mut self, name: &str, value: &str) -> Result<(), ApiError> {
         let id = || {
@@ -66,11 +75,7 @@ impl ListQuery {
             Uuid::try_parse(value).map_err(|_| ApiError::invalid(name, message))
         };
         match name {
-            "limit" => {
-                let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                let message = format!("`limit` must be a whole number from 1 to {MAX_LIMIT}.");
-                self.page.limit = limit.ok_or_else(|| ApiError::invalid("limit", message))?;
-            }
+            "limit" => self.page.limit = limit(value)?,
             "after" => self.page.after = Some(id()?),
             "tenant_id" if self.path.ends_with("/keys") => self.tenant = Some(TenantId(id()?)),
             _ => return Err(unknown(name)),

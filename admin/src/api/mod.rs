@@ -7,6 +7,7 @@ mod auth;
 mod backend;
 mod body;
 mod budget;
+mod budgets;
 mod docs;
 mod error;
 mod fairshare;
@@ -41,6 +42,7 @@ pub(crate) use error::{ApiError, envelope};
 use openapi::{Api, Body, Operation};
 
 use crate::{
+    budget::keeper::Keeper,
     limits::LimitDesk,
     pump::Pump,
     resolve::Names,
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) pump: Arc<Pump>,
     pub(crate) limits: Arc<LimitDesk>,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) names: Arc<Names>,
@@ -169,6 +172,7 @@ fn operations() -> Api {
     let api = tenants::routes(api);
     let api = keys::routes(api);
     let api = budget::routes(api);
+    let api = budgets::routes(api);
     let api = usage::routes(api);
     let api = model_routes(api);
     prices::routes(api)

@@ -95,13 +95,11 @@ impl LimitDesk {
     }
 
     /// All limits in force, with the periods that are under way.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn definitions(&self) -> Vec<Definition> {
         self.lock().definitions.all()
     }
 
     /// A number that grows with every change of [`LimitDesk::definitions`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the spend book"))]
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

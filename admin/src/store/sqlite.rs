@@ -85,6 +85,8 @@ impl Db {
             "endpoints",
             "prices",
             "audit",
+            "spend",
+            "spend_place",
         ] {
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {table})");
             self.conn.query_row(&sql, [], |row| row.get::<_, bool>(0))?;

@@ -80,6 +80,7 @@ pub(crate) fn settings(dir: &TempDir) -> Settings {
         default_model_max_in_flight: 32,
         global_max_in_flight: 256,
         brownout_default: Brownout::Never,
+        alert_webhook: None,
         key_cache_entries: 100,
         version: "1.2.3",
         commit: "abcdef",
