@@ -275,6 +275,7 @@ fn every_operation_answers_as_the_document_says() {
     });
     ask("GET", "/fairshare/live", "", Value::Null);
     coordinator.join().unwrap();
+    assert_eq!(ask("GET", "/budgets", "", Value::Null).as_array().unwrap().len(), 6);
     for (path, id) in [("keys", &key), ("tenants", &tenant), ("groups", &group)] {
         ask("DELETE", &format!("/{path}/{{id}}/budget?period=monthly"), id, Value::Null);
     }

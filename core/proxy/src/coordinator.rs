@@ -54,6 +54,8 @@ struct Runner {
     kept: Vec<Kept>,
     heard: Vec<(usize, u32, Up)>,
     asked: Vec<(usize, u32, limit::Up)>,
+    /// Orders to a predecessor that still hold.
+    left: VecDeque<Order>,
 }
 
 /// Words for one shard that found no room in its rings.
@@ -77,10 +79,13 @@ impl Runner {
             credits: VecDeque::from([(ANY_LIFE, limit::Down::Resync)]),
         });
         let kept = kept.collect();
+        // So is what the sidecar ordered, and it orders it anew; what the main thread said is said once.
+        let orders = std::iter::from_fn(|| end.take_order());
+        let left = orders.filter(|order| matches!(order, Order::Died(_) | Order::Stop)).collect();
         end.report(Report::Started);
         let (owner, credits) = (Owner::new(shards), limit::Outbox::default());
         let (out, heard, asked) = (Outbox::new(), Vec::new(), Vec::new());
-        Self { end, coordinator, owner, out, credits, kept, heard, asked }
+        Self { end, coordinator, owner, out, credits, kept, heard, asked, left }
     }
 
     /// Takes everything in and decides. True when the process ends.
@@ -94,7 +99,7 @@ impl Runner {
         }
         let now = self.now();
         let (mut look, mut look_at_limits) = (false, false);
-        while let Some(order) = self.end.take_order() {
+        while let Some(order) = self.left.pop_front().or_else(|| self.end.take_order()) {
             match order {
                 Order::Shares(shares) => self.coordinator.configure(&shares, &mut self.out),
                 Order::Key { tenant, key, shape } => self.coordinator.reshape_key(tenant, key, shape),

@@ -30,7 +30,8 @@ impl Foresight {
     pub fn most_input(&self, pool: PoolIx, bytes: u64) -> u64 {
         match self.pool(pool).densest {
             0 => bytes,
-            densest => bytes.saturating_mul(densest).div_ceil(PARTS).min(bytes),
+            // A picture behind an address has more tokens than bytes.
+            densest => bytes.saturating_mul(densest).div_ceil(PARTS),
         }
     }
 
@@ -81,6 +82,9 @@ mod tests {
             foresight.learn(POOL, (bytes, input), 10);
             assert_eq!(foresight.most_input(POOL, bytes), input);
         }
+        foresight.learn(POOL, (100, 2000), 10);
+        assert_eq!(foresight.most_input(POOL, 100), 2000, "a picture");
+        let mut foresight = Foresight::default();
         foresight.learn(POOL, (1000, 800), 10);
         for _ in 0..20 {
             foresight.learn(POOL, (1000, 250), 10);
