@@ -64,7 +64,15 @@ fn want(measure: Measure) -> Option<Want> {
 
 fn grant(meter: Meter) -> Down {
     let (amount, left) = (1 << 59, 1 << 40);
-    Down::Grant { meter, amount, since: Stamp(0), ends: UnixMs(i64::MAX), left, scarce: false }
+    Down::Grant {
+        meter,
+        amount,
+        since: Stamp(0),
+        ends: UnixMs(i64::MAX),
+        left,
+        scarce: false,
+        partial: false,
+    }
 }
 
 /// A tenant's two rates.

@@ -72,7 +72,8 @@ fn in_every_combination_each_limit_counts_and_the_one_that_is_short_is_named() {
 fn who_is_refused_by_one_limit_has_used_nothing_of_the_others() {
     let world = taught();
     let party = world.limited(Of::Group, EVER, 0);
-    let others = [(Of::Key, RPM), (Of::Tenant, Measure::TokensPerMinute), (Of::Tenant, Measure::DailyMicroUsd)];
+    let others =
+        [(Of::Key, RPM), (Of::Tenant, Measure::TokensPerMinute), (Of::Tenant, Measure::DailyMicroUsd)];
     for (of, measure) in others {
         world.limit(&party, of, measure, Some(3 * cost(measure)));
     }
@@ -184,7 +185,8 @@ fn an_answer_is_made_as_short_as_the_budget_is() {
             assert_eq!(answer.header("x-obleth-degraded"), Some(degraded.as_str()), "{more}");
             let sent = last_body(&world);
             assert_eq!(&sent[name], cap, "{more}: {sent}");
-            let limits = ["max_tokens", "max_completion_tokens"].iter().filter(|name| !sent[**name].is_null());
+            let limits =
+                ["max_tokens", "max_completion_tokens"].iter().filter(|name| !sent[**name].is_null());
             assert_eq!(limits.count(), 1, "{sent}");
         }
     }

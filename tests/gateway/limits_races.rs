@@ -104,6 +104,10 @@ fn nobody_is_refused_while_there_is_more_than_a_hundredth_left() {
         assert!(refused <= REQUESTS / 2000, "{measure:?}: {refused} of {before_the_end}");
         let used = before_the_end / 16 * 16 - refused;
         let rest = world.ask_times(&request, REQUESTS - used + 5);
-        assert_eq!(passed(&rest, measure), REQUESTS - used, "{measure:?}: the rest, to the last {TOKENS} tokens");
+        assert_eq!(
+            passed(&rest, measure),
+            REQUESTS - used,
+            "{measure:?}: the rest, to the last {TOKENS} tokens"
+        );
     }
 }

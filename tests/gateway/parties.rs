@@ -104,7 +104,8 @@ impl World {
             answer.json()
         };
         let text = |resource: &Value, member: &str| resource[member].as_str().unwrap().to_owned();
-        let name = format!("party {}", self.gateway.get("/groups?limit=1000").json().as_array().unwrap().len());
+        let name =
+            format!("party {}", self.gateway.get("/groups?limit=1000").json().as_array().unwrap().len());
         let group = made("/groups", json!({"name": name}));
         let tenant = made("/tenants", json!({"name": name, "group_name": name}));
         let tenant_id = text(&tenant, "id");

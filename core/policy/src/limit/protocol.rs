@@ -78,6 +78,8 @@ pub enum Down {
         left: i64,
         /// Others lack them: what falls free goes home.
         scarce: bool,
+        /// Less than was asked for, and there is no more anywhere.
+        partial: bool,
     },
     /// Not even what it can do with is left anywhere.
     Short {

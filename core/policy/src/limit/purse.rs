@@ -210,10 +210,11 @@ impl Purses {
         short.max_by_key(|short| short.again_ms)
     }
 
-    /// What is free by now of everything that was lacking.
+    /// What is free by now of what was lacking and was granted in part, because there is no more. Where all was granted that
+    /// was asked for, others may have taken it: ask again.
     pub fn free(&self, now: Now, lacking: &Lacking) -> impl Iterator<Item = (Measure, u64)> {
         lacking.0.iter().filter_map(move |(meter, _)| {
-            let purse = self.purse(*meter).filter(|purse| !purse.is_unlimited(now))?;
+            let purse = self.purse(*meter).filter(|purse| purse.partial && !purse.is_unlimited(now))?;
             Some((meter.measure, purse.free_at(now)))
         })
     }
@@ -275,11 +276,13 @@ impl Purses {
                 purse.beside = left.saturating_sub_unsigned(purse.free);
                 purse.short = Some(wallet::Short { least, again_ms, ends });
             }),
-            Down::Grant { meter, amount, since, ends, left, scarce } => self.answered(now, meter, |purse| {
-                purse.short = None;
-                purse.granted(now, amount, (since, ends));
-                (purse.beside, purse.scarce) = (left, scarce);
-            }),
+            Down::Grant { meter, amount, since, ends, left, scarce, partial } => {
+                self.answered(now, meter, |purse| {
+                    purse.short = None;
+                    purse.granted(now, amount, (since, ends));
+                    (purse.beside, purse.scarce, purse.partial) = (left, scarce, partial);
+                });
+            }
         }
         !matches!(down, Down::Recall(_) | Down::Left(..) | Down::Resync)
     }

@@ -219,8 +219,9 @@ impl Account {
             line.lent = line.lent.saturating_add(amount);
         }
         self.version += 1;
-        let left = self.tell(now, ask.shard);
-        Down::Grant { meter: self.meter, amount, since: self.stamp(), ends: self.turn.ends, left, scarce }
+        let (left, partial) = (self.tell(now, ask.shard), give < ask.lacks());
+        let (meter, since, ends) = (self.meter, self.stamp(), self.turn.ends);
+        Down::Grant { meter, amount, since, ends, left, scarce, partial }
     }
 
     /// A request larger than a whole minute may have one that nobody has used anything of.
@@ -295,6 +296,10 @@ impl Account {
             if recalled {
                 line.recalled = false;
             }
+        }
+        // What it had when it asked it may have no more.
+        for ask in self.asks.iter_mut().filter(|ask| ask.shard == shard) {
+            ask.has = ask.has.saturating_sub(amount);
         }
         self.end_recall(now, out);
     }

@@ -33,6 +33,8 @@ pub(super) struct Purse {
     pub(super) beside: i64,
     /// What falls free goes home at once.
     pub(super) scarce: bool,
+    /// The last grant was all that there was.
+    pub(super) partial: bool,
     /// A want is under way.
     pub(super) wants: bool,
     /// What the last want was for.
@@ -135,6 +137,7 @@ impl Purse {
             reserved: 0,
             beside: 0,
             scarce: false,
+            partial: false,
             wants: false,
             wanted: 0,
             answers: 0,

@@ -313,3 +313,36 @@ fn what_is_left_is_the_same_wherever_a_client_asks() {
         }
     }
 }
+
+#[test]
+fn a_grant_that_another_request_was_faster_to_use_is_not_all_that_there_is() {
+    let measure = Measure::DailyTokens;
+    let want = |need| move |of| (of == measure).then_some(Want { need, least: 1 });
+    let mut world = World::new(2, &only(TENANT, measure, 1000));
+    let idle = world.ask(0, some(measure, 5)).unwrap();
+    world.settle(0, idle, |_| 0);
+    let has = world.purses[0].left(world.now(), &world.limits.iter().map(|(of, l)| (*of, l)).collect())[0].1;
+    let lacking = world.reserve(0, want(500)).unwrap_err();
+    let faster = world.reserve(0, want(5));
+    assert!(faster.is_ok(), "{has:?} are left, some of them here");
+    world.settle_down_to_answer(0, &lacking);
+    assert!(world.purses[0].shortage(&lacking, want(500)).is_none());
+    assert_eq!(world.purses[0].free(world.now(), &lacking).count(), 0, "there is more: it asks again");
+    assert!(world.ask(0, some(measure, 500)).is_ok());
+}
+
+#[test]
+fn credits_that_were_called_home_while_their_shard_asked_for_more_are_granted_with_the_rest() {
+    let measure = Measure::LifetimeTokens;
+    let mut world = World::new(3, &only(TENANT, measure, 100));
+    for shard in [2, 1] {
+        let idle = world.ask(shard, some(measure, 25)).unwrap();
+        world.settle(shard, idle, |_| 0);
+    }
+    // The first one needs what the others hold, while the second one asks for what it lacks.
+    let lacking = [0, 1].map(|shard| world.reserve(shard, some(measure, 50)).unwrap_err());
+    (0..2).for_each(|shard| world.settle_down_to_answer(shard, &lacking[shard]));
+    for shard in [0, 1] {
+        assert!(world.reserve(shard, some(measure, 50)).is_ok(), "shard {shard} was granted a part of it");
+    }
+}
