@@ -4,7 +4,8 @@
 //!   meter, and every one gets exactly one answer: [`Down::Grant`], [`Down::Short`] or [`Down::Unlimited`].
 //! - Reserved credits stay with the shard until the request is settled; then [`Up::Used`] says what they became.
 //! - When a meter runs short the owner calls free credits home ([`Down::Recall`]); every shard that is asked answers with
-//!   one [`Up::Return`], and from then on gives back what falls free, until it is granted credits that are not scarce.
+//!   one [`Up::Return`], and from then on gives back what falls free, until it is granted credits that are not scarce. Where
+//!   credits were granted to a request that has not run since, it does first.
 //! - A shard numbers its lives, and every word travels with the number. [`Up::Hello`] begins one: words of any other are
 //!   void, and what an earlier one held counts as used, until the usage ledger says better.
 //! - An owner that starts says [`Down::Resync`]: shards begin a new life without free credits, and say as an overdraft

@@ -11,7 +11,7 @@ use std::{collections::VecDeque, time::Duration};
 use foldhash::{HashMap, HashMapExt};
 use smallvec::SmallVec;
 
-use self::wallet::{Purse, Wallet};
+use self::wallet::{FRESH, Purse, Wallet};
 use super::{Down, Limits, Measure, Meter, Scope, Stamp, Up, owner::Now};
 use crate::unit::{Instant, UnixMs};
 
@@ -315,7 +315,7 @@ impl Purses {
             }
         }
         for place in later {
-            self.note_unsaid(now, place);
+            self.note_unsaid(now, place, FRESH);
         }
         if self.tidy_at.is_some_and(|at| at <= now.monotonic) {
             self.forget_idle(now);
@@ -370,20 +370,23 @@ impl Purses {
         };
         wallet.touched = now.monotonic;
         change(wallet);
+        let meter = Meter { scope: wallet.scope, measure: part.measure };
         let purse = wallet.purse(part.measure);
         let (has_news, scarce) = (purse.has_news(), purse.scarce);
-        if has_news {
-            self.note_unsaid(now, part.place);
+        if purse.recalled {
+            self.answer_recall(now, part.place, meter);
+        } else if has_news {
+            self.note_unsaid(now, part.place, SAY_WITHIN);
         }
         has_news && scarce
     }
 
-    fn note_unsaid(&mut self, now: Now, place: u32) {
+    fn note_unsaid(&mut self, now: Now, place: u32, within: Duration) {
         let wallet = self.wallets.get_mut(place as usize).and_then(Option::as_mut);
         if wallet.is_some_and(|wallet| !std::mem::replace(&mut wallet.has_news, true)) {
             self.unsaid.push(place);
         }
-        let due = now.monotonic.plus(SAY_WITHIN);
+        let due = now.monotonic.plus(within);
         self.say_at = Some(self.say_at.map_or(due, |at| at.min(due)));
     }
 
@@ -396,24 +399,34 @@ impl Purses {
         take(purse);
         if purse.scarce && purse.free > 0 {
             // If those who waited for them have left, they go home.
-            self.note_unsaid(now, place);
+            self.note_unsaid(now, place, FRESH);
         }
     }
 
     fn recalled(&mut self, now: Now, meter: Meter) {
-        self.urgent = true;
         let place = self.places.get(&meter.scope).copied();
         let wallet = place.and_then(|place| self.wallets.get_mut(place as usize).and_then(Option::as_mut));
         let (Some(place), Some(wallet)) = (place, wallet) else {
+            self.urgent = true;
             return self.outgoing.push_back(Up::Return { meter, amount: 0, reserved: 0, recalled: true });
         };
+        wallet.purse(meter.measure).recall();
+        self.answer_recall(now, place, meter);
+    }
+
+    /// Answers a recall if it is time for it; else when it is.
+    fn answer_recall(&mut self, now: Now, place: u32, meter: Meter) {
+        let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else { return };
         let purse = wallet.purse(meter.measure);
         while let Some(used) = purse.report(meter) {
             self.outgoing.push_back(used);
         }
-        self.outgoing.push_back(purse.recalled(now, meter));
-        if purse.free > 0 {
-            self.note_unsaid(now, place);
+        match purse.answer_recall(now, meter) {
+            Some(answer) => {
+                self.outgoing.push_back(answer);
+                self.urgent = true;
+            }
+            None => self.note_unsaid(now, place, FRESH),
         }
     }
 

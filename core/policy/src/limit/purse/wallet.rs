@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long scarce credits stay for those they were granted for, who are woken at once.
-const FRESH: Duration = Duration::from_millis(5);
+pub(super) const FRESH: Duration = Duration::from_millis(5);
 
 /// The owner's no, as far as it concerns other requests.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Purse {
     pub(super) beside: i64,
     /// What falls free goes home at once.
     pub(super) scarce: bool,
+    /// The owner waits to hear what is free.
+    pub(super) recalled: bool,
     /// The last grant was all that there was.
     pub(super) partial: bool,
     /// A want is under way.
@@ -113,10 +115,11 @@ impl Wallet {
             while let Some(used) = purse.report(meter) {
                 out.push_back(used);
             }
+            out.extend(purse.answer_recall(now, meter));
             if purse.scarce {
                 let fresh = purse.fresh(now);
                 out.extend(purse.give_back(meter, fresh));
-                keeps |= purse.free > 0;
+                keeps |= purse.free > 0 || purse.recalled;
             }
         }
         keeps
@@ -137,6 +140,7 @@ impl Purse {
             reserved: 0,
             beside: 0,
             scarce: false,
+            recalled: false,
             partial: false,
             wants: false,
             wanted: 0,
@@ -267,20 +271,27 @@ impl Purse {
         Some(Up::Return { meter, amount, reserved: self.reserved, recalled: false })
     }
 
-    /// Others lack them. Those that were granted just now stay: who wanted them has been woken and has not yet run, and
-    /// two shards would take them from each other for ever. To the owner they are as good as reserved.
-    pub(super) fn recalled(&mut self, now: Now, meter: Meter) -> Up {
-        self.scarce = true;
-        let keep = self.fresh(now);
-        let amount = self.free.saturating_sub(keep);
-        self.free = keep;
+    /// Others lack them, and are to be told what is free here: once those have run that credits were granted for just now.
+    /// They are woken already; without that wait two shards could take the same credits from each other for ever.
+    pub(super) fn recall(&mut self) {
+        (self.scarce, self.recalled) = (true, true);
+    }
+
+    /// The answer to a recall, when it is time for it.
+    pub(super) fn answer_recall(&mut self, now: Now, meter: Meter) -> Option<Up> {
+        if !self.recalled || self.fresh(now) > 0 {
+            return None;
+        }
+        self.recalled = false;
+        let (amount, reserved) = (std::mem::take(&mut self.free), self.reserved);
         self.beside = self.beside.saturating_add_unsigned(amount);
-        Up::Return { meter, amount, reserved: self.reserved.saturating_add(keep), recalled: true }
+        Some(Up::Return { meter, amount, reserved, recalled: true })
     }
 
     /// A new life begins with nothing but what is reserved.
     pub(super) fn begin_life(&mut self, meter: Meter) -> Option<Up> {
         (self.free, self.overdraft, self.wants, self.short) = (0, 0, false, None);
+        self.recalled = false;
         self.answers = self.answers.wrapping_add(1);
         self.unsaid.clear();
         let (at, _) = self.period;

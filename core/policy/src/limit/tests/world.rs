@@ -153,15 +153,28 @@ impl World {
         }
     }
 
-    /// Every word is carried until the shard has its answer.
+    /// Every word is carried until the shard has its answer. Time passes only while nobody has anything to say.
     pub(super) fn settle_down_to_answer(&mut self, shard: usize, lacking: &Lacking) {
         while !self.purses[shard].has_answer(lacking) {
-            (0..self.purses.len()).for_each(|shard| {
-                self.say(shard);
-                while self.carry_up(shard) {}
-            });
-            (0..self.purses.len()).for_each(|shard| while self.carry_down(shard) {});
+            self.now_ms += u64::from(!self.carry_all());
         }
+    }
+
+    /// Everything that there is to say is said and heard once. False if there is nothing.
+    pub(super) fn carry_all(&mut self) -> bool {
+        let mut moved = false;
+        for shard in 0..self.purses.len() {
+            self.say(shard);
+            while self.carry_up(shard) {
+                moved = true;
+            }
+        }
+        for shard in 0..self.purses.len() {
+            while self.carry_down(shard) {
+                moved = true;
+            }
+        }
+        moved
     }
 
     pub(super) fn settle(&mut self, shard: usize, reserved: Reserved, came_to: impl Fn(Measure) -> u64) {
