@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{
+    clock::{Clock, Fault},
     http::{Connection, Request},
     process::{Setup, until},
     world::{World, chat},
@@ -46,6 +47,11 @@ fn load(world: &World, requests: usize, end: impl FnOnce()) {
     });
 }
 
+fn set_prices(world: &World) {
+    let prices = json!({"prices": {"input_micro_usd": 3_000_000, "output_micro_usd": 7_000_000}});
+    world.gateway.patch(&format!("/models/{}", world.model_id), prices);
+}
+
 /// Tokens and money of the ledger.
 fn ledger(world: &World) -> (Value, Value) {
     let totals = world.gateway.get(ALL_USAGE).json()["totals"].clone();
@@ -76,8 +82,7 @@ fn what_budgets_have_used_is_what_the_ledger_says_after_every_kill() {
     let setup = Setup::new().cores(2).data_dir(data.path());
     let options = Options { latency_ms: 2, tokens_per_second: 2000.0, ..Options::default() };
     let mut world = World::with(setup.clone(), options);
-    let prices = json!({"prices": {"input_micro_usd": 3_000_000, "output_micro_usd": 7_000_000}});
-    world.gateway.patch(&format!("/models/{}", world.model_id), prices);
+    set_prices(&world);
     let set = |world: &World, kind: &str, id: &str, period: &str| {
         let budget = json!({"period": period, "limit_tokens": PLENTY, "limit_micro_usd": PLENTY});
         world.gateway.put(&format!("/{kind}/{id}/budget"), budget);
@@ -98,4 +103,30 @@ fn what_budgets_have_used_is_what_the_ledger_says_after_every_kill() {
         until_they_agree(&world);
         assert_eq!(spent(&world).len(), if life == 0 { 1 } else { 3 });
     }
+}
+
+#[test]
+fn what_budgets_have_used_is_what_the_ledger_says_after_every_death_of_a_thread() {
+    let (clock, data) = (Clock::new(), tempfile::tempdir().unwrap());
+    let setup = clock.given_to(Setup::new().cores(2).data_dir(data.path()));
+    let options = Options { latency_ms: 2, tokens_per_second: 2000.0, ..Options::default() };
+    let world = World::with(setup, options);
+    set_prices(&world);
+    let budget = json!({"period": "daily", "limit_tokens": 100_000_000, "limit_micro_usd": PLENTY});
+    world.gateway.put(&format!("/tenants/{}/budget", world.tenant_id), budget);
+    // A shard may be hit in a request, which then dies alone.
+    for thread in ["obleth-shard-0", "obleth-sidecar", "obleth-shard-1", "obleth-coord"] {
+        let die = || {
+            let faults = clock.faults();
+            clock.order(&world.gateway, thread, Fault::FailsAt(1));
+            until("the clock has failed", || clock.faults() > faults);
+        };
+        load(&world, 60, die);
+        until("the sidecar answers", || {
+            Connection::open(world.gateway.admin).answers(&Request::get("/api/v1/health"), 200)
+        });
+        until_they_agree(&world);
+    }
+    let said = world.gateway.stderr();
+    assert!(["the sidecar died", "the coordinator died"].iter().all(|death| said.contains(death)), "{said}");
 }
