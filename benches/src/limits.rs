@@ -25,7 +25,7 @@ impl Funded {
         let mut purses = Purses::new(1);
         let scopes: Scopes<'_> = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
         // The first one asks for all of them.
-        drop(purses.reserve(now(0), &scopes, want));
+        drop(purses.reserve(now(0), &scopes, false, want));
         drop(scopes);
         let mut wanted = Vec::new();
         purses.say(now(0), |up| {
@@ -42,7 +42,7 @@ impl Funded {
         self.requests += 1;
         let now = now(self.requests * 100_000);
         let scopes: Scopes<'_> = self.limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-        let reserved = self.purses.reserve(now, std::hint::black_box(&scopes), want);
+        let reserved = self.purses.reserve(now, std::hint::black_box(&scopes), false, want);
         self.purses
             .settle(now, reserved.expect("credits"), |measure| want(measure).map_or(0, |w| w.need - 1));
         if self.requests.is_multiple_of(BETWEEN_WORDS) {

@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     future::poll_fn,
     mem,
     rc::Rc,
@@ -30,7 +31,9 @@ const AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct Credits {
     pub(crate) purses: RefCell<Purses>,
     pub(crate) foresight: RefCell<Foresight>,
-    waiting: RefCell<Vec<Waker>>,
+    /// Who waits for an answer, in the order in which they came.
+    waiting: RefCell<BTreeMap<u64, Waker>>,
+    next_waiter: Cell<u64>,
     words: Alarm,
     words_at: Cell<Option<Instant>>,
     /// The last request that asked had no answer: said once, until one has.
@@ -43,6 +46,7 @@ impl Credits {
             purses: RefCell::new(Purses::new(life)),
             foresight: RefCell::default(),
             waiting: RefCell::default(),
+            next_waiter: Cell::new(0),
             words: timers.alarm(),
             words_at: Cell::new(None),
             unanswered: Cell::new(false),
@@ -83,7 +87,8 @@ impl Shard {
         };
         drop(purses);
         if is_answer {
-            mem::take(&mut *self.credits.waiting.borrow_mut()).into_iter().for_each(Waker::wake);
+            self.credits.unanswered.set(false);
+            mem::take(&mut *self.credits.waiting.borrow_mut()).into_values().for_each(Waker::wake);
         }
     }
 
@@ -137,15 +142,29 @@ impl Shard {
         }
     }
 
-    /// Waits until something that is lacking has been answered. May be given up.
+    /// Waits until everything that is lacking has been answered. May be given up.
     pub(crate) async fn credits_answered(&self, lacking: &Lacking) {
+        let waiter = Waiter { credits: &self.credits, number: self.credits.next_waiter.get() };
+        self.credits.next_waiter.set(waiter.number.wrapping_add(1));
         poll_fn(|cx| {
             if self.credits.purses.borrow().has_answer(lacking) {
                 return Poll::Ready(());
             }
-            self.credits.waiting.borrow_mut().push(cx.waker().clone());
+            self.credits.waiting.borrow_mut().insert(waiter.number, cx.waker().clone());
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// A request's place among those who wait for an answer. Dropping it gives the place up.
+struct Waiter<'a> {
+    credits: &'a Credits,
+    number: u64,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.credits.waiting.borrow_mut().remove(&self.number);
     }
 }

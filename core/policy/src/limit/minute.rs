@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 pub(super) const WINDOW_MS: i64 = 60_000;
 /// Moments that are told apart in one window; of more, neighbours are put together under the later one.
 const MOST_ENTRIES: usize = 1024;
+/// How far apart moments are that were put together, in milliseconds.
+const STEP_MS: i64 = WINDOW_MS / 512;
 
 /// Use by moment, oldest first. Owned by the meter's account.
 #[derive(Clone, Debug, Default)]
@@ -57,10 +59,13 @@ impl Minute {
         }
     }
 
-    /// From the entry of that moment, which may have been put together with a later one.
+    /// From the entry of that moment, which may have been put together with a slightly later one; from no other, also if that
+    /// one no longer counts.
     fn take(&mut self, at: i64, mut amount: u64) {
         let mut place = self.entries.partition_point(|(known, _)| *known < at);
-        while let Some((_, known)) = self.entries.get_mut(place).filter(|_| amount > 0) {
+        let latest = at.saturating_add(STEP_MS);
+        let is_near = |at: i64, amount: u64| amount > 0 && at <= latest;
+        while let Some((_, known)) = self.entries.get_mut(place).filter(|(at, _)| is_near(*at, amount)) {
             let part = amount.min(*known);
             *known -= part;
             amount -= part;
@@ -72,10 +77,8 @@ impl Minute {
 
     fn coarsen(&mut self) {
         let mut coarse: VecDeque<(i64, u64)> = VecDeque::with_capacity(MOST_ENTRIES);
-        let most = i64::try_from(MOST_ENTRIES).unwrap_or(i64::MAX);
-        let step = WINDOW_MS * 2 / most;
         for (at, amount) in self.entries.drain(..) {
-            let up = at.saturating_add(step - 1).div_euclid(step).saturating_mul(step);
+            let up = at.saturating_add(STEP_MS - 1).div_euclid(STEP_MS).saturating_mul(STEP_MS);
             match coarse.back_mut() {
                 Some((known, sum)) if *known == up => *sum = sum.saturating_add(amount),
                 _ => coarse.push_back((up, amount)),
@@ -154,7 +157,7 @@ mod tests {
         assert_eq!(minute.used(10_000, 1000), 30);
         assert_eq!(minute.used(60_000, 1000), 10);
         minute.add(0, -80);
-        assert_eq!(minute.used(60_001, 1000), 0, "no more than there is");
+        assert_eq!(minute.used(60_001, 1000), 10, "what counts no more frees nothing");
     }
 
     #[test]
@@ -178,7 +181,7 @@ mod tests {
             assert!(minute.entries.len() <= MOST_ENTRIES + 1);
         }
         assert_eq!(minute.used(50_000, 1 << 40), 50_000);
-        let step = u64::try_from(WINDOW_MS * 2).unwrap() / 1024 + 1;
+        let step = STEP_MS.unsigned_abs() + 1;
         for later in 0..50_000_u64 {
             let now = 60_000 + i64::try_from(later).unwrap();
             let truth = 50_000 - 1 - later;

@@ -109,7 +109,7 @@ impl Owner {
                     }
                 }
                 None => {
-                    if let Some(account) = self.accounts.remove(&meter) {
+                    if let Some(account) = self.accounts.get_mut(&meter) {
                         account.close(out);
                     }
                 }
@@ -145,8 +145,14 @@ impl Owner {
             Up::Hello => return,
             Up::Want { meter, .. } | Up::Used { meter, .. } | Up::Return { meter, .. } => meter,
         };
-        let Some(account) = self.account(now, meter) else {
-            if matches!(up, Up::Want { .. }) {
+        let is_want = matches!(up, Up::Want { .. });
+        let account = match is_want || !self.accounts.contains_key(&meter) {
+            true => self.account(now, meter),
+            // Requests may end after their limit was taken away, and it may come back.
+            false => self.accounts.get_mut(&meter),
+        };
+        let Some(account) = account else {
+            if is_want {
                 out.words.push((shard, Down::Unlimited(meter)));
             }
             return;
@@ -154,15 +160,15 @@ impl Owner {
         match up {
             Up::Hello => {}
             Up::Want { need, least, has, .. } => {
-                account.ask(now, Ask { shard, need, least: least.min(need), has }, out);
+                account.ask(now, Ask { shard, need, least: least.min(need), has, has_called: false }, out);
                 let recall_ends = account.recall_ends();
                 self.wake = self.wake.into_iter().chain(recall_ends).min();
             }
             Up::Used { at, amount, overdraft, reserved, .. } => {
                 account.note_used(now, CameTo { shard, at, amount, overdraft, reserved }, out);
             }
-            Up::Return { amount, reserved, recalled, .. } => {
-                account.note_return(now, Home { shard, amount, reserved, recalled }, out);
+            Up::Return { at, amount, reserved, recalled, .. } => {
+                account.note_return(now, Home { shard, at, amount, reserved, recalled }, out);
             }
         }
     }
@@ -200,11 +206,15 @@ impl Owner {
         self.lives.get(shard).copied().flatten()
     }
 
-    /// How every meter stands that was asked for or has used something. Rates that nobody uses any more are forgotten.
+    /// How every meter stands that was asked for or has used something. Books that nothing is in are forgotten.
     pub fn standings(&mut self, now: Now) -> Vec<Standing> {
-        self.accounts.retain(|_, account| !account.is_idle_rate(now));
-        let standing = |(meter, account): (&Meter, &mut Account)| account.standing(now, *meter);
-        self.accounts.iter_mut().map(standing).collect()
+        self.accounts.retain(|_, account| !account.is_idle(now));
+        let definitions = &self.definitions;
+        let limited = |meter: &Meter| {
+            definitions.get(&meter.scope).is_some_and(|of| of.limits.get(meter.measure).is_some())
+        };
+        let accounts = self.accounts.iter_mut().filter(|(meter, _)| limited(meter));
+        accounts.map(|(meter, account)| account.standing(now, *meter)).collect()
     }
 
     /// The meter's account, with its period of now; `None` if it has no limit.

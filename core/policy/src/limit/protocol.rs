@@ -53,6 +53,8 @@ pub enum Up {
     Return {
         /// Of which meter.
         meter: Meter,
+        /// Of a budget's which period; 0 for a rate.
+        at: Stamp,
         /// How many.
         amount: u64,
         /// What its requests have reserved by now.

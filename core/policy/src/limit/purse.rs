@@ -139,7 +139,8 @@ impl Purses {
         self.life
     }
 
-    /// Reserves what `want` says for every limit of the scopes; where it says nothing, nothing is.
+    /// Reserves what `want` says for every limit of the scopes; where it says nothing, nothing is. Credits that were granted
+    /// for requests that wait are theirs: who has not `waited` leaves them.
     ///
     /// # Errors
     /// What is lacking. It has been asked for; come back when [`Purses::has_answer`].
@@ -147,6 +148,7 @@ impl Purses {
         &mut self,
         now: Now,
         scopes: &Scopes<'_>,
+        waited: bool,
         want: impl Fn(Measure) -> Option<Want>,
     ) -> Result<Reserved, Lacking> {
         let mut reserved = Reserved::default();
@@ -156,28 +158,21 @@ impl Purses {
             let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
                 continue;
             };
-            for (measure, _) in limits.iter() {
+            for (measure, limit) in limits.iter() {
                 // What uses nothing passes, however little is left.
-                let Some(Want { need, least }) = want(measure).filter(|want| want.need > 0) else { continue };
+                let Some(want) = want(measure).filter(|want| want.need > 0) else { continue };
                 let purse = wallet.purse(measure);
-                purse.roll(now);
+                purse.roll(now, limit);
                 if purse.is_unlimited(now) {
                     continue;
                 }
-                if purse.free >= need {
-                    reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: need });
+                if purse.free_for(now, waited) >= want.need {
+                    reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: want.need });
                     continue;
                 }
-                lacking.0.push((Meter { scope: *scope, measure }, purse.answers));
-                if !std::mem::replace(&mut purse.wants, true) {
-                    let meter = Meter { scope: *scope, measure };
-                    while let Some(used) = purse.report(meter) {
-                        self.outgoing.push_back(used);
-                    }
-                    purse.wanted = need;
-                    self.outgoing.push_back(Up::Want { meter, need, least, has: purse.free });
-                    self.urgent = true;
-                }
+                let meter = Meter { scope: *scope, measure };
+                lacking.0.push((meter, purse.answers));
+                self.urgent |= purse.ask(meter, want, &mut self.outgoing);
             }
         }
         if !lacking.0.is_empty() {
@@ -188,6 +183,54 @@ impl Purses {
         }
         // What was taken frees nothing for others: it can wait.
         Ok(reserved)
+    }
+
+    /// Asks how much is left of every budget of these scopes that a request wants something of, and that nobody has said
+    /// lately. Comes back with [`Purses::has_answer`].
+    pub fn ask_anew(
+        &mut self,
+        now: Now,
+        scopes: &Scopes<'_>,
+        want: impl Fn(Measure) -> Option<Want>,
+    ) -> Lacking {
+        let mut lacking = Lacking(SmallVec::new());
+        for (scope, limits) in scopes {
+            let place = self.place(now, *scope);
+            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            for (measure, limit) in limits.iter().filter(|(measure, _)| measure.is_budget()) {
+                let Some(want) = want(measure).filter(|want| want.need > 0) else { continue };
+                let purse = wallet.purse(measure);
+                purse.roll(now, limit);
+                if purse.is_unlimited(now) || purse.is_answered_lately(now) {
+                    continue;
+                }
+                let meter = Meter { scope: *scope, measure };
+                lacking.0.push((meter, purse.answers));
+                self.urgent |= purse.ask(meter, Want::just(want.least), &mut self.outgoing);
+            }
+        }
+        lacking
+    }
+
+    /// What to settle by for a request that goes on without having reserved anything.
+    pub fn unfunded(&mut self, now: Now, scopes: &Scopes<'_>) -> Reserved {
+        let mut reserved = Reserved::default();
+        for (scope, limits) in scopes {
+            let place = self.place(now, *scope);
+            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            for (measure, _) in limits.iter() {
+                let stamp = wallet.purse(measure).stamp(now);
+                reserved.0.push(Part { place, measure, stamp, amount: 0 });
+            }
+        }
+        for part in &reserved.0 {
+            self.change(now, part, |wallet| wallet.take(part.measure, (part.stamp, 0)));
+        }
+        reserved
     }
 
     /// Whether everything that was lacking has been answered since.
@@ -219,17 +262,24 @@ impl Purses {
         })
     }
 
-    /// What is left of every budget of these scopes, as far as is known here; `None` where nobody has asked yet.
-    pub fn left(&self, now: Now, scopes: &Scopes<'_>) -> SmallVec<[(Measure, Option<u64>); 4]> {
+    /// What is left of every budget of these scopes, as far as anybody has said; of the others nothing is known.
+    pub fn left(&self, now: Now, scopes: &Scopes<'_>) -> SmallVec<[(Measure, u64); 4]> {
         let limits = scopes
             .iter()
             .flat_map(|(scope, limits)| limits.iter().map(|(measure, _)| Meter { scope: *scope, measure }));
-        let left = |meter: Meter| {
-            let purse = self.purse(meter).filter(|purse| purse.answers > 0)?;
-            let beside = u64::try_from(purse.beside).unwrap_or(0);
-            Some(if purse.is_unlimited(now) { u64::MAX } else { beside.saturating_add(purse.free_at(now)) })
-        };
-        limits.filter(|meter| meter.measure.is_budget()).map(|meter| (meter.measure, left(meter))).collect()
+        let left = |meter: Meter| Some((meter.measure, self.purse(meter)?.left(now)?));
+        limits.filter(|meter| meter.measure.is_budget()).filter_map(left).collect()
+    }
+
+    /// Whether the owner has said in this period what is left of every budget that a request wants something of.
+    #[must_use]
+    pub fn knows(&self, now: Now, scopes: &Scopes<'_>, want: impl Fn(Measure) -> Option<Want>) -> bool {
+        let budgets = scopes.iter().flat_map(|(scope, limits)| {
+            let budgets = limits.iter().filter(|(measure, _)| measure.is_budget());
+            budgets.map(|(measure, _)| Meter { scope: *scope, measure })
+        });
+        let mut wanted = budgets.filter(|meter| want(meter.measure).is_some_and(|want| want.need > 0));
+        wanted.all(|meter| self.purse(meter).is_some_and(|purse| purse.left(now).is_some()))
     }
 
     /// A request is over, or will never begin: `came_to` says what it used of each measure.
@@ -264,7 +314,7 @@ impl Purses {
                 let place = self.places.get(&meter.scope).copied();
                 let wallet = place.and_then(|place| self.wallets.get_mut(place as usize)?.as_mut());
                 if let Some(wallet) = wallet {
-                    wallet.purse(meter.measure).beside = left;
+                    wallet.purse(meter.measure).hear_left(now, left);
                 }
             }
             Down::Recall(meter) => self.recalled(now, meter),
@@ -273,14 +323,15 @@ impl Purses {
                 self.answered(now, meter, |purse| purse.unlimited_until = until);
             }
             Down::Short { meter, least, left, again_ms, ends } => self.answered(now, meter, |purse| {
-                purse.beside = left.saturating_sub_unsigned(purse.free);
+                purse.hear_left(now, left.saturating_sub_unsigned(purse.free));
                 purse.short = Some(wallet::Short { least, again_ms, ends });
             }),
             Down::Grant { meter, amount, since, ends, left, scarce, partial } => {
                 self.answered(now, meter, |purse| {
                     purse.short = None;
                     purse.granted(now, amount, (since, ends));
-                    (purse.beside, purse.scarce, purse.partial) = (left, scarce, partial);
+                    purse.hear_left(now, left);
+                    (purse.scarce, purse.partial) = (scarce, partial);
                 });
             }
         }
@@ -396,6 +447,7 @@ impl Purses {
         let purse = wallet.purse(meter.measure);
         purse.wants = false;
         purse.answers = purse.answers.wrapping_add(1);
+        purse.answered_at = Some(now.monotonic);
         take(purse);
         if purse.scarce && purse.free > 0 {
             // If those who waited for them have left, they go home.
@@ -408,7 +460,8 @@ impl Purses {
         let wallet = place.and_then(|place| self.wallets.get_mut(place as usize).and_then(Option::as_mut));
         let (Some(place), Some(wallet)) = (place, wallet) else {
             self.urgent = true;
-            return self.outgoing.push_back(Up::Return { meter, amount: 0, reserved: 0, recalled: true });
+            let at = Stamp::default();
+            return self.outgoing.push_back(Up::Return { meter, at, amount: 0, reserved: 0, recalled: true });
         };
         wallet.purse(meter.measure).recall();
         self.answer_recall(now, place, meter);

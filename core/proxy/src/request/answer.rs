@@ -1,5 +1,7 @@
 //! Heads of our answers, and the health page.
 
+use std::io::Write;
+
 use obleth_policy::outcome::Code;
 use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
 
@@ -64,18 +66,26 @@ pub(super) fn limits(out: &mut Vec<u8>, rates: Rates) {
         let Some(rate) = rate else { continue };
         write::header_u64(out, limit, rate.limit);
         write::header_u64(out, remaining, rate.remaining);
-        write::header(out, reset, duration(rate.reset_ms).as_bytes());
+        let mut text = [0; LONGEST_DURATION];
+        write::header(out, reset, duration(rate.reset_ms, &mut text));
     }
 }
 
+/// Room for a duration that is written out, whatever it is.
+const LONGEST_DURATION: usize = 32;
+
 /// As clients of OpenAI expect it: `1m0s`, `12s`, `340ms`.
-fn duration(ms: u64) -> String {
-    match (ms / 60_000, ms / 1000 % 60) {
-        _ if ms == 0 => "0s".to_owned(),
-        _ if ms < 1000 => format!("{ms}ms"),
-        (0, seconds) => format!("{seconds}s"),
-        (minutes, seconds) => format!("{minutes}m{seconds}s"),
-    }
+fn duration(ms: u64, text: &mut [u8; LONGEST_DURATION]) -> &[u8] {
+    let mut rest = text.as_mut_slice();
+    let written = match (ms / 60_000, ms / 1000 % 60) {
+        _ if ms == 0 => rest.write_all(b"0s"),
+        _ if ms < 1000 => write!(rest, "{ms}ms"),
+        (0, seconds) => write!(rest, "{seconds}s"),
+        (minutes, seconds) => write!(rest, "{minutes}m{seconds}s"),
+    };
+    let unused = rest.len();
+    // There is room for every number.
+    written.ok().and_then(|()| text.get(..LONGEST_DURATION.saturating_sub(unused))).unwrap_or(b"0s")
 }
 
 /// A whole answer of our own.
@@ -113,4 +123,19 @@ pub(super) fn check_method(call: &Call) -> Result<(), Stop> {
 /// The `Allow` header's value for a route.
 pub(super) fn allow(call: &Call) -> &'static str {
     allowed(call.route).map_or("", Method::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_clients_expect_them() {
+        let text = |ms| String::from_utf8(duration(ms, &mut [0; LONGEST_DURATION]).to_vec()).unwrap();
+        for (ms, expected) in [(0, "0s"), (340, "340ms"), (12_000, "12s"), (59_999, "59s"), (60_000, "1m0s")]
+        {
+            assert_eq!(text(ms), expected);
+        }
+        assert_eq!(text(u64::MAX), "307445734561825m51s");
+    }
 }

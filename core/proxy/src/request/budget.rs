@@ -12,7 +12,7 @@ use std::{pin::pin, rc::Rc, time::Duration};
 use obleth_ledger::Record;
 use obleth_link::Phase;
 use obleth_policy::{
-    limit::{Lacking, Measure, Rate, Reserved, Scope, Scopes, Unit},
+    limit::{Lacking, Measure, Rate, Reserved, Scope, Scopes, Shortage, Unit},
     outcome::Code,
 };
 
@@ -26,6 +26,11 @@ use crate::{
 /// How long a request waits for the owner of the limits, who answers within microseconds. Longer, and it is as if there
 /// were none.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// The same while the last one that waited had no answer.
+const BRIEF: Duration = Duration::from_millis(5);
+/// Answers that one request waits for, because others use up what it was granted. Those who wait are served in their order,
+/// so it takes a crowd of them.
+const MOST_ROUNDS: u32 = 512;
 
 /// What a request has reserved from its limits. Owned by its [`Tally`]; dropping it gives everything back at once.
 #[derive(Debug)]
@@ -88,82 +93,135 @@ pub(super) async fn fund(
         return Ok(());
     }
     let claim = Claim::of(shard, tally.route(), asked);
-    let funded = reserve(shard, down, &scopes, &claim).await;
+    let funded = Funding { shard, down, scopes: &scopes, claim: &claim }.find().await;
     tally.rates = Rates::of(shard, known);
-    let Some((reserved, output)) = funded? else { return Ok(()) };
+    let (reserved, output) = funded?;
     tally.reservation = Some(Reservation { shard: Rc::clone(shard), reserved: Some(reserved) });
-    if output < claim.output {
-        asked.output_limit = Some(output);
-        asked.output_cap = Some(output);
-        tally.capped = Some(output);
+    let is_shorter = output < claim.output;
+    let has_budget = scopes.iter().any(|(_, limits)| limits.iter().any(|(measure, _)| measure.is_budget()));
+    if is_shorter || has_budget && claim.is_ambiguous {
+        let cap = output.min(claim.most_cap);
+        (asked.output_limit, asked.output_cap) = (Some(cap), Some(cap));
+        tally.capped = is_shorter.then_some(cap);
     }
     Ok(())
 }
 
-/// Everything that it needs, and the tokens that the answer may have; `None` if it goes on without.
-async fn reserve(
-    shard: &Rc<Shard>,
-    down: &Downstream,
-    scopes: &Scopes<'_>,
-    claim: &Claim,
-) -> Result<Option<(Reserved, u64)>, Stop> {
-    // A first look at what is left takes as little as there can be.
-    let mut known = open_output(shard, scopes, claim);
-    let mut output = known.unwrap_or(claim.least_output());
-    let mut waits = false;
-    loop {
-        let want = |measure| claim.want(measure, output);
-        let reserved = shard.credits.purses.borrow_mut().reserve(shard.both_clocks(), scopes, want);
-        shard.speak_of_credits();
-        let lacking = match reserved {
-            Ok(reserved) if known.is_none() => {
-                shard.settle_credits(reserved, |_| 0);
-                known = open_output(shard, scopes, claim);
-                output = known.unwrap_or(output);
-                continue;
-            }
-            Ok(reserved) => {
-                if waits {
-                    down.alarm.clear();
-                    shard.credits.unanswered.set(false);
-                }
-                return Ok(Some((reserved, output)));
-            }
-            Err(lacking) => lacking,
-        };
-        if !std::mem::replace(&mut waits, true) {
-            down.watch();
-            down.alarm.set_in(Some(PATIENCE));
-        }
-        match down.wait(pin!(shard.credits_answered(&lacking))).await {
-            Woke::Done(()) => {}
-            Woke::Gone => return Err(Stop::ClientGone(Phase::Queued)),
-            Woke::Expired => return Err(Code::Draining.into()),
-            Woke::Alarm => return without(shard).map(|()| None),
-        }
-        let purses = shard.credits.purses.borrow();
-        if let Some(shortage) = purses.shortage(&lacking, want) {
-            down.alarm.clear();
-            let limit = scopes.iter().find(|(scope, _)| *scope == shortage.meter.scope);
-            let limit = limit.and_then(|(_, limits)| limits.get(shortage.meter.measure)).unwrap_or_default();
-            return Err(refusal::refuse(&shortage, limit, claim).into());
-        }
-        let affordable = affordable(shard, &lacking, claim, output);
-        if affordable >= claim.least_output() {
-            output = affordable;
-        }
-    }
+/// One request in search of room in all its limits.
+struct Funding<'a, 's> {
+    shard: &'a Rc<Shard>,
+    down: &'a Downstream,
+    scopes: &'a Scopes<'s>,
+    claim: &'a Claim,
 }
 
-/// How long the answer may be, by what is left of all budgets; `None` while that is not known of each.
-fn open_output(shard: &Shard, scopes: &Scopes<'_>, claim: &Claim) -> Option<u64> {
-    if !claim.is_open {
-        return Some(claim.output);
+/// What came of waiting for the owner.
+enum Waited {
+    Answered,
+    /// Nobody said anything.
+    InVain,
+}
+
+impl Funding<'_, '_> {
+    /// What was reserved, and the tokens that the answer may have.
+    async fn find(&self) -> Result<(Reserved, u64), Stop> {
+        let &Self { shard, scopes, claim, .. } = self;
+        let mut output = claim.output;
+        if claim.is_open {
+            match self.open_output().await? {
+                Some(modest) => output = modest,
+                None => return self.go_without(),
+            }
+        }
+        for round in 0..MOST_ROUNDS {
+            let want = |measure| claim.want(measure, output);
+            let reserved = {
+                let mut purses = shard.credits.purses.borrow_mut();
+                purses.reserve(shard.both_clocks(), scopes, round > 0, want)
+            };
+            shard.speak_of_credits();
+            let lacking = match reserved {
+                Ok(reserved) => return Ok((reserved, output)),
+                Err(lacking) => lacking,
+            };
+            if let Waited::InVain = self.wait(&lacking).await? {
+                return self.go_without();
+            }
+            let purses = shard.credits.purses.borrow();
+            if let Some(shortage) = purses.shortage(&lacking, want) {
+                return Err(self.refuse(&shortage));
+            }
+            let affordable = affordable(shard, &lacking, claim, output);
+            if affordable >= claim.least_output() {
+                output = affordable;
+            }
+        }
+        // There was room every time, and others were faster every time.
+        Err(Code::Overloaded.into())
     }
-    let left = shard.credits.purses.borrow().left(shard.both_clocks(), scopes);
-    let modest = left.iter().map(|(measure, left)| Some(claim.modest(*measure, (*left)?)));
-    let least = modest.collect::<Option<Vec<_>>>()?.into_iter().min();
-    Some(least.unwrap_or(claim.output).max(claim.least_output()))
+
+    /// How long an answer may be that nobody has named a limit for, by what is left of all budgets; `None` if nobody says.
+    async fn open_output(&self) -> Result<Option<u64>, Stop> {
+        let &Self { shard, scopes, claim, .. } = self;
+        let modest = || {
+            let left = shard.credits.purses.borrow().left(shard.both_clocks(), scopes);
+            let least = left.iter().map(|(measure, left)| claim.modest(*measure, *left)).min();
+            least.unwrap_or(claim.output).max(claim.least_output())
+        };
+        let want = |measure| claim.want(measure, claim.output);
+        let is_known = || shard.credits.purses.borrow().knows(shard.both_clocks(), scopes, want);
+        if is_known() && modest() == claim.output {
+            return Ok(Some(claim.output));
+        }
+        // What is known may be old, and to make an answer shorter for it would be wrong.
+        let lacking = shard.credits.purses.borrow_mut().ask_anew(shard.both_clocks(), scopes, want);
+        shard.speak_of_credits();
+        if lacking.is_empty() {
+            return Ok(Some(modest()));
+        }
+        Ok(match self.wait(&lacking).await? {
+            Waited::Answered => Some(modest()),
+            Waited::InVain => None,
+        })
+    }
+
+    async fn wait(&self, lacking: &Lacking) -> Result<Waited, Stop> {
+        let &Self { shard, down, .. } = self;
+        let patience = if shard.credits.unanswered.get() { BRIEF } else { PATIENCE };
+        down.watch();
+        down.alarm.set_in(Some(patience));
+        let woke = down.wait(pin!(shard.credits_answered(lacking))).await;
+        down.alarm.clear();
+        match woke {
+            Woke::Done(()) => Ok(Waited::Answered),
+            Woke::Alarm => Ok(Waited::InVain),
+            Woke::Gone => Err(Stop::ClientGone(Phase::Queued)),
+            Woke::Expired => Err(Code::Draining.into()),
+        }
+    }
+
+    fn refuse(&self, shortage: &Shortage) -> Stop {
+        let limit = self.scopes.iter().find(|(scope, _)| *scope == shortage.meter.scope);
+        let limit = limit.and_then(|(_, limits)| limits.get(shortage.meter.measure)).unwrap_or_default();
+        refusal::refuse(shortage, limit, self.claim).into()
+    }
+
+    /// Nobody has said whether there is room. What the request comes to counts all the same.
+    fn go_without(&self) -> Result<(Reserved, u64), Stop> {
+        let &Self { shard, scopes, claim, .. } = self;
+        shard.end.gauges().unfunded.add(1);
+        let is_first = !shard.credits.unanswered.replace(true);
+        if !shard.settings.fail_open {
+            if is_first {
+                tracing::warn!(target: "obleth_proxy", "budget reserve failed; refusing");
+            }
+            return Err(Code::Overloaded.into());
+        }
+        if is_first {
+            tracing::warn!(target: "obleth_proxy", "budget reserve failed; failing open");
+        }
+        Ok((shard.credits.purses.borrow_mut().unfunded(shard.both_clocks(), scopes), claim.output))
+    }
 }
 
 /// The longest answer that the budgets pay for which had less than was asked of them.
@@ -171,18 +229,6 @@ fn affordable(shard: &Shard, lacking: &Lacking, claim: &Claim, output: u64) -> u
     let purses = shard.credits.purses.borrow();
     let budgets = purses.free(shard.both_clocks(), lacking).filter(|(measure, _)| measure.is_budget());
     budgets.map(|(measure, free)| claim.affordable(measure, free, output)).min().unwrap_or(output)
-}
-
-/// Nobody has answered whether there is room.
-fn without(shard: &Shard) -> Result<(), Stop> {
-    let is_first = !shard.credits.unanswered.replace(true);
-    shard.end.gauges().unfunded.add(1);
-    match shard.settings.fail_open {
-        true if is_first => tracing::warn!(target: "obleth_proxy", "budget reserve failed; failing open"),
-        false if is_first => tracing::warn!(target: "obleth_proxy", "budget reserve failed; refusing"),
-        _ => {}
-    }
-    if shard.settings.fail_open { Ok(()) } else { Err(Code::Overloaded.into()) }
 }
 
 /// Everything that limits requests of this key.

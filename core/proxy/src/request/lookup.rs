@@ -14,7 +14,7 @@ use obleth_policy::{
 };
 use obleth_wire::http1::HeaderKind;
 
-use super::{Stop, authenticate::Claimed, budget::Rates, ids::is_fit, parse::Call, settle::Tally};
+use super::{Stop, authenticate::Claimed, ids::is_fit, parse::Call, settle::Tally};
 use crate::{
     downstream::{Downstream, Woke},
     keycache::{Flight, Found},
@@ -63,9 +63,7 @@ pub(super) async fn lookup(
     drop(inlet);
     judge(&key, tenant, now, || client(shard, down, call))?;
     let tenant = tenant.map(|tenant| tenant.ix).ok_or(Code::TenantNotFound)?;
-    let known = Known { key, tenant, snapshot };
-    tally.rates = Rates::of(shard, &known);
-    Ok(known)
+    Ok(Known { key, tenant, snapshot })
 }
 
 /// The key once the sidecar has answered, or what may still be used of it if no store could.

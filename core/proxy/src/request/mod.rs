@@ -47,7 +47,7 @@ use obleth_policy::{
 };
 
 pub(crate) use self::ids::RequestIds;
-use self::{parse::Call, settle::Tally};
+use self::{budget::Rates, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
 /// Why a request goes no further.
@@ -174,8 +174,11 @@ async fn infer(
 ) -> Result<Last, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
     let known = lookup::lookup(shard, down, call, tally, claimed).await?;
-    let body = read::read(shard, down, call).await?;
-    let mut asked = ask::ask(down, call, tally, &known, body)?;
+    // Who is refused before it comes to limits is told how they stand, too.
+    let rates = || Rates::of(shard, &known);
+    let body = read::read(shard, down, call).await.inspect_err(|_| tally.rates = rates())?;
+    let asked = ask::ask(down, call, tally, &known, body);
+    let mut asked = asked.inspect_err(|_| tally.rates = rates())?;
     budget::fund(shard, down, tally, &mut asked).await?;
     let admitted = admit::admit(shard, down, call, tally, asked).await?;
     let model = admitted.asked.model;

@@ -25,6 +25,8 @@ pub(super) struct Ask {
     pub(super) need: u64,
     pub(super) least: u64,
     pub(super) has: u64,
+    /// What others have free has been called home for it.
+    pub(super) has_called: bool,
 }
 
 impl Ask {
@@ -51,6 +53,7 @@ pub(super) struct CameTo {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Home {
     pub(super) shard: usize,
+    pub(super) at: Stamp,
     pub(super) amount: u64,
     pub(super) reserved: u64,
     pub(super) recalled: bool,
@@ -145,23 +148,49 @@ impl Account {
     }
 
     pub(super) fn redefine(&mut self, now: Now, limit: u64, turn: Turn, out: &mut Outbox) {
-        if turn.begins != self.turn.begins && now.wall >= turn.begins && now.wall < turn.ends {
-            self.begin(turn);
+        self.roll(now);
+        let is_other = turn.begins != self.turn.begins && now.wall >= turn.begins && now.wall < turn.ends;
+        if is_other {
+            self.turn_aside(turn);
         } else if turn.begins == self.turn.begins {
             self.turn = turn;
         }
         let was = std::mem::replace(&mut self.limit, limit);
         self.version += 1;
-        if limit < was {
-            // What shards hold may be more than is allowed now.
-            let holders = self.lines.iter().enumerate().filter(|(_, line)| line.may_have_free());
-            out.words.extend(holders.map(|(shard, _)| (shard, Down::Recall(self.meter))));
+        for (shard, line) in self.lines.iter().enumerate() {
+            // What shards hold may be more than is allowed now, or of a period that is none any more.
+            if is_other || limit < was && line.may_have_free() {
+                out.words.push((shard, Down::Recall(self.meter)));
+            }
+        }
+        if limit != was {
+            self.tell_all(now, out);
         }
     }
 
-    /// There is no such limit any more.
-    pub(super) fn close(self, out: &mut Outbox) {
-        out.words.extend(self.asks.iter().map(|ask| (ask.shard, Down::Unlimited(self.meter))));
+    /// Periods lie otherwise from now on. What was used stays used until the usage ledger says how much of it is of the new
+    /// one, and what was lent counts as used.
+    fn turn_aside(&mut self, turn: Turn) {
+        let lent: u64 = self.lines.iter().map(|line| line.lent).sum();
+        let used = if let Used::Total(used) = self.used { used } else { 0 };
+        self.begin(turn);
+        self.used = Used::Total(used.saturating_add(lent));
+    }
+
+    fn tell_all(&mut self, now: Now, out: &mut Outbox) {
+        for shard in 0..self.lines.len() {
+            if self.lines.get(shard).is_some_and(|line| line.told.is_some()) {
+                let left = self.tell(now, shard);
+                out.words.push((shard, Down::Left(self.meter, left)));
+            }
+        }
+    }
+
+    /// There is no such limit any more. The books stay as long as what is in them counts, for it may come back.
+    pub(super) fn close(&mut self, out: &mut Outbox) {
+        self.recall_ends = None;
+        let asks = self.asks.drain(..);
+        out.words.extend(asks.map(|ask| (ask.shard, Down::Unlimited(self.meter))));
     }
 
     pub(super) fn ask(&mut self, now: Now, ask: Ask, out: &mut Outbox) {
@@ -174,7 +203,11 @@ impl Account {
     /// Answers those who wait, in their order, until one has to wait for what others have free.
     fn answer(&mut self, now: Now, out: &mut Outbox) {
         while let Some(ask) = self.asks.front().copied() {
-            if self.free(now) < signed(ask.lacks()) && self.recall(now, ask.shard, out) {
+            let calls = self.free(now) < signed(ask.lacks()) && !ask.has_called;
+            if calls && self.recall(now, ask.shard, out) {
+                if let Some(ask) = self.asks.front_mut() {
+                    ask.has_called = true;
+                }
                 return;
             }
             self.asks.pop_front();
@@ -245,6 +278,7 @@ impl Account {
     }
 
     pub(super) fn note_used(&mut self, now: Now, came: CameTo, out: &mut Outbox) {
+        self.roll(now);
         let CameTo { shard, at, amount, overdraft, reserved } = came;
         if matches!(self.used, Used::Total(_)) && at != self.stamp() {
             // Of a period that is over.
@@ -288,11 +322,15 @@ impl Account {
     }
 
     pub(super) fn note_return(&mut self, now: Now, home: Home, out: &mut Outbox) {
-        let Home { shard, amount, reserved, recalled } = home;
+        self.roll(now);
+        let Home { shard, at, amount, reserved, recalled } = home;
         self.version += 1;
+        let is_current = at == self.stamp();
         if let Some(line) = self.lines.get_mut(shard) {
-            line.lent = line.lent.saturating_sub(amount);
-            line.reserved = reserved;
+            if is_current {
+                line.lent = line.lent.saturating_sub(amount);
+                line.reserved = reserved;
+            }
             if recalled {
                 line.recalled = false;
             }
@@ -344,10 +382,10 @@ impl Account {
         Standing { meter, since, ends, limit: self.limit, used, reserved, version: self.version }
     }
 
-    /// Whether forgetting it would change nothing.
-    pub(super) fn is_idle_rate(&mut self, now: Now) -> bool {
-        let is_rate = matches!(self.used, Used::Minute(_));
-        is_rate && self.asks.is_empty() && self.used(now) == 0 && self.lines.iter().all(|line| line.lent == 0)
+    /// Whether nothing is used, lent or asked for.
+    pub(super) fn is_idle(&mut self, now: Now) -> bool {
+        self.roll(now);
+        self.asks.is_empty() && self.used(now) == 0 && self.lines.iter().all(|line| line.lent == 0)
     }
 
     fn used(&mut self, now: Now) -> u64 {

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use smallvec::SmallVec;
 
-use super::Rate;
+use super::{Rate, Want};
 use crate::{
     limit::{Measure, Meter, Period, Scope, Stamp, Up, minute::WINDOW_MS, owner::Now},
     unit::{Instant, UnixMs},
@@ -12,6 +12,12 @@ use crate::{
 
 /// How long scarce credits stay for those they were granted for, who are woken at once.
 pub(super) const FRESH: Duration = Duration::from_millis(5);
+
+/// How long, in milliseconds, credits are good at least whose period is over by this shard's clock alone.
+const AHEAD_MS: i64 = 5;
+
+/// How long what the owner said is left of a budget is good enough to go by.
+const LATELY: Duration = Duration::from_millis(100);
 
 /// The owner's no, as far as it concerns other requests.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +49,7 @@ pub(super) struct Purse {
     pub(super) wanted: u64,
     /// Answers that have come; wraps.
     pub(super) answers: u32,
+    pub(super) answered_at: Option<Instant>,
     pub(super) short: Option<Short>,
     pub(super) unlimited_until: Instant,
     /// Of the free credits, those that were wanted, until somebody takes them, and until when they are kept for whoever
@@ -51,8 +58,9 @@ pub(super) struct Purse {
     fresh_until: Instant,
     /// A budget's period, as granted credits say it.
     period: (Stamp, UnixMs),
-    /// Milliseconds at which something was last used of a rate.
+    /// Milliseconds at which something was last used of a rate, and at which the owner last said what is left.
     last_used: i64,
+    last_heard: i64,
     /// What was used since it was last said, by when.
     unsaid: SmallVec<[(Stamp, i64); 2]>,
     overdraft: u64,
@@ -145,12 +153,14 @@ impl Purse {
             wants: false,
             wanted: 0,
             answers: 0,
+            answered_at: None,
             short: None,
             unlimited_until: Instant::default(),
             fresh: 0,
             fresh_until: Instant::default(),
             period: (Stamp(0), UnixMs(i64::MAX)),
             last_used: i64::MIN,
+            last_heard: i64::MIN,
             unsaid: SmallVec::new(),
             overdraft: 0,
         }
@@ -160,11 +170,52 @@ impl Purse {
         now.monotonic < self.unlimited_until
     }
 
-    /// Credits of a period that is over are worth nothing.
-    pub(super) fn roll(&mut self, now: Now) {
+    /// Credits of a period that is over are worth nothing, and what was left of a rate a minute ago is all of it now.
+    pub(super) fn roll(&mut self, now: Now, limit: u64) {
         if now.wall >= self.period.1 {
-            (self.free, self.reserved) = (0, 0);
+            (self.free, self.reserved, self.overdraft) = (0, 0, 0);
         }
+        let last = self.last_used.max(self.last_heard);
+        if !self.measure.is_budget() && last != i64::MIN && now.ms().saturating_sub(last) >= WINDOW_MS {
+            self.hear_left(now, signed(limit).saturating_sub(signed(self.free)));
+        }
+    }
+
+    /// What others may still use, beside what is here.
+    pub(super) fn hear_left(&mut self, now: Now, left: i64) {
+        (self.beside, self.last_heard) = (left, now.ms());
+    }
+
+    /// What is left of a budget for anybody, if the owner has said it in this period.
+    pub(super) fn left(&self, now: Now) -> Option<u64> {
+        if self.is_unlimited(now) {
+            return Some(u64::MAX);
+        }
+        self.answered_at.filter(|_| now.wall < self.period.1)?;
+        Some(u64::try_from(self.beside).unwrap_or(0).saturating_add(self.free))
+    }
+
+    pub(super) fn is_answered_lately(&self, now: Now) -> bool {
+        self.left(now).is_some() && self.answered_at.is_some_and(|at| now.monotonic.since(at) < LATELY)
+    }
+
+    /// What a request finds that has waited for it, or one that has just come.
+    pub(super) fn free_for(&self, now: Now, waited: bool) -> u64 {
+        if waited { self.free } else { self.free.saturating_sub(self.fresh(now)) }
+    }
+
+    /// Asks the owner, unless it has been asked already: then false.
+    pub(super) fn ask(&mut self, meter: Meter, want: Want, out: &mut VecDeque<Up>) -> bool {
+        if std::mem::replace(&mut self.wants, true) {
+            return false;
+        }
+        while let Some(used) = self.report(meter) {
+            out.push_back(used);
+        }
+        let Want { need, least } = want;
+        self.wanted = need;
+        out.push_back(Up::Want { meter, need, least, has: self.free });
+        true
     }
 
     /// What is free, if the period has not ended meanwhile.
@@ -179,9 +230,11 @@ impl Purse {
 
     pub(super) fn granted(&mut self, now: Now, amount: u64, period: (Stamp, UnixMs)) {
         if self.measure.is_budget() && self.period.0 != period.0 {
-            (self.free, self.reserved) = (0, 0);
+            (self.free, self.reserved, self.overdraft) = (0, 0, 0);
         }
-        self.period = period;
+        // The owner's word goes before this shard's clock, which may be ahead of it.
+        let ends = UnixMs(period.1.0.max(now.wall.0.saturating_add(AHEAD_MS)));
+        self.period = (period.0, ends);
         self.free = self.free.saturating_add(amount);
         (self.fresh, self.fresh_until) = (self.free.min(self.wanted), now.monotonic.plus(FRESH));
     }
@@ -268,7 +321,7 @@ impl Purse {
         }
         self.free = keep;
         self.beside = self.beside.saturating_add_unsigned(amount);
-        Some(Up::Return { meter, amount, reserved: self.reserved, recalled: false })
+        Some(Up::Return { meter, at: self.since(), amount, reserved: self.reserved, recalled: false })
     }
 
     /// Others lack them, and are to be told what is free here: once those have run that credits were granted for just now.
@@ -285,15 +338,23 @@ impl Purse {
         self.recalled = false;
         let (amount, reserved) = (std::mem::take(&mut self.free), self.reserved);
         self.beside = self.beside.saturating_add_unsigned(amount);
-        Some(Up::Return { meter, amount, reserved, recalled: true })
+        Some(Up::Return { meter, at: self.since(), amount, reserved, recalled: true })
     }
 
-    /// A new life begins with nothing but what is reserved.
+    /// The period that its credits are of; 0 for a rate.
+    const fn since(&self) -> Stamp {
+        self.period.0
+    }
+
+    /// A new life begins with nothing but what is reserved, and what was used of a rate and not yet said: what was used of a
+    /// budget is in the usage log.
     pub(super) fn begin_life(&mut self, meter: Meter) -> Option<Up> {
         (self.free, self.overdraft, self.wants, self.short) = (0, 0, false, None);
         self.recalled = false;
         self.answers = self.answers.wrapping_add(1);
-        self.unsaid.clear();
+        if self.measure.is_budget() {
+            self.unsaid.clear();
+        }
         let (at, _) = self.period;
         let (overdraft, reserved) = (self.reserved, self.reserved);
         (reserved > 0).then_some(Up::Used { meter, at, amount: 0, overdraft, reserved })

@@ -85,8 +85,11 @@ fn a_million_random_steps_never_overspend_and_never_refuse_what_there_is_room_fo
                 }
                 3 => world.now_ms += random.below(40),
                 4 | 5 => world.say(shard),
-                6 | 7 => drop(world.carry_up(shard)),
-                _ => drop(world.carry_down(shard)),
+                6 | 7 if random.below(2) == 0 => drop(world.carry_up(shard)),
+                6 | 7 => while world.carry_up(shard) {},
+                // Several words arrive at once, before anybody runs.
+                _ if random.below(2) == 0 => drop(world.carry_down(shard)),
+                _ => while world.carry_down(shard) {},
             }
             let mut still = Vec::new();
             for Waiting { shard, cost, lacking, asked_at } in waiting.drain(..) {
@@ -96,7 +99,11 @@ fn a_million_random_steps_never_overspend_and_never_refuse_what_there_is_room_fo
                     refused += 1;
                     false_refusals += u64::from(naive.allows(asked_at, cost));
                 } else {
-                    match world.reserve(shard, want(cost)) {
+                    let reserved = match lacking.is_empty() {
+                        true => world.reserve(shard, want(cost)),
+                        false => world.reserve_at_last(shard, want(cost)),
+                    };
+                    match reserved {
                         Ok(reserved) => {
                             passed += 1;
                             naive.minute.push((world.now_ms, cost));

@@ -125,14 +125,33 @@ impl World {
         }
     }
 
+    /// A request that has just come.
     pub(super) fn reserve(
         &mut self,
         shard: usize,
         want: impl Fn(Measure) -> Option<Want>,
     ) -> Result<Reserved, Lacking> {
+        self.reserve_if(shard, false, want)
+    }
+
+    /// A request that has waited for an answer.
+    pub(super) fn reserve_at_last(
+        &mut self,
+        shard: usize,
+        want: impl Fn(Measure) -> Option<Want>,
+    ) -> Result<Reserved, Lacking> {
+        self.reserve_if(shard, true, want)
+    }
+
+    fn reserve_if(
+        &mut self,
+        shard: usize,
+        waited: bool,
+        want: impl Fn(Measure) -> Option<Want>,
+    ) -> Result<Reserved, Lacking> {
         let (now, limits) = (self.now(), self.limits.clone());
         let scopes: Scopes<'_> = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-        self.purses[shard].reserve(now, &scopes, want)
+        self.purses[shard].reserve(now, &scopes, waited, want)
     }
 
     /// Asks until there is an answer, with every word carried at once.
@@ -141,8 +160,9 @@ impl World {
         shard: usize,
         want: impl Fn(Measure) -> Option<Want>,
     ) -> Result<Reserved, Shortage> {
+        let mut waited = false;
         loop {
-            let lacking = match self.reserve(shard, &want) {
+            let lacking = match self.reserve_if(shard, std::mem::replace(&mut waited, true), &want) {
                 Ok(reserved) => return Ok(reserved),
                 Err(lacking) => lacking,
             };
@@ -156,7 +176,12 @@ impl World {
     /// Every word is carried until the shard has its answer. Time passes only while nobody has anything to say.
     pub(super) fn settle_down_to_answer(&mut self, shard: usize, lacking: &Lacking) {
         while !self.purses[shard].has_answer(lacking) {
-            self.now_ms += u64::from(!self.carry_all());
+            if !self.carry_all() {
+                self.now_ms += 1;
+                let mut out = Outbox::default();
+                self.owner.decide(self.now(), &mut out);
+                self.send(out);
+            }
         }
     }
 

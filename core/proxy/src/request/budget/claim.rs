@@ -34,6 +34,10 @@ pub(super) struct Claim {
     pub(super) output: u64,
     /// Its client has not said how long an answer may be.
     pub(super) is_open: bool,
+    /// The backend could read another limit in it than we do.
+    pub(super) is_ambiguous: bool,
+    /// A limit of more tokens than this may be one that the backend refuses.
+    pub(super) most_cap: u64,
 }
 
 impl Claim {
@@ -49,11 +53,21 @@ impl Claim {
             Route::Completions => Some(asked.output_limit.unwrap_or(COMPLETION_TOKENS)),
             _ => asked.output_limit,
         };
-        let fits = context.map(|context| context.saturating_sub(likely_input));
-        let output = said.into_iter().chain(fits).min().unwrap_or(UNSAID_OUTPUT);
-        let likely_output = foresight.likely_output(pool, output.saturating_mul(asked.choices));
+        // Not less what the input takes of it, which is a guess.
+        let output = said.into_iter().chain(context).min().unwrap_or(UNSAID_OUTPUT);
         let (prices, choices) = (model.prices, asked.choices);
-        Self { prices, choices, likely_input, most_input, likely_output, output, is_open: said.is_none() }
+        Self {
+            prices,
+            choices,
+            likely_input,
+            most_input,
+            likely_output: foresight.likely_output(pool, output.saturating_mul(choices)),
+            output,
+            is_open: said.is_none(),
+            is_ambiguous: asked.says_two_limits
+                || route == Route::Completions && asked.output_limit.is_none(),
+            most_cap: context.map_or(u64::MAX, |context| context.saturating_sub(most_input).max(1)),
+        }
     }
 
     /// How long an answer may be whose client has not said it, by what is left of a budget: a part of it, so that one such
@@ -131,7 +145,19 @@ mod tests {
 
     fn claim(prices: Prices) -> Claim {
         let (likely_input, most_input, likely_output) = (30, 40, 50);
-        Claim { prices, choices: 2, likely_input, most_input, likely_output, output: 100, is_open: false }
+        let (is_open, is_ambiguous, most_cap) = (false, false, u64::MAX);
+        let output = 100;
+        Claim {
+            prices,
+            choices: 2,
+            likely_input,
+            most_input,
+            likely_output,
+            output,
+            is_open,
+            is_ambiguous,
+            most_cap,
+        }
     }
 
     #[test]
