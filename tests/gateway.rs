@@ -47,6 +47,7 @@ mod gateway {
     mod refused_uploads;
     mod rotation;
     mod secrets;
+    mod spend_book;
     mod stale;
     mod store_outage;
     mod supervision;

@@ -61,6 +61,7 @@ impl Audit {
     pub(crate) async fn run(&self) {
         let (mut owners, mut shards) = (self.pump.lives(), self.pump.shard_lives());
         let mut audits = 0;
+        let mut is_open = false;
         loop {
             let used = async {
                 self.keeper.moved().await;
@@ -71,8 +72,9 @@ impl Audit {
                 Ok(()) = shards.changed() => {}
                 () = self.completed.notified() => {}
                 () = used => {}
+                () = sleep(EVERY), if is_open => {}
             }
-            self.audit().await;
+            is_open = self.audit().await;
             audits += 1;
             if audits % COMPARE_EVERY == 0 {
                 self.keeper.compare().await;
@@ -93,23 +95,26 @@ impl Audit {
         }
     }
 
-    async fn audit(&self) {
+    /// Returns whether something may be left to find.
+    async fn audit(&self) -> bool {
         let mut judge = Judge::default();
         for _ in 0..MOST_LOOKS {
             if !self.look(&mut judge).await {
-                return;
+                return false;
             }
             sleep(AGAIN).await;
         }
+        true
     }
 
     /// Returns whether another look may find something.
     async fn look(&self, judge: &mut Judge) -> bool {
-        let Some(life) = self.pump.booked() else { return false };
         if !self.keeper.has_budgets().await {
             return false;
         }
-        let Some(before) = self.pump.look_at_limits(WITHIN).await else { return false };
+        // An owner that has no book yet, or says nothing, may have one soon.
+        let Some(life) = self.pump.booked() else { return true };
+        let Some(before) = self.pump.look_at_limits(WITHIN).await else { return true };
         let Some(spent) = self.keeper.caught_up(|book| book.under_way(clock::now())).await else {
             return false;
         };
@@ -120,7 +125,7 @@ impl Audit {
         };
         let Some(totals) = self.keeper.caught_up(totals).await else { return false };
         sleep(SAID_AFTER).await;
-        let Some(after) = self.pump.look_at_limits(WITHIN).await else { return false };
+        let Some(after) = self.pump.look_at_limits(WITHIN).await else { return true };
         self.correct(life, judge.judge(before.iter().zip(totals), &after));
         !judge.suspected.is_empty()
     }
@@ -174,9 +179,13 @@ impl Judge {
                 corrections.push(correction);
             }
             if by < 0 {
-                match suspected.get(&meter).filter(|earlier| earlier.since == since) {
-                    Some(earlier) => corrections.push(Correction { by: by.max(earlier.by), ..correction }),
-                    None => drop(self.suspected.insert(meter, correction)),
+                let earlier = suspected.get(&meter).filter(|earlier| earlier.since == since);
+                let certain = earlier.map_or(0, |earlier| by.max(earlier.by));
+                if certain < 0 {
+                    corrections.push(Correction { by: certain, ..correction });
+                }
+                if certain > by {
+                    self.suspected.insert(meter, Correction { by: by - certain, ..correction });
                 }
             }
         }
@@ -236,6 +245,12 @@ mod tests {
         assert_eq!(look(&mut judge, quiet, total(500), quiet), [0; 0], "it was late and came");
         assert_eq!(look(&mut judge, quiet, total(460), quiet), [0; 0], "so this is the first look again");
         assert_eq!(look(&mut judge, quiet, total(490), quiet), [-10], "no more than both found");
+        let raised = standing(500, 0, 4);
+        assert_eq!(look(&mut judge, raised, total(500), raised), [0; 0]);
+        assert_eq!(look(&mut judge, raised, total(495), raised), [0; 0]);
+        assert_eq!(look(&mut judge, raised, total(480), raised), [-5], "both found so much");
+        let put_right = standing(495, 0, 5);
+        assert_eq!(look(&mut judge, put_right, total(480), put_right), [-15], "and two the rest");
     }
 
     #[test]

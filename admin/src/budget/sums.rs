@@ -74,7 +74,10 @@ impl Sums {
         };
         if let Some(dimension) = dimension.filter(|_| scopes.len() > FEW) {
             match ask(ledger, stretch, (Vec::new(), vec![dimension])).await {
-                Ok(answer) => return Ok(self.note_all(stretch, dimension, answer)),
+                Ok(answer) => {
+                    self.note_all(stretch, dimension, answer);
+                    return Ok(());
+                }
                 // More than an answer can hold: one by one, then.
                 Err(LedgerFault::TooManyGroups) => {}
                 Err(fault) => return Err(fault),
