@@ -185,7 +185,11 @@ fn an_answer_is_made_as_short_as_the_budget_is() {
             let cap = sent[name].as_u64().unwrap_or_else(|| panic!("{more}: {sent}"));
             // A longer body may have more tokens than those that were seen.
             assert!((longest - 1..=longest).contains(&cap), "{longest}: {sent}");
-            assert_eq!(answer.header("x-obleth-degraded"), Some(format!("max_tokens={cap}").as_str()), "{more}");
+            assert_eq!(
+                answer.header("x-obleth-degraded"),
+                Some(format!("max_tokens={cap}").as_str()),
+                "{more}"
+            );
             let limits =
                 ["max_tokens", "max_completion_tokens"].iter().filter(|name| !sent[**name].is_null());
             assert_eq!(limits.count(), 1, "{sent}");
