@@ -159,8 +159,8 @@ fn who_waits_as_told_is_served() {
         assert!(again <= 3000, "{again} ms of a minute of which 57 s have passed");
         // The wait is what is tested.
         std::thread::sleep(std::time::Duration::from_millis(again));
-        let answers = world.ask_times(&party.request(), 3);
-        assert_eq!(passed(&answers, measure), 2, "{}", answers[0].text());
+        let served = world.ask(&party.request());
+        assert_eq!(served.status, 200, "{}", served.text());
     }
     assert_eq!(world.gateway.metric("obleth_worker_restarts_total"), 0.0);
 }

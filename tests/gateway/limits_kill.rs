@@ -93,11 +93,8 @@ fn assert_books(party: &Party, gateway: &Gateway) {
         let known = counted(*measure, known);
         assert!(stand.spent >= known, "{of:?} {measure:?}: {stand:?} below the ledger's {known}");
     }
-    let mut last = String::new();
     until("limits and ledger agree", || {
         let (budgets, ledger) = (party.budgets(gateway), party.ledger(gateway));
-        last = format!("{budgets:?}, {ledger:?}");
-        println!("{last}");
         budgets
             .iter()
             .all(|(_, measure, stand)| stand.reserved == 0 && stand.spent == counted(*measure, ledger))

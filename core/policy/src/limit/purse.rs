@@ -372,7 +372,7 @@ impl Purses {
         change(wallet);
         let meter = Meter { scope: wallet.scope, measure: part.measure };
         let purse = wallet.purse(part.measure);
-        let (has_news, scarce) = (purse.has_news(), purse.scarce);
+        let (has_news, scarce) = (purse.has_news(), purse.scarce || purse.is_hidden());
         if purse.recalled {
             self.answer_recall(now, part.place, meter);
         } else if has_news {

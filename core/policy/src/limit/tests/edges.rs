@@ -355,3 +355,17 @@ fn credits_that_were_called_home_while_their_shard_asked_for_more_are_granted_wi
         assert!(world.reserve(shard, some(measure, 50)).is_ok(), "shard {shard} was granted a part of it");
     }
 }
+
+#[test]
+fn what_came_to_less_where_the_owner_believes_that_nothing_is_free_is_said_at_once() {
+    for measure in [Measure::RequestsPerMinute, Measure::TokensPerMinute, Measure::LifetimeTokens] {
+        let mut world = World::new(2, &only(TENANT, measure, 10));
+        let first = world.ask(0, some(measure, 4)).unwrap();
+        // The owner hears what was used or reserved of it.
+        world.settle_down();
+        world.settle(0, first, |_| 0);
+        assert!(world.purses[0].is_urgent(), "{measure:?}");
+        world.say(0);
+        assert!(world.ask(1, some(measure, 10)).is_ok(), "{measure:?}");
+    }
+}
