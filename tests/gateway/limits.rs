@@ -166,6 +166,37 @@ fn who_waits_as_told_is_served() {
 }
 
 #[test]
+fn in_ten_minutes_each_minute_comes_within_one_request_of_its_tokens() {
+    const STEP_S: i32 = 15;
+    const LIMIT: u64 = 12 * TOKENS + TOKENS / 2;
+    let clock = Clock::new();
+    let world = World::with(clock.given_to(Setup::new()), obleth_upstream::Options::default());
+    world.taught();
+    let party = world.limited(Of::Tenant, TPM, LIMIT);
+    // What is expected of a request may be wrong by more than the request: some are short, and say that they are long.
+    let requests = [party.request(), party.chat(r#","max_tokens":9,"sim_tokens":4"#)];
+    let (mut used, mut asked) = (Vec::new(), 0);
+    for step in 0..=40 {
+        clock.pass(step * STEP_S);
+        let before = world.sim();
+        while world.ask(&requests[asked % 2]).status == 200 {
+            asked += 1;
+        }
+        let after = world.sim();
+        used.push(
+            after.prompt_tokens + after.completion_tokens - before.prompt_tokens - before.completion_tokens,
+        );
+    }
+    // A request that was let in a moment late is of the next step.
+    for (at, minute) in used.windows(4).enumerate() {
+        let minute: u64 = minute.iter().sum();
+        assert!(minute <= LIMIT + TOKENS, "{minute} in the minute from step {at}: {used:?}");
+    }
+    let all: u64 = used.iter().sum();
+    assert!(all >= 10 * (LIMIT - TOKENS), "{all}: {used:?}");
+}
+
+#[test]
 fn what_has_no_price_passes_a_budget_of_money_and_counts_nothing_in_it() {
     let world = World::start();
     world.taught();
