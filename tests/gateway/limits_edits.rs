@@ -50,8 +50,7 @@ fn in_every_combination_each_limit_counts_and_the_one_that_is_short_is_named() {
         chosen.iter().for_each(|at| limit(*at, 1000));
         let answers = world.ask_times(&party.request(), 2);
         assert!(answers.iter().all(|answer| answer.status == 200), "{set:b}: {}", answers[0].text());
-        let mut used = 2;
-        for &tight in &chosen {
+        for (used, &tight) in (2..).zip(&chosen) {
             let (of, measure) = LIMITS[tight];
             // At: one more request, to the last token. Over: none.
             limit(tight, used + 1);
@@ -62,7 +61,6 @@ fn in_every_combination_each_limit_counts_and_the_one_that_is_short_is_named() {
             limit(tight, used - 1);
             assert_names(&world.ask(&party.request()), of, measure);
             limit(tight, 1000);
-            used += 1;
         }
     }
     assert_eq!(world.gateway.metric("obleth_limit_failures_total"), 0.0);
@@ -183,8 +181,8 @@ fn an_answer_is_made_as_short_as_the_budget_is() {
             let (name, longest) = expected.as_object().unwrap().iter().next().unwrap();
             let (sent, longest) = (last_body(&world), longest.as_u64().unwrap());
             let cap = sent[name].as_u64().unwrap_or_else(|| panic!("{more}: {sent}"));
-            // A longer body may have more tokens than those that were seen.
-            assert!((longest - 2..=longest).contains(&cap), "{longest}: {sent}");
+            // The input is as dense as the densest that this core has seen.
+            assert!((longest - 2..=longest + 1).contains(&cap), "{longest}: {sent}");
             assert_eq!(
                 answer.header("x-obleth-degraded"),
                 Some(format!("max_tokens={cap}").as_str()),
