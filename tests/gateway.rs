@@ -38,6 +38,7 @@ mod gateway {
     mod life;
     mod limits;
     mod limits_edits;
+    mod limits_kill;
     mod limits_races;
     mod live_edits;
     mod matrix;

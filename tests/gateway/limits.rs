@@ -144,21 +144,56 @@ fn what_the_backend_says_of_its_own_rates_arrives_under_another_name() {
 
 #[test]
 fn who_waits_as_told_is_served() {
-    let world = taught();
-    let party = world.limited(Of::Tenant, RPM, 1);
-    let mut answers = world.ask_times(&party.request(), 2);
-    assert_eq!(passed(&answers, RPM), 1);
-    // An advice is never a minute, so the first one may be short of it; the second one is not.
-    for _ in 0..2 {
-        let refused = answers.pop().unwrap();
-        let ms = refused.header("retry-after-ms").unwrap().parse().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(ms));
-        answers = world.ask_times(&party.request(), 1);
-        if answers[0].status == 200 {
-            return;
-        }
+    let clock = Clock::new();
+    let world = World::with(clock.given_to(Setup::new()), obleth_upstream::Options::default());
+    world.taught();
+    let mut passed_s = 0;
+    for measure in [RPM, TPM] {
+        let party = world.limited(Of::Tenant, measure, 2 * cost(measure));
+        assert_eq!(passed(&world.ask_times(&party.request(), 3), measure), 2);
+        passed_s += 57;
+        clock.pass(passed_s);
+        let refused = world.ask(&party.request());
+        assert_eq!(refused.code(), code(measure), "{}", refused.text());
+        let again: u64 = refused.header("retry-after-ms").unwrap().parse().unwrap();
+        assert!(again <= 3000, "{again} ms of a minute of which 57 s have passed");
+        // The wait is what is tested.
+        std::thread::sleep(std::time::Duration::from_millis(again));
+        let served = world.ask(&party.request());
+        assert_eq!(served.status, 200, "{}", served.text());
     }
-    panic!("{}", answers[0].text());
+    assert_eq!(world.gateway.metric("obleth_worker_restarts_total"), 0.0);
+}
+
+#[test]
+fn in_ten_minutes_each_minute_comes_within_one_request_of_its_tokens() {
+    const STEP_S: i32 = 15;
+    const LIMIT: u64 = 12 * TOKENS + TOKENS / 2;
+    let clock = Clock::new();
+    let world = World::with(clock.given_to(Setup::new()), obleth_upstream::Options::default());
+    world.taught();
+    let party = world.limited(Of::Tenant, TPM, LIMIT);
+    // What is expected of a request may be wrong by more than the request: some are short, and say that they are long.
+    let requests = [party.request(), party.chat(r#","max_tokens":9,"sim_tokens":4"#)];
+    let (mut used, mut asked) = (Vec::new(), 0);
+    for step in 0..=40 {
+        clock.pass(step * STEP_S);
+        let before = world.sim();
+        while world.ask(&requests[asked % 2]).status == 200 {
+            asked += 1;
+        }
+        let after = world.sim();
+        used.push(
+            after.prompt_tokens + after.completion_tokens - before.prompt_tokens - before.completion_tokens,
+        );
+    }
+    // A request that was let in a moment late is of the next step.
+    for (at, minute) in used.windows(4).enumerate() {
+        let minute: u64 = minute.iter().sum();
+        assert!(minute <= LIMIT + TOKENS, "{minute} in the minute from step {at}: {used:?}");
+    }
+    let all: u64 = used.iter().sum();
+    assert!(all >= 10 * (LIMIT - TOKENS), "{all}: {used:?}");
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::{sync::Barrier, thread};
 use obleth_policy::limit::Measure;
 
 use super::{
+    cancels::{Random, cancel, seed},
+    disconnects::until_nothing_is_left,
     http::{Connection, Response},
-    parties::{Of, TOKENS, cost, passed},
-    process::{Driver, Setup},
+    parties::{Of, TOKENS, cost, counted, passed},
+    process::{Driver, Setup, until},
     world::World,
 };
 
@@ -110,4 +112,49 @@ fn nobody_is_refused_while_there_is_more_than_a_hundredth_left() {
             "{measure:?}: the rest, to the last {TOKENS} tokens"
         );
     }
+}
+
+/// Clients that leave at the same time, and how often each.
+const LEAVERS: u64 = 20;
+const LEAVES: u64 = 50;
+
+fn of_streams_that_broke_off_the_limits_know_what_the_ledger_knows(driver: Driver) {
+    let seed = seed();
+    let setup = Setup::new().driver(driver).env("OBLETH_UPSTREAM_KEEPALIVE_MS", 0);
+    let mut world = World::with(setup, obleth_upstream::Options::default());
+    world.priced();
+    let party = world.party();
+    world.ample(&party);
+    world.secret.clone_from(&party.secret);
+    thread::scope(|scope| {
+        for client in 0..LEAVERS {
+            let world = &world;
+            scope.spawn(move || {
+                let mut random = Random::new(seed * LEAVERS + client);
+                (0..LEAVES).for_each(|_| cancel(world, &mut random));
+            });
+        }
+    });
+    until_nothing_is_left(&world);
+    assert_eq!(world.ask_times(&party.request(), 5).iter().filter(|answer| answer.status == 200).count(), 5);
+    until("limits and ledger agree", || {
+        let (budgets, ledger) = (party.budgets(&world.gateway), party.ledger(&world.gateway));
+        assert_eq!(budgets.len(), 18, "three scopes, three periods, two units");
+        // The last line is what a failure leaves behind.
+        println!("{ledger:?} {budgets:?}");
+        budgets.iter().all(|(_, measure, stand)| {
+            stand.reserved == 0 && stand.spent == counted(*measure, ledger) && stand.spent > 5 * TOKENS
+        })
+    });
+    assert_eq!(world.gateway.metric("obleth_budget_repairs_total"), 0.0, "nothing had to be put right");
+}
+
+#[test]
+fn of_streams_that_broke_off_the_limits_know_what_the_ledger_knows_on_io_uring() {
+    of_streams_that_broke_off_the_limits_know_what_the_ledger_knows(Driver::Uring);
+}
+
+#[test]
+fn of_streams_that_broke_off_the_limits_know_what_the_ledger_knows_on_epoll() {
+    of_streams_that_broke_off_the_limits_know_what_the_ledger_knows(Driver::Epoll);
 }

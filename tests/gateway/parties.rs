@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     http::{Request, Response},
+    ledger_books::rows,
     live_edits::everywhere,
+    process::Gateway,
     world::{ENDPOINTS, World, chat},
 };
 
@@ -143,6 +145,15 @@ impl World {
         party
     }
 
+    /// Gives it budgets of every kind, of all its scopes, with room for everything that a test does.
+    pub(crate) fn ample(&self, party: &Party) {
+        for of in Of::ALL {
+            for measure in Measure::ALL.into_iter().filter(|measure| measure.is_budget()) {
+                self.limit(party, of, measure, Some(1 << 40));
+            }
+        }
+    }
+
     /// Gives the model prices: a micro-USD for a token of input, two for one of output.
     pub(crate) fn priced(&self) {
         let prices = json!({"input_micro_usd": 1_000_000, "output_micro_usd": 2_000_000});
@@ -159,6 +170,56 @@ impl World {
         let mut connection = self.connect();
         (0..times).map(|_| connection.ask(request)).collect()
     }
+}
+
+/// How a budget stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stand {
+    pub(crate) spent: u64,
+    pub(crate) reserved: u64,
+    pub(crate) left: u64,
+}
+
+impl Party {
+    /// How its budgets stand, by what the admin API says.
+    #[track_caller]
+    pub(crate) fn budgets(&self, gateway: &Gateway) -> Vec<(Of, Measure, Stand)> {
+        let ids = [(Of::Key, &self.key_id), (Of::Tenant, &self.tenant_id), (Of::Group, &self.group_id)];
+        let mut all = Vec::new();
+        for (of, id) in ids {
+            let answer = gateway.get(&format!("/budgets?scope_id={id}"));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            for line in answer.json().as_array().unwrap() {
+                let is_this = |measure: &Measure| {
+                    let unit = if measure.unit() == Unit::Tokens { "tokens" } else { "micro_usd" };
+                    measure.is_budget() && line["period"] == measure.period().as_str() && line["unit"] == unit
+                };
+                let measure = Measure::ALL.into_iter().find(is_this).unwrap();
+                let number = |member: &str| line[member].as_u64().unwrap_or_else(|| panic!("{line:#}"));
+                let stand =
+                    Stand { spent: number("spent"), reserved: number("reserved"), left: number("left") };
+                all.push((of, measure, stand));
+            }
+        }
+        all
+    }
+
+    /// What the usage ledger has of its requests: tokens, and money.
+    #[track_caller]
+    pub(crate) fn ledger(&self, gateway: &Gateway) -> (u64, u64) {
+        let rows = rows(gateway);
+        let own = rows.iter().filter(|row| row["key_id"] == self.key_id.as_str());
+        own.fold((0, 0), |(tokens, money), row| {
+            let number = |member: &str| row[member].as_u64().unwrap_or(0);
+            let used = number("input_tokens") + number("output_tokens");
+            (tokens + used, money + number("cost_micro_usd"))
+        })
+    }
+}
+
+/// What of the ledger's (tokens, money) a measure counts.
+pub(crate) fn counted(measure: Measure, (tokens, money): (u64, u64)) -> u64 {
+    if measure.unit() == Unit::Tokens { tokens } else { money }
 }
 
 /// How many of the answers have status 200; the others are refusals by this limit.

@@ -2,4 +2,5 @@
 
 mod edges;
 mod random;
+mod troubles;
 mod world;

@@ -39,6 +39,8 @@ pub(super) struct Purse {
     pub(super) beside: i64,
     /// What falls free goes home at once.
     pub(super) scarce: bool,
+    /// What the owner was last told that requests have reserved.
+    said_reserved: u64,
     /// The owner waits to hear what is free.
     pub(super) recalled: bool,
     /// The last grant was all that there was.
@@ -148,6 +150,7 @@ impl Purse {
             reserved: 0,
             beside: 0,
             scarce: false,
+            said_reserved: 0,
             recalled: false,
             partial: false,
             wants: false,
@@ -302,10 +305,19 @@ impl Purse {
         !self.unsaid.is_empty()
     }
 
+    /// Whether there are free credits here, and by what the owner was told there can be none: it would not ask for them.
+    pub(super) fn is_hidden(&self) -> bool {
+        let unsaid = self.unsaid.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(*amount));
+        let has =
+            signed(self.free).saturating_add(signed(self.reserved)).saturating_sub(signed(self.overdraft));
+        self.free > 0 && has.saturating_add(unsaid) <= signed(self.said_reserved)
+    }
+
     /// One thing that was used, said once.
     pub(super) fn report(&mut self, meter: Meter) -> Option<Up> {
         let (at, amount) = self.unsaid.pop()?;
         let (overdraft, reserved) = (std::mem::take(&mut self.overdraft), self.reserved);
+        self.said_reserved = reserved;
         Some(Up::Used { meter, at, amount, overdraft, reserved })
     }
 
@@ -319,7 +331,7 @@ impl Purse {
         if amount == 0 {
             return None;
         }
-        self.free = keep;
+        (self.free, self.said_reserved) = (keep, self.reserved);
         self.beside = self.beside.saturating_add_unsigned(amount);
         Some(Up::Return { meter, at: self.since(), amount, reserved: self.reserved, recalled: false })
     }
@@ -337,6 +349,7 @@ impl Purse {
         }
         self.recalled = false;
         let (amount, reserved) = (std::mem::take(&mut self.free), self.reserved);
+        self.said_reserved = reserved;
         self.beside = self.beside.saturating_add_unsigned(amount);
         Some(Up::Return { meter, at: self.since(), amount, reserved, recalled: true })
     }
@@ -357,6 +370,7 @@ impl Purse {
         }
         let (at, _) = self.period;
         let (overdraft, reserved) = (self.reserved, self.reserved);
+        self.said_reserved = reserved;
         (reserved > 0).then_some(Up::Used { meter, at, amount: 0, overdraft, reserved })
     }
 
