@@ -28,8 +28,9 @@ use crate::{clock, pump::Pump};
 const EVERY: Duration = Duration::from_secs(60);
 /// How long the owner has for an answer.
 const WITHIN: Duration = Duration::from_secs(1);
-/// After this long shards that are not held up have told the owner of everything that was durable before.
-const SAID_AFTER: Duration = Duration::from_millis(100);
+/// After this long shards that are not held up have told the owner of everything that was durable before: they do so
+/// within some 20 ms.
+const SAID_AFTER: Duration = Duration::from_secs(1);
 /// Pause before a look that is to find the same.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Looks of one audit at most.
@@ -76,12 +77,12 @@ impl Audit {
     }
 
     /// Tells the book of budgets that requests were refused for, until the sidecar ends.
-    pub(crate) async fn hear_of_ends(&self) {
+    pub(crate) async fn hear_of_refusals(&self) {
         let mut exhausted = self.pump.exhausted();
         loop {
             match exhausted.recv().await {
-                Ok((meter, since)) => self.keeper.exhausted(meter, since).await,
-                // The book finds out by itself when they are used up.
+                Ok((meter, since)) => self.keeper.refused(meter, since).await,
+                // That they are used up the book finds out by itself.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             }

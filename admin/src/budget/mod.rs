@@ -12,7 +12,7 @@
 //! | `audit.rs` | the owner's books against this one |
 //! | `judge.rs` | what that proves, and what is put right: pure |
 //! | `coverage.rs` | whether the usage log has all that was noted |
-//! | `alert.rs`, `webhook.rs` | who hears of a budget that fills up |
+//! | `alert.rs`, `webhook.rs` | who hears of a budget that fills up, or refuses |
 //! | `forecast.rs` | how long a budget lasts |
 
 pub(crate) mod alert;
@@ -33,7 +33,7 @@ use tokio::sync::{Notify, mpsc::Receiver};
 use crate::{authorities, limits::LimitDesk, pump::Pump, store::Store, usage::Ledger};
 use alert::{Alerts, BudgetFigures};
 use audit::Audit;
-use book::Crossing;
+use book::Alert;
 use keeper::{Keeper, LimitsInForce};
 use webhook::{AlertWebhook, Webhook};
 
@@ -42,7 +42,7 @@ pub(crate) struct Watch {
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) figures: Arc<BudgetFigures>,
     tail: Tail,
-    told: Receiver<Crossing>,
+    told: Receiver<Alert>,
 }
 
 impl Watch {
@@ -73,7 +73,7 @@ impl Watch {
         tokio::join!(
             keeper.run(|| completed.notify_one()),
             audit.run(),
-            audit.hear_of_ends(),
+            audit.hear_of_refusals(),
             alert::run(told, store, webhook),
             deliver,
         );
