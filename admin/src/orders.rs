@@ -37,8 +37,10 @@ pub(crate) struct Orders {
     look: bool,
     look_at_limits: bool,
     life: u64,
-    live: Looks<Look>,
-    standings: Looks<Arc<[Standing]>>,
+    /// Of how everybody stands.
+    pub(crate) live: Looks<Look>,
+    /// Of how limits do.
+    pub(crate) standings: Looks<Arc<[Standing]>>,
 }
 
 impl Orders {
@@ -133,28 +135,6 @@ impl Orders {
         }
     }
 
-    /// Asks for a look. Returns the number of the wish, and whether the order went out or need not.
-    pub(crate) fn want_look(&mut self, end: &SidecarEnd) -> (u64, bool) {
-        let (wish, is_ordered) = self.live.wish();
-        (wish, !is_ordered || self.give(end, Order::Look))
-    }
-
-    /// Answers the wish of this number, if it is answered.
-    pub(crate) fn answer_to(&self, wish: u64) -> Option<Look> {
-        self.live.answer_to(wish)
-    }
-
-    /// The same for the limits.
-    pub(crate) fn want_standings(&mut self, end: &SidecarEnd) -> (u64, bool) {
-        let (wish, is_ordered) = self.standings.wish();
-        (wish, !is_ordered || self.give(end, Order::LookAtLimits))
-    }
-
-    /// The same for the limits.
-    pub(crate) fn standings_for(&self, wish: u64) -> Option<Arc<[Standing]>> {
-        self.standings.answer_to(wish)
-    }
-
     /// Lives of the coordinator that have begun in the sidecar's own.
     pub(crate) fn lives(&self) -> u64 {
         self.life
@@ -177,10 +157,12 @@ impl Orders {
             }
             Report::Live(pools) => {
                 let look = Look { life: self.life, pools: pools.into() };
-                !self.live.arrived(look) || self.give(end, Order::Look)
+                self.live.arrived(look);
+                true
             }
             Report::Limits(standings) => {
-                !self.standings.arrived(standings.into()) || self.give(end, Order::LookAtLimits)
+                self.standings.arrived(standings.into());
+                true
             }
             // The pump's to pass on.
             Report::Exhausted(..) => true,
@@ -190,6 +172,8 @@ impl Orders {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use obleth_link::{BufferBudget, CoordinatorEnd, links};
     use obleth_policy::{
         limit::{Limits, Measure, Turn},
@@ -198,6 +182,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::looks::Next;
 
     fn desk() -> (Orders, SidecarEnd, CoordinatorEnd) {
         let (end, _) = links(1, BufferBudget::new(0)).unwrap();
@@ -348,8 +333,9 @@ mod tests {
         orders.flush(&end);
         assert!(matches!(coordinator.take_order(), Some(Order::Shares(shares)) if shares.ceiling == 9));
         assert!(coordinator.take_order().is_none());
-        let (wish, _) = orders.want_look(&end);
+        let wish = orders.live.wish();
+        assert!(matches!(orders.live.next(wish, Duration::ZERO), Next::Order));
         orders.take_report(&end, Report::Live(Vec::new()), None);
-        assert_eq!(orders.answer_to(wish).unwrap().life, 1);
+        assert!(matches!(orders.live.next(wish, Duration::ZERO), Next::Have(look) if look.life == 1));
     }
 }

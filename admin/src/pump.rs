@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     bell::AsyncBell,
+    looks::{Looks, Next},
     orders::{Look, Orders},
     outbox::Outbox,
     seen::SeenKeys,
@@ -38,6 +39,9 @@ const BATCH: usize = 512;
 /// First and longest pause between tries to fill a ring that was full. Edits must reach every core within
 /// 100 ms.
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// Pause between two looks at the limits: the coordinator copies the books of every meter for one.
+const LIMITS_PAUSE: Duration = Duration::from_millis(250);
 
 /// Budgets that are used up, until who listens has heard of them. Who listens too slowly misses the oldest.
 const EXHAUSTED: usize = 1024;
@@ -228,30 +232,40 @@ impl Pump {
 
     /// Asks the coordinator how everybody stands. `None` when it does not say within that time.
     pub(crate) async fn look(&self, within: Duration) -> Option<Look> {
-        let (wish, is_out) = self.lock().orders.want_look(&self.end);
-        self.note_kept(is_out);
-        self.answered(within, || self.lock().orders.answer_to(wish)).await
+        let looked = self.looked((|| Order::Look, Duration::ZERO), |orders| &mut orders.live);
+        timeout(within, looked).await.ok()
     }
 
-    /// Asks the owner of the limits how every meter stands that is in use. `None` when it does not say within that time.
+    /// Asks the owner of the limits how every meter stands that is in use, a few times per second at most: who asks more
+    /// often waits, and shares the next answer. `None` when there is none within that time.
     pub(crate) async fn look_at_limits(&self, within: Duration) -> Option<Arc<[Standing]>> {
-        let (wish, is_out) = self.lock().orders.want_standings(&self.end);
-        self.note_kept(is_out);
-        self.answered(within, || self.lock().orders.standings_for(wish)).await
+        let looked = self.looked((|| Order::LookAtLimits, LIMITS_PAUSE), |orders| &mut orders.standings);
+        timeout(within, looked).await.ok()
     }
 
-    /// Waits for what a report brings.
-    async fn answered<T>(&self, within: Duration, answer: impl Fn() -> Option<T>) -> Option<T> {
-        let answered = async {
-            loop {
-                let looked = self.looked.notified();
-                if let Some(answer) = answer() {
-                    return answer;
+    /// Waits for a report that is not older than this, ordered no sooner than so long after the one before.
+    async fn looked<T: Clone>(
+        &self,
+        (order, pause): (fn() -> Order, Duration),
+        looks: impl Fn(&mut Orders) -> &mut Looks<T>,
+    ) -> T {
+        let wish = looks(&mut self.lock().orders).wish();
+        loop {
+            let looked = self.looked.notified();
+            let next = looks(&mut self.lock().orders).next(wish, pause);
+            match next {
+                Next::Have(report) => return report,
+                Next::Order => {
+                    self.order(&mut self.lock(), order());
+                    looked.await;
                 }
-                looked.await;
+                Next::Report => looked.await,
+                Next::Pause(left) => tokio::select! {
+                    () = looked => {}
+                    () = sleep(left) => {}
+                },
             }
-        };
-        timeout(within, answered).await.ok()
+        }
     }
 
     /// Waits until a shard has said something, or has since this was last asked.

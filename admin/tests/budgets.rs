@@ -6,10 +6,10 @@ mod running;
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use obleth_link::{CoordinatorEnd, Order, Report};
@@ -32,6 +32,7 @@ struct Stage {
 /// Stands for the owner of the limits: answers every look with the same, and keeps what it is told to correct.
 struct Owner {
     corrections: Arc<Mutex<Vec<(Measure, i64)>>>,
+    looks: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,19 +40,24 @@ struct Owner {
 impl Owner {
     fn of(coordinator: &CoordinatorEnd, standings: &[Standing]) -> Self {
         let (corrections, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let looks = Arc::new(AtomicU64::new(0));
         let (coordinator, standings) = (coordinator.clone(), standings.to_vec());
         let (kept, ends): (Arc<Mutex<Vec<_>>>, _) = (Arc::clone(&corrections), Arc::clone(&stop));
+        let looked = Arc::clone(&looks);
         let thread = thread::spawn(move || {
             while !ends.load(Ordering::Relaxed) {
                 match coordinator.take_order() {
-                    Some(Order::LookAtLimits) => coordinator.report(Report::Limits(standings.clone())),
+                    Some(Order::LookAtLimits) => {
+                        looked.fetch_add(1, Ordering::Relaxed);
+                        coordinator.report(Report::Limits(standings.clone()));
+                    }
                     Some(Order::Correct(of)) => kept.lock().unwrap().push((of.meter.measure, of.by)),
                     Some(_) => {}
                     None => thread::sleep(Duration::from_millis(1)),
                 }
             }
         });
-        Self { corrections, stop, thread: Some(thread) }
+        Self { corrections, looks, stop, thread: Some(thread) }
     }
 }
 
@@ -171,6 +177,45 @@ fn a_budget_that_is_made_late_counts_what_was_used_before_also_for_the_owner_and
         let name = format!(r#"obleth_budget_alerts_total{{threshold="{threshold}"}}"#);
         assert_eq!(stage.metric(&name), 0.0, "it was told before");
     }
+}
+
+#[test]
+fn a_refusal_is_told_for_itself_and_the_thresholds_when_they_come() {
+    let stage = Stage::new();
+    stage.record(0..6);
+    stage.set("tenants", &stage.tenant, r#"{"period":"lifetime","limit_tokens":1000}"#);
+    let meter = Meter {
+        scope: Scope::Tenant(TenantId(stage.tenant.parse().unwrap())),
+        measure: Measure::LifetimeTokens,
+    };
+    let told =
+        |threshold: &str| stage.metric(&format!(r#"obleth_budget_alerts_total{{threshold="{threshold}"}}"#));
+    for _ in 0..2 {
+        stage.sidecar.coordinator.report(Report::Exhausted(meter, UnixMs(0)));
+    }
+    until("the refusal is told", || told("refused") == 1.0);
+    until("the past is summed", || short(&stage.budgets("")) == ["tenant acme lifetime tokens 792 1000"]);
+    assert_eq!((told("80"), told("100")), (0.0, 0.0), "so much is not used");
+    stage.set("tenants", &stage.tenant, r#"{"period":"lifetime","limit_tokens":792}"#);
+    until("all of it is used", || told("100") == 1.0);
+    assert_eq!((told("80"), told("refused")), (1.0, 1.0));
+}
+
+#[test]
+fn questions_one_after_the_other_cost_the_owner_a_few_looks_per_second() {
+    let stage = Stage::new();
+    stage.set("tenants", &stage.tenant, r#"{"period":"daily","limit_tokens":6}"#);
+    let owner = Owner::of(&stage.sidecar.coordinator, &[]);
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..6).for_each(|_| drop(stage.budgets(""))));
+        }
+    });
+    let (looks, took) = (owner.looks.load(Ordering::Relaxed), begun.elapsed());
+    // Two for those that were under way when it began and ended.
+    let most = took.as_millis() / 250 + 2;
+    assert!(looks > 0 && u128::from(looks) <= most, "{looks} looks in {took:?} for 24 questions");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 -- One row per budget and period: the one under way, and the next. `since` is the period's first moment, `spent` is in the
 -- budget's unit. `is_whole`: all of the period is in it; else it is what was seen. `told` is the highest threshold that
--- somebody was told of, in per cent.
+-- somebody was told of, in per cent; `is_refusal_told`: so was that it has refused a request.
 CREATE TABLE spend (
     scope    TEXT NOT NULL CHECK (scope IN ('key', 'tenant', 'group')),
     scope_id TEXT NOT NULL,
@@ -12,6 +12,7 @@ CREATE TABLE spend (
     spent    INTEGER NOT NULL CHECK (spent >= 0),
     is_whole INTEGER NOT NULL CHECK (is_whole IN (0, 1)),
     told     INTEGER NOT NULL CHECK (told BETWEEN 0 AND 100),
+    is_refusal_told INTEGER NOT NULL CHECK (is_refusal_told IN (0, 1)),
     PRIMARY KEY (scope, scope_id, period, unit, since)
 ) STRICT, WITHOUT ROWID;
 

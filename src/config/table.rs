@@ -93,7 +93,7 @@ settings! {
     open CLICKHOUSE_USER clickhouse_user: String = "default", visible, "its user";
     secret CLICKHOUSE_PASSWORD clickhouse_password: Option<Secret> = "", maybe(secret), "that user's password";
     open ALERT_WEBHOOK_URL alert_webhook_url: Option<String> = "", maybe(webhook_url),
-        "where events are sent when budgets fill up (80 and 100 %), as POST with JSON; unset: nowhere";
+        "where events are sent when budgets fill up (80 and 100 %) or refuse a request, as POST with JSON; unset: nowhere";
     secret ALERT_WEBHOOK_SECRET alert_webhook_secret: Option<Secret> = "", maybe(secret), "signs those events";
     open UPSTREAM_BASE_URL upstream_base_url: Option<String> = "", maybe(base_url),
         "backend for models that name none";

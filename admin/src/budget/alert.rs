@@ -1,6 +1,6 @@
-//! Who hears of a budget that fills up: the log, the metrics, and a webhook.
+//! Who hears of a budget that fills up, or refuses a request: the log, the metrics, and a webhook.
 //!
-//! Which thresholds are crossed is the book's to say, once each; here it is only passed on. It must never make the book
+//! What is to be told is the book's to say, once each; here it is only passed on. It must never make the book
 //! wait: what finds no room is logged without a name, and counted all the same.
 
 use std::{
@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{
-    book::{Crossing, THRESHOLDS},
+    book::{Alert, Cause, THRESHOLDS},
     webhook::Webhook,
 };
 use crate::{
@@ -27,21 +27,27 @@ use crate::{
     },
 };
 
-/// Crossings that may wait for their names.
+/// Alerts that may wait for their names.
 const QUEUE: usize = 1024;
 
 /// Figures of what was told and repaired, for the metrics. Clones of the `Arc` share them.
 #[derive(Debug, Default)]
 pub(crate) struct BudgetFigures {
-    told: [AtomicU64; THRESHOLDS.len()],
+    thresholds: [AtomicU64; THRESHOLDS.len()],
+    refusals: AtomicU64,
     repairs: AtomicU64,
     undelivered: AtomicU64,
 }
 
 impl BudgetFigures {
     /// How often each threshold was told, in per cent.
-    pub(crate) fn told(&self) -> impl Iterator<Item = (u8, u64)> {
-        THRESHOLDS.into_iter().zip(self.told.iter().map(|count| count.load(Ordering::Relaxed)))
+    pub(crate) fn thresholds(&self) -> impl Iterator<Item = (u8, u64)> {
+        THRESHOLDS.into_iter().zip(self.thresholds.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    /// How often it was told that a budget has refused a request.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// Totals that were put right.
@@ -62,9 +68,14 @@ impl BudgetFigures {
         self.undelivered.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn count(&self, threshold: u8) {
-        let place = THRESHOLDS.iter().position(|of| *of == threshold);
-        if let Some(count) = place.and_then(|at| self.told.get(at)) {
+    fn count(&self, cause: Cause) {
+        let count = match cause {
+            Cause::Refusal => Some(&self.refusals),
+            Cause::Threshold(threshold) => {
+                THRESHOLDS.iter().position(|of| *of == threshold).and_then(|at| self.thresholds.get(at))
+            }
+        };
+        if let Some(count) = count {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -81,10 +92,10 @@ impl fmt::Display for Said {
     }
 }
 
-/// Where crossings go. See the module's text.
+/// Where alerts go. See the module's text.
 #[derive(Debug)]
 pub(crate) struct Alerts {
-    queue: Sender<Crossing>,
+    queue: Sender<Alert>,
     figures: Arc<BudgetFigures>,
 }
 
@@ -103,7 +114,8 @@ pub(super) struct Event {
     unit: &'static str,
     limit: u64,
     spent: u64,
-    threshold: u8,
+    /// In per cent; `null` for a refusal.
+    threshold: Option<u8>,
     /// `null` for a lifetime, like the next.
     begins_at: Option<String>,
     resets_at: Option<String>,
@@ -111,7 +123,7 @@ pub(super) struct Event {
 
 impl Alerts {
     /// With the other end, for [`run`].
-    pub(crate) fn new(figures: Arc<BudgetFigures>) -> (Self, Receiver<Crossing>) {
+    pub(crate) fn new(figures: Arc<BudgetFigures>) -> (Self, Receiver<Alert>) {
         let (queue, taken) = channel(QUEUE);
         (Self { queue, figures }, taken)
     }
@@ -121,23 +133,23 @@ impl Alerts {
         &self.figures
     }
 
-    /// Passes a crossing on.
-    pub(crate) fn tell(&self, crossing: Crossing) {
-        self.figures.count(crossing.threshold);
-        if let Err(refused) = self.queue.try_send(crossing) {
+    /// Passes an alert on.
+    pub(crate) fn tell(&self, alert: Alert) {
+        self.figures.count(alert.cause);
+        if let Err(refused) = self.queue.try_send(alert) {
             log(&Event::of(&refused.into_inner(), None));
         }
     }
 }
 
 /// Names, logs and sends what is told, until nobody tells any more.
-pub(crate) async fn run(mut told: Receiver<Crossing>, store: Store, webhook: Option<Webhook>) {
-    while let Some(crossing) = told.recv().await {
-        let scope = crossing.meter.scope;
+pub(crate) async fn run(mut told: Receiver<Alert>, store: Store, webhook: Option<Webhook>) {
+    while let Some(alert) = told.recv().await {
+        let scope = alert.meter.scope;
         // Without the store there is no name.
         let names = store.call(move |db| db.scope_names(&[scope])).await;
         let name = names.ok().and_then(|mut names| names.remove(&scope));
-        let event = Event::of(&crossing, name);
+        let event = Event::of(&alert, name);
         log(&event);
         if let Some(webhook) = &webhook {
             webhook.send(&event);
@@ -146,24 +158,28 @@ pub(crate) async fn run(mut told: Receiver<Crossing>, store: Store, webhook: Opt
 }
 
 impl Event {
-    pub(super) fn of(crossing: &Crossing, name: Option<String>) -> Self {
-        let (meter, now) = (crossing.meter, clock::now());
-        let is_for_ever = crossing.ends == UnixMs(i64::MAX);
+    pub(super) fn of(alert: &Alert, name: Option<String>) -> Self {
+        let (meter, now) = (alert.meter, clock::now());
+        let is_for_ever = alert.ends == UnixMs(i64::MAX);
+        let (kind, threshold) = match alert.cause {
+            Cause::Threshold(threshold) => ("budget.threshold", Some(threshold)),
+            Cause::Refusal => ("budget.refused", None),
+        };
         let time = |at: UnixMs| (!is_for_ever).then(|| clock::text(at));
         Self {
             id: random::fresh_id(now).to_string(),
-            kind: "budget.threshold",
+            kind,
             created_at: clock::text(now),
             scope: meter.scope.kind(),
             scope_id: scope_id(meter.scope).to_string(),
             name,
             period: meter.measure.period().as_str(),
             unit: unit_name(meter.measure.unit()).unwrap_or_default(),
-            limit: crossing.limit,
-            spent: crossing.spent,
-            threshold: crossing.threshold,
-            begins_at: time(crossing.since),
-            resets_at: time(crossing.ends),
+            limit: alert.limit,
+            spent: alert.spent,
+            threshold,
+            begins_at: time(alert.since),
+            resets_at: time(alert.ends),
         }
     }
 }
@@ -171,6 +187,14 @@ impl Event {
 fn log(event: &Event) {
     let Event { scope, scope_id, name, period, unit, limit, spent, threshold, .. } = event;
     let name = name.as_deref().unwrap_or_default();
-    tracing::warn!(target: "obleth_budget", scope, id = scope_id, name, period, unit, limit, spent, threshold,
-        "{threshold} % of a budget is used");
+    match threshold {
+        Some(threshold) => {
+            tracing::warn!(target: "obleth_budget", scope, id = scope_id, name, period, unit, limit, spent, threshold,
+                "{threshold} % of a budget is used");
+        }
+        None => {
+            tracing::warn!(target: "obleth_budget", scope, id = scope_id, name, period, unit, limit, spent,
+                "a budget has refused a request");
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Book {
     /// Time of the newest one that was folded.
     folded: UnixMs,
     accounts: HashMap<Scope, Account>,
-    crossings: Vec<Crossing>,
+    alerts: Vec<Alert>,
     /// Totals that differ from what was saved.
     unsaved: BTreeSet<(Meter, UnixMs)>,
     /// The place that was saved last.
@@ -42,6 +42,8 @@ pub(crate) struct Total {
     pub(crate) is_whole: bool,
     /// The highest threshold that was told, in per cent.
     pub(crate) told: u8,
+    /// That it has refused a request was told.
+    pub(crate) is_refusal_told: bool,
 }
 
 /// Which total: a measure, and the first moment of a period.
@@ -56,16 +58,25 @@ struct Account {
     totals: BTreeMap<Place, Total>,
 }
 
-/// A budget has come to a threshold, for the first time in its period.
+/// What somebody should hear of a budget, once in its period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Crossing {
+pub(crate) struct Alert {
     pub(crate) meter: Meter,
     pub(crate) since: UnixMs,
     pub(crate) ends: UnixMs,
     pub(crate) limit: u64,
     pub(crate) spent: u64,
-    /// In per cent.
-    pub(crate) threshold: u8,
+    pub(crate) cause: Cause,
+}
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It has come to so much of its limit, in per cent.
+    Threshold(u8),
+    /// A request found too little left. That may be so long before it is used up: the rest may be reserved, or the request
+    /// be large.
+    Refusal,
 }
 
 /// One total of one period.
@@ -110,7 +121,7 @@ impl Book {
             before: None,
             folded: UnixMs(i64::MIN),
             accounts: HashMap::new(),
-            crossings: Vec::new(),
+            alerts: Vec::new(),
             unsaved: BTreeSet::new(),
             saved_at: None,
         }
@@ -174,7 +185,7 @@ impl Book {
             });
             let ends = ends(turn(account.day, account.month, *measure), since);
             let told = total.told;
-            note(&mut self.crossings, (meter, since, ends), total, account.limits.get(*measure));
+            note(&mut self.alerts, (meter, since, ends), total, account.limits.get(*measure));
             if total.told != told {
                 self.unsaved.insert((meter, since));
             }
@@ -216,7 +227,7 @@ impl Book {
             let scopes = [Some(Scope::Key(record.key)), Some(Scope::Tenant(record.tenant)), group];
             for scope in scopes.into_iter().flatten() {
                 if let Some(account) = self.accounts.get_mut(&scope) {
-                    has_counted |= account.count(scope, record, (&mut self.crossings, &mut self.unsaved));
+                    has_counted |= account.count(scope, record, (&mut self.alerts, &mut self.unsaved));
                 }
             }
         }
@@ -308,7 +319,7 @@ impl Book {
         let total = account.totals.get_mut(&(gap.meter.measure, gap.since))?;
         let by = spent.saturating_sub(total.spent);
         (total.spent, total.is_whole) = (total.spent.max(spent), true);
-        note(&mut self.crossings, (gap.meter, gap.since, gap.ends), total, limit);
+        note(&mut self.alerts, (gap.meter, gap.since, gap.ends), total, limit);
         self.unsaved.insert((gap.meter, gap.since));
         Some(by)
     }
@@ -318,21 +329,22 @@ impl Book {
         self.before = Some(self.before.map_or(newest, |before| before.max(newest)));
     }
 
-    /// A request was refused for what this budget has left. That is told as its end, once, whatever is left.
-    pub(crate) fn exhaust(&mut self, meter: Meter, since: UnixMs) {
+    /// A request was refused for what this budget has left. Of a budget of nothing that is no news.
+    pub(crate) fn note_refusal(&mut self, meter: Meter, since: UnixMs) {
         let Some(account) = self.accounts.get_mut(&meter.scope) else { return };
         let limit = account.limits.get(meter.measure).filter(|limit| *limit > 0);
-        let total = account.totals.get_mut(&(meter.measure, since)).filter(|total| total.told < 100);
+        let total = account.totals.get_mut(&(meter.measure, since)).filter(|total| !total.is_refusal_told);
         let (Some(limit), Some(total)) = (limit, total) else { return };
-        total.told = 100;
+        total.is_refusal_told = true;
         let ends = ends(turn(account.day, account.month, meter.measure), since);
-        self.crossings.push(Crossing { meter, since, ends, limit, spent: total.spent, threshold: 100 });
+        let cause = Cause::Refusal;
+        self.alerts.push(Alert { meter, since, ends, limit, spent: total.spent, cause });
         self.unsaved.insert((meter, since));
     }
 
-    /// What has crossed a threshold since this was last asked.
-    pub(crate) fn take_crossings(&mut self) -> Vec<Crossing> {
-        std::mem::take(&mut self.crossings)
+    /// What is to be told since this was last asked.
+    pub(crate) fn take_alerts(&mut self) -> Vec<Alert> {
+        std::mem::take(&mut self.alerts)
     }
 
     /// Whether it differs from what was last saved.
@@ -384,7 +396,7 @@ impl Account {
         &mut self,
         scope: Scope,
         record: &Record,
-        (crossings, unsaved): (&mut Vec<Crossing>, &mut BTreeSet<(Meter, UnixMs)>),
+        (alerts, unsaved): (&mut Vec<Alert>, &mut BTreeSet<(Meter, UnixMs)>),
     ) -> bool {
         let mut has_counted = false;
         for (&(measure, since), total) in &mut self.totals {
@@ -397,7 +409,7 @@ impl Account {
             has_counted = true;
             let meter = Meter { scope, measure };
             unsaved.insert((meter, since));
-            note(crossings, (meter, since, ends), total, self.limits.get(measure));
+            note(alerts, (meter, since, ends), total, self.limits.get(measure));
         }
         has_counted
     }
@@ -405,7 +417,7 @@ impl Account {
 
 /// Notes the thresholds that a total has come to, each once. A budget of nothing has none.
 fn note(
-    crossings: &mut Vec<Crossing>,
+    alerts: &mut Vec<Alert>,
     (meter, since, ends): (Meter, UnixMs, UnixMs),
     total: &mut Total,
     limit: Option<u64>,
@@ -415,7 +427,8 @@ fn note(
         let is_there = u128::from(total.spent) * 100 >= u128::from(limit) * u128::from(threshold);
         if threshold > total.told && is_there {
             total.told = threshold;
-            crossings.push(Crossing { meter, since, ends, limit, spent: total.spent, threshold });
+            let cause = Cause::Threshold(threshold);
+            alerts.push(Alert { meter, since, ends, limit, spent: total.spent, cause });
         }
     }
 }

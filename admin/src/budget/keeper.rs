@@ -240,10 +240,10 @@ impl Keeper {
     }
 
     /// A request was refused for what this budget has left.
-    pub(crate) async fn exhausted(&self, meter: Meter, since: UnixMs) {
+    pub(crate) async fn refused(&self, meter: Meter, since: UnixMs) {
         let mut state = self.state().await;
         if let Some(book) = &mut state.book {
-            book.exhaust(meter, since);
+            book.note_refusal(meter, since);
         }
         self.tell(&mut state).await;
     }
@@ -383,14 +383,14 @@ impl Keeper {
         spawn_blocking(move || read(&tail)).await.map_err(io::Error::other)?
     }
 
-    /// Tells who wants to know of thresholds that were crossed: once, so it is saved before.
+    /// Tells who wants to know: once, so it is saved before.
     async fn tell(&self, state: &mut State) {
-        let crossings = state.book.as_mut().map(Book::take_crossings).unwrap_or_default();
-        if crossings.is_empty() {
+        let alerts = state.book.as_mut().map(Book::take_alerts).unwrap_or_default();
+        if alerts.is_empty() {
             return;
         }
         self.save(state).await;
-        crossings.into_iter().for_each(|crossing| self.alerts.tell(crossing));
+        alerts.into_iter().for_each(|alert| self.alerts.tell(alert));
     }
 
     async fn save(&self, state: &mut State) {

@@ -207,11 +207,12 @@ fn usage(out: &mut Exposition, log: &Log<'_>) {
 }
 
 fn budgets(out: &mut Exposition, budgets: &BudgetFigures) {
-    let help = "Budgets that have come to so much of their limit, in per cent, once in each period.";
+    let help = "Budgets that have come to so much of their limit, in per cent, or refused a request, once in each period.";
     let mut family = out.family("obleth_budget_alerts_total", Counter, help);
-    for (threshold, count) in budgets.told() {
+    for (threshold, count) in budgets.thresholds() {
         family.sample(&[("threshold", &threshold.to_string())], count);
     }
+    family.sample(&[("threshold", "refused")], budgets.refusals());
     let help = "Differences between what budgets had used and what the usage log says that were put right.";
     out.single("obleth_budget_repairs_total", Counter, help, budgets.repairs());
     let help = "Events that the alert webhook did not take.";

@@ -60,8 +60,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let scope = scope(row.get_ref(0)?.as_str()?, id(row, 1)?);
     let measure = measure(row.get_ref(2)?.as_str()?, row.get_ref(3)?.as_str()?);
     let (Some(scope), Some(measure)) = (scope, measure) else { return Ok(None) };
-    let total =
-        Total { spent: row.get::<_, i64>(5)?.unsigned_abs(), is_whole: row.get(6)?, told: row.get(7)? };
+    let spent = row.get::<_, i64>(5)?.unsigned_abs();
+    let total = Total { spent, is_whole: row.get(6)?, told: row.get(7)?, is_refusal_told: row.get(8)? };
     Ok(Some(Entry { meter: Meter { scope, measure }, since: UnixMs(row.get(4)?), total }))
 }
 
@@ -83,7 +83,8 @@ fn key(meter: Meter) -> Option<(&'static str, String, &'static str, &'static str
 impl Db {
     /// What was saved last, and of which log; `None` if no budget had used anything, or none was there.
     pub(crate) fn load_spend(&mut self) -> Result<Option<(Uuid, Saved)>, StoreError> {
-        let sql = "SELECT scope, scope_id, period, unit, since, spent, is_whole, told FROM spend";
+        let sql =
+            "SELECT scope, scope_id, period, unit, since, spent, is_whole, told, is_refusal_told FROM spend";
         let entries: Vec<_> =
             self.conn.prepare(sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?;
         let entries: Vec<Entry> = entries.into_iter().collect::<Option<_>>().ok_or(Fault::Damaged)?;
@@ -129,14 +130,15 @@ fn save(conn: &mut Connection, log_id: Uuid, changes: &Changes) -> Result<(), St
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let mut put = tx.prepare(
-            "INSERT INTO spend (scope, scope_id, period, unit, since, spent, is_whole, told)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT DO UPDATE SET spent = ?6, is_whole = ?7, told = ?8",
+            "INSERT INTO spend (scope, scope_id, period, unit, since, spent, is_whole, told, is_refusal_told)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT DO UPDATE SET spent = ?6, is_whole = ?7, told = ?8, is_refusal_told = ?9",
         )?;
         for Entry { meter, since, total } in &changes.entries {
             let Some((kind, id, period, unit)) = key(*meter) else { continue };
-            let spent = i64::try_from(total.spent).unwrap_or(i64::MAX);
-            put.execute(params![kind, id, period, unit, since.0, spent, total.is_whole, total.told])?;
+            let Total { spent, is_whole, told, is_refusal_told } = *total;
+            let spent = i64::try_from(spent).unwrap_or(i64::MAX);
+            put.execute(params![kind, id, period, unit, since.0, spent, is_whole, told, is_refusal_told])?;
         }
         let mut delete = tx.prepare(
             "DELETE FROM spend
@@ -165,7 +167,11 @@ mod tests {
 
     fn entry(n: u128, measure: Measure, spent: u64) -> Entry {
         let meter = Meter { scope: Scope::Group(GroupId(Uuid::from_u128(n))), measure };
-        Entry { meter, since: UnixMs(7), total: Total { spent, is_whole: true, told: 80 } }
+        Entry {
+            meter,
+            since: UnixMs(7),
+            total: Total { spent, is_whole: true, told: 80, is_refusal_told: n == 2 },
+        }
     }
 
     #[test]

@@ -271,7 +271,7 @@ fn a_total_that_the_ledger_completes_is_never_lowered() {
     let gaps = book.gaps();
     assert_eq!(gaps.len(), 1);
     assert_eq!(book.complete(gaps[0], 40), Some(0));
-    assert_eq!(book.total(meter, UnixMs(0)), Some(Total { spent: 100, is_whole: true, told: 0 }));
+    assert_eq!(book.total(meter, UnixMs(0)), Some(Total { spent: 100, is_whole: true, ..Total::default() }));
     book.doubt();
     assert_eq!(book.complete(book.gaps()[0], 250), Some(150));
     assert_eq!(book.total(meter, UnixMs(0)).unwrap().spent, 250);
@@ -289,7 +289,7 @@ fn each_threshold_is_crossed_once_in_a_period_also_over_restarts_and_new_limits(
     let mut spend = |book: &mut Book, ts: i64, tokens: u64| -> Vec<u8> {
         at += 1;
         book.fold(&[used(ts, (1, 1, None), tokens, None)], place(at));
-        book.take_crossings().iter().map(|crossing| crossing.threshold).collect()
+        book.take_alerts().iter().map(threshold).collect()
     };
     assert_eq!(spend(&mut book, BEGUN, 79), [0; 0]);
     assert_eq!(spend(&mut book, BEGUN, 1), [80]);
@@ -300,11 +300,7 @@ fn each_threshold_is_crossed_once_in_a_period_also_over_restarts_and_new_limits(
     let mut book = Book::restored(saved);
     book.define(&definition(scope, limits(100), BEGUN));
     assert_eq!(spend(&mut book, BEGUN, 0), [0; 0]);
-    book.exhaust(meter, UnixMs(BEGUN));
-    book.exhaust(meter, UnixMs(BEGUN));
-    let told: Vec<_> = book.take_crossings().iter().map(|c| (c.threshold, c.spent, c.limit)).collect();
-    assert_eq!(told, [(100, 99, 100)], "a refusal is its end, whatever is left");
-    assert_eq!(spend(&mut book, BEGUN, 1), [0; 0]);
+    assert_eq!(spend(&mut book, BEGUN, 1), [100]);
     book.define(&definition(scope, limits(1_000), BEGUN));
     assert_eq!(spend(&mut book, BEGUN, 900), [0; 0], "once per period");
     assert_eq!(spend(&mut book, BEGUN + DAY_MS, 1_000), [80, 100], "the next period is another");
@@ -316,8 +312,40 @@ fn each_threshold_is_crossed_once_in_a_period_also_over_restarts_and_new_limits(
     let changes = book.changes();
     book.note_saved(&changes);
     book.define(&definition(scope, limits(500), BEGUN));
-    assert_eq!(book.take_crossings().iter().map(|c| c.threshold).collect::<Vec<_>>(), [80, 100]);
+    assert_eq!(book.take_alerts().iter().map(threshold).collect::<Vec<_>>(), [80, 100]);
     assert_eq!(book.changes().entries.iter().map(|entry| entry.total.told).max(), Some(100), "to be saved");
+}
+
+/// Of an alert that is no refusal.
+fn threshold(alert: &Alert) -> u8 {
+    match alert.cause {
+        Cause::Threshold(threshold) => threshold,
+        Cause::Refusal => panic!("{alert:?}"),
+    }
+}
+
+#[test]
+fn a_refusal_is_told_once_in_its_period_with_what_is_spent_and_takes_no_threshold_away() {
+    let meter = Meter { scope: Scope::Key(key(1)), measure: Measure::DailyTokens };
+    let defined = definition(meter.scope, Limits::NONE.with(meter.measure, Some(100)), BEGUN);
+    let mut book = Book::new(Position::default());
+    book.define(&defined);
+    book.fold(&[used(BEGUN, (1, 1, None), 12, None)], place(1));
+    book.note_refusal(meter, UnixMs(BEGUN));
+    book.note_refusal(meter, UnixMs(BEGUN));
+    let told: Vec<_> = book.take_alerts().iter().map(|of| (of.cause, of.spent, of.limit)).collect();
+    assert_eq!(told, [(Cause::Refusal, 12, 100)], "what is left may be reserved, or be too little for it");
+
+    let changes = book.changes();
+    let mut book = Book::restored(Saved { at: changes.at, newest: changes.newest, entries: changes.entries });
+    book.define(&defined);
+    book.note_refusal(meter, UnixMs(BEGUN));
+    assert_eq!(book.take_alerts(), [], "also over restarts");
+    book.fold(&[used(BEGUN, (1, 1, None), 88, None)], place(2));
+    assert_eq!(book.take_alerts().iter().map(threshold).collect::<Vec<_>>(), [80, 100]);
+    book.note_refusal(meter, UnixMs(BEGUN + DAY_MS));
+    let told: Vec<_> = book.take_alerts().iter().map(|of| (of.cause, of.since)).collect();
+    assert_eq!(told, [(Cause::Refusal, UnixMs(BEGUN + DAY_MS))], "the next period is another");
 }
 
 #[test]
@@ -325,7 +353,7 @@ fn a_budget_of_nothing_crosses_nothing() {
     let meter = Meter { scope: Scope::Key(key(1)), measure: Measure::DailyTokens };
     let mut book = Book::new(Position::default());
     book.define(&definition(meter.scope, Limits::NONE.with(meter.measure, Some(0)), BEGUN));
-    book.exhaust(meter, UnixMs(BEGUN));
+    book.note_refusal(meter, UnixMs(BEGUN));
     book.fold(&[used(BEGUN, (1, 1, None), 5, None)], place(1));
-    assert_eq!(book.take_crossings(), []);
+    assert_eq!(book.take_alerts(), []);
 }

@@ -13,7 +13,10 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use super::*;
-use crate::{authorities, budget::book::Crossing};
+use crate::{
+    authorities,
+    budget::book::{Alert, Cause},
+};
 
 /// A receiver that answers with each of these in turn, and then with 204.
 #[derive(Clone, Default)]
@@ -43,12 +46,12 @@ impl Receiver {
     }
 }
 
-fn event() -> Event {
+fn event(cause: Cause) -> Event {
     let meter =
         Meter { scope: Scope::Tenant(TenantId(Uuid::from_u128(7))), measure: Measure::MonthlyMicroUsd };
     let (since, ends) = (UnixMs(1_793_491_200_000), UnixMs(1_796_083_200_000));
-    let crossing = Crossing { meter, since, ends, limit: 1000, spent: 801, threshold: 80 };
-    Event::of(&crossing, Some("chatbot".to_owned()))
+    let alert = Alert { meter, since, ends, limit: 1000, spent: 801, cause };
+    Event::of(&alert, Some("chatbot".to_owned()))
 }
 
 fn to(url: String, figures: &Arc<BudgetFigures>) -> (Webhook, Delivery) {
@@ -62,7 +65,7 @@ fn to(url: String, figures: &Arc<BudgetFigures>) -> (Webhook, Delivery) {
 async fn delivered(url: String) -> u64 {
     let figures = Arc::new(BudgetFigures::default());
     let (webhook, delivery) = to(url, &figures);
-    webhook.send(&event());
+    webhook.send(&event(Cause::Threshold(80)));
     drop(webhook);
     delivery.run().await;
     figures.undelivered()
@@ -106,6 +109,14 @@ async fn an_event_arrives_whole_and_its_signature_is_that_of_the_time_and_the_bo
     assert_eq!(super::signature(&Secret::new("secret"), 1_793_491_200, "{}"), known);
 }
 
+#[test]
+fn a_refusal_is_an_event_of_its_own() {
+    let value = serde_json::to_value(event(Cause::Refusal)).unwrap();
+    let of = |member: &str| value[member].clone();
+    assert_eq!((of("type"), of("threshold")), ("budget.refused".into(), serde_json::Value::Null));
+    assert_eq!((of("spent"), of("limit")), (801.into(), 1000.into()));
+}
+
 #[tokio::test]
 async fn a_receiver_that_fails_is_tried_again_a_few_times_and_one_that_refuses_is_not() {
     let tries = PAUSES.len() + 1;
@@ -126,7 +137,7 @@ async fn events_that_find_no_room_are_counted_and_hold_nobody_up() {
     let figures = Arc::new(BudgetFigures::default());
     let (webhook, _delivery) = to("http://127.0.0.1:9/".to_owned(), &figures);
     for _ in 0..QUEUE + 3 {
-        webhook.send(&event());
+        webhook.send(&event(Cause::Threshold(80)));
     }
     assert_eq!(figures.undelivered(), 3);
 }
@@ -162,7 +173,7 @@ async fn over_tls_an_event_goes_to_a_server_that_is_believed_and_to_no_other() {
         let figures = Arc::new(BudgetFigures::default());
         let settings = AlertWebhook { url: format!("https://localhost:{port}/hook"), secret: None };
         let (webhook, delivery) = Webhook::new(&settings, authorities::trusting(roots), &figures).unwrap();
-        webhook.send(&event());
+        webhook.send(&event(Cause::Threshold(80)));
         drop(webhook);
         Delivery { pauses: [Duration::from_millis(1); PAUSES.len()], ..delivery }.run().await;
         assert_eq!(figures.undelivered(), lost);
