@@ -101,7 +101,7 @@ impl Wallet {
 
     /// Whether a request has a part in it, or waits for it.
     pub(super) fn is_busy(&self) -> bool {
-        self.parts > 0 || self.purses.iter().any(|purse| purse.wants || purse.has_news())
+        self.parts > 0 || self.purses.iter().any(|purse| purse.wants || purse.recalled || purse.has_news())
     }
 
     /// A request takes what is there.
