@@ -192,9 +192,13 @@ impl Site<'_> {
             "model_name": MODEL,
             "api_base": format!("http://{}", self.backend),
             "max_in_flight": slots,
-            "prices": {"input_micro_usd": 150_000, "output_micro_usd": 600_000},
         });
-        gateway.admin("POST", "/models", &model)?;
+        let model = gateway.admin("POST", "/models", &model)?;
+        let id = model["id"].as_str().context("a model without an id")?;
+        let prices = json!({"prices": {"input_micro_usd": 150_000, "output_micro_usd": 600_000}});
+        if let Err(error) = gateway.admin("PATCH", &format!("/models/{id}"), &prices) {
+            remark(&format!("{name} has no prices: {error:#}"));
+        }
         Ok(gateway)
     }
 
