@@ -3,7 +3,7 @@
 
 use obleth_policy::{
     id::{GroupId, KeyId, TenantId},
-    limit::{Down, Limits, Measure, Meter, Now, Purses, Scope, Scopes, Stamp, Up, Want},
+    limit::{Down, Limits, Measure, Meter, Now, Purses, Scope, Scopes, Stamp, Up},
     unit::{Instant, UnixMs},
 };
 use uuid::Uuid;
@@ -25,7 +25,7 @@ impl Funded {
         let mut purses = Purses::new(1);
         let scopes: Scopes<'_> = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
         // The first one asks for all of them.
-        drop(purses.reserve(now(0), &scopes, false, want));
+        drop(purses.reserve(now(0), &scopes, false, (need, |_| 1)));
         drop(scopes);
         let mut wanted = Vec::new();
         purses.say(now(0), |up| {
@@ -42,9 +42,9 @@ impl Funded {
         self.requests += 1;
         let now = now(self.requests * 100_000);
         let scopes: Scopes<'_> = self.limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-        let reserved = self.purses.reserve(now, std::hint::black_box(&scopes), false, want);
+        let reserved = self.purses.reserve(now, std::hint::black_box(&scopes), false, (need, |_| 1));
         self.purses
-            .settle(now, reserved.expect("credits"), |measure| want(measure).map_or(0, |w| w.need - 1));
+            .settle(now, reserved.expect("credits"), |measure| need(measure).map_or(0, |need| need - 1));
         if self.requests.is_multiple_of(BETWEEN_WORDS) {
             self.purses.say(now, |up| {
                 std::hint::black_box(up);
@@ -58,8 +58,8 @@ fn now(nanos: u64) -> Now {
     Now { monotonic: Instant(nanos), wall: UnixMs(1000) }
 }
 
-fn want(measure: Measure) -> Option<Want> {
-    Some(Want::just(if measure == Measure::RequestsPerMinute { 1 } else { 300 }))
+fn need(measure: Measure) -> Option<u64> {
+    Some(if measure == Measure::RequestsPerMinute { 1 } else { 300 })
 }
 
 fn grant(meter: Meter) -> Down {

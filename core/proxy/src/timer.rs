@@ -35,7 +35,7 @@ pub(crate) struct Clock {
     epoch: std::time::Instant,
     recent: Cell<Instant>,
     /// A reading of the wall clock, in nanoseconds since 1970, and when it was taken.
-    wall: Cell<(Instant, u128)>,
+    wall: Cell<(Instant, u64)>,
 }
 
 impl Clock {
@@ -63,14 +63,15 @@ impl Clock {
             self.wall.set((self.now(), read_wall()));
         }
         let (taken, wall) = self.wall.get();
-        let nanos = wall.saturating_add(recent.since(taken).as_nanos());
+        let nanos = wall.saturating_add(recent.0.saturating_sub(taken.0));
         UnixMs(i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX))
     }
 }
 
-fn read_wall() -> u128 {
+/// Good until the year 2554.
+fn read_wall() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos())
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// All alarms of a shard. Owned by the shard, used on its thread only.

@@ -140,7 +140,8 @@ impl Purses {
         self.life
     }
 
-    /// Reserves what `want` says for every limit of the scopes; where it says nothing, nothing is. Credits that were granted
+    /// Reserves what `need` says for every limit of the scopes; where it says nothing, nothing is. What is lacking is asked for
+    /// as that, or as `least`, which the request can do with. Credits that were granted
     /// for requests that wait are theirs: who has not `waited` leaves them.
     ///
     /// # Errors
@@ -150,7 +151,7 @@ impl Purses {
         now: Now,
         scopes: &Scopes<'_>,
         waited: bool,
-        want: impl Fn(Measure) -> Option<Want>,
+        (need, least): (impl Fn(Measure) -> Option<u64>, impl Fn(Measure) -> u64),
     ) -> Result<Reserved, Lacking> {
         let mut reserved = Reserved::default();
         let mut lacking = Lacking(SmallVec::new());
@@ -161,18 +162,19 @@ impl Purses {
             };
             for (measure, limit) in limits.iter() {
                 // What uses nothing passes, however little is left.
-                let Some(want) = want(measure).filter(|want| want.need > 0) else { continue };
+                let Some(need) = need(measure).filter(|need| *need > 0) else { continue };
                 let purse = wallet.purse(measure);
                 purse.roll(now, limit);
                 if purse.is_unlimited(now) {
                     continue;
                 }
-                if purse.free_for(now, waited) >= want.need {
-                    reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: want.need });
+                if purse.free_for(now, waited) >= need {
+                    reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: need });
                     continue;
                 }
                 let meter = Meter { scope: *scope, measure };
                 lacking.0.push((meter, purse.answers));
+                let want = Want { need, least: least(measure).min(need) };
                 self.urgent |= purse.ask(meter, want, &mut self.outgoing);
             }
         }

@@ -137,7 +137,9 @@ impl Funding<'_, '_> {
             let want = |measure| claim.want(measure, output);
             let reserved = {
                 let mut purses = shard.credits.purses.borrow_mut();
-                purses.reserve(shard.both_clocks(), scopes, round > 0, want)
+                let (need, least) =
+                    (|measure| claim.need(measure, output), |measure| claim.least(measure).unwrap_or(0));
+                purses.reserve(shard.both_clocks(), scopes, round > 0, (need, least))
             };
             shard.speak_of_credits();
             let lacking = match reserved {

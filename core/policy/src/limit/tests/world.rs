@@ -151,7 +151,9 @@ impl World {
     ) -> Result<Reserved, Lacking> {
         let (now, limits) = (self.now(), self.limits.clone());
         let scopes: Scopes<'_> = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-        self.purses[shard].reserve(now, &scopes, waited, want)
+        let need = |measure| want(measure).map(|want| want.need);
+        let least = |measure| want(measure).map_or(0, |want| want.least);
+        self.purses[shard].reserve(now, &scopes, waited, (need, least))
     }
 
     /// Asks until there is an answer, with every word carried at once.

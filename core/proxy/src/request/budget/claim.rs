@@ -80,19 +80,23 @@ impl Claim {
 
     /// What it would like to reserve of a measure if its answers have at most `output` tokens, and what it can do with.
     pub(super) fn want(&self, measure: Measure, output: u64) -> Option<Want> {
-        if measure.is_budget() {
-            let need = self.most(measure, output)?;
-            return Some(Want { need, least: self.least(measure).unwrap_or(need).min(need) });
-        }
-        Some(Want::just(match measure.unit() {
-            Unit::Requests => 1,
-            _ => self.likely_input.saturating_add(self.likely_output),
-        }))
+        let need = self.need(measure, output)?;
+        Some(Want { need, least: self.least(measure).unwrap_or(need).min(need) })
     }
 
-    /// What the shortest answer worth sending would cost.
+    /// The former alone: all that a request pays for whose limits have credits here.
+    pub(super) fn need(&self, measure: Measure, output: u64) -> Option<u64> {
+        match (measure.is_budget(), measure.unit()) {
+            (true, _) => self.most(measure, output),
+            (false, Unit::Requests) => Some(1),
+            (false, _) => Some(self.likely_input.saturating_add(self.likely_output)),
+        }
+    }
+
+    /// The latter: what the shortest answer worth sending would come to.
     pub(super) fn least(&self, measure: Measure) -> Option<u64> {
-        self.most(measure, self.least_output())
+        let output = if measure.is_budget() { self.least_output() } else { self.output };
+        self.need(measure, output)
     }
 
     /// Tokens of the shortest answer worth sending.
@@ -111,7 +115,10 @@ impl Claim {
                     self.prices.cost(&used).map(|cost| cost.0)
                 };
                 // A list may ask more for what comes from a cache.
-                Some(cost(0)?.max(cost(self.most_input)?))
+                match self.prices.cached_input > self.prices.input {
+                    true => Some(cost(0)?.max(cost(self.most_input)?)),
+                    false => cost(0),
+                }
             }
             _ => Some(self.most_input.saturating_add(output)),
         }
