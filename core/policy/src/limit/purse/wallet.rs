@@ -65,6 +65,8 @@ pub(super) struct Purse {
     last_heard: i64,
     /// What was used since it was last said, by when.
     unsaid: SmallVec<[(Stamp, i64); 2]>,
+    /// The sum of it.
+    unsaid_sum: i64,
     overdraft: u64,
 }
 
@@ -165,6 +167,7 @@ impl Purse {
             last_used: i64::MIN,
             last_heard: i64::MIN,
             unsaid: SmallVec::new(),
+            unsaid_sum: 0,
             overdraft: 0,
         }
     }
@@ -295,7 +298,9 @@ impl Purse {
     }
 
     fn note(&mut self, stamp: Stamp, amount: i64) {
-        match self.unsaid.iter_mut().find(|(known, _)| *known == stamp) {
+        self.unsaid_sum = self.unsaid_sum.saturating_add(amount);
+        // The latest moments come last, and most of what is noted is of them.
+        match self.unsaid.iter_mut().rev().find(|(known, _)| *known == stamp) {
             Some((_, sum)) => *sum = sum.saturating_add(amount),
             None => self.unsaid.push((stamp, amount)),
         }
@@ -307,15 +312,15 @@ impl Purse {
 
     /// Whether there are free credits here, and by what the owner was told there can be none: it would not ask for them.
     pub(super) fn is_hidden(&self) -> bool {
-        let unsaid = self.unsaid.iter().fold(0_i64, |sum, (_, amount)| sum.saturating_add(*amount));
         let has =
             signed(self.free).saturating_add(signed(self.reserved)).saturating_sub(signed(self.overdraft));
-        self.free > 0 && has.saturating_add(unsaid) <= signed(self.said_reserved)
+        self.free > 0 && has.saturating_add(self.unsaid_sum) <= signed(self.said_reserved)
     }
 
     /// One thing that was used, said once.
     pub(super) fn report(&mut self, meter: Meter) -> Option<Up> {
         let (at, amount) = self.unsaid.pop()?;
+        self.unsaid_sum = self.unsaid_sum.saturating_sub(amount);
         let (overdraft, reserved) = (std::mem::take(&mut self.overdraft), self.reserved);
         self.said_reserved = reserved;
         Some(Up::Used { meter, at, amount, overdraft, reserved })
@@ -367,6 +372,7 @@ impl Purse {
         self.answers = self.answers.wrapping_add(1);
         if self.measure.is_budget() {
             self.unsaid.clear();
+            self.unsaid_sum = 0;
         }
         let (at, _) = self.period;
         let (overdraft, reserved) = (self.reserved, self.reserved);
