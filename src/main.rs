@@ -275,6 +275,10 @@ fn sidecar_settings(
         default_model_max_in_flight: config.default_model_max_in_flight,
         global_max_in_flight: config.global_max_in_flight,
         brownout_default: config.brownout_default,
+        alert_webhook: config
+            .alert_webhook_url
+            .clone()
+            .map(|url| obleth_admin::AlertWebhook { url, secret: config.alert_webhook_secret.clone() }),
         key_cache_entries: config.key_cache_entries,
         version: VERSION,
         commit: COMMIT,

@@ -10,6 +10,7 @@ mod gateway {
     mod clock;
     mod http;
     mod ledger_books;
+    mod parties;
     mod process;
     mod refusal;
     mod world;
@@ -35,6 +36,10 @@ mod gateway {
     mod ledger_kill;
     mod ledger_troubles;
     mod life;
+    mod limits;
+    mod limits_edits;
+    mod limits_kill;
+    mod limits_races;
     mod live_edits;
     mod matrix;
     mod misbehaviour;
@@ -43,6 +48,7 @@ mod gateway {
     mod refused_uploads;
     mod rotation;
     mod secrets;
+    mod spend_book;
     mod stale;
     mod store_outage;
     mod supervision;

@@ -7,9 +7,11 @@
 //! |---|---|
 //! | `store/` | SQLite on threads of its own; rows come and go typed |
 //! | `snapshot.rs` | rows to the snapshot that requests run under |
-//! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
+//! | `limits/` | rows to what the owner of the limits is told; days and months |
+//! | `pump.rs`, `bell.rs`, `outbox.rs`, `orders.rs`, `looks.rs`, `seen.rs` | the link: events and reports in, commands and orders out |
 //! | `sampler.rs`, `history.rs`, `directory.rs` | who was served how much, and what they are called |
 //! | `resolve.rs`, `address.rs`, `networks.rs` | where backends are, and may be |
+//! | `budget/` | what budgets have used, and who hears of it |
 //! | `usage/` | the ledger: where records stay, and the reports over them |
 //! | `vault.rs`, `random.rs` | what is encrypted, and what is drawn by lot |
 //! | `api/`, `metrics/`, `server.rs` | the two listeners |
@@ -17,10 +19,14 @@
 
 mod address;
 mod api;
+mod authorities;
 mod bell;
+mod budget;
 mod clock;
 mod directory;
 mod history;
+mod limits;
+mod looks;
 mod metrics;
 mod networks;
 mod orders;
@@ -60,6 +66,7 @@ use tokio::{
 };
 
 pub use address::{AddressFault, check_api_base};
+pub use budget::webhook::{AlertWebhook, NoWebhook, check_webhook_url};
 pub use networks::Networks;
 pub use random::{generate_key_secret, generate_token};
 pub use resolve::KnownNames;
@@ -73,6 +80,11 @@ pub use vault::{BadMasterKey, MasterKey};
 
 use address::ApiBase;
 use api::{App, Shared, TokenDigest};
+use budget::{
+    Watch,
+    keeper::{self, Keeper},
+};
+use limits::LimitDesk;
 use metrics::Probes;
 use pump::Pump;
 use resolve::Names;
@@ -80,7 +92,8 @@ use sampler::Sampler;
 use snapshot::{Defaults, Publisher};
 use store::{
     Db, KeyLookup, Store,
-    rows::{Act, EndpointRow, KeyRow, ModelRow, TenantRow},
+    fault::StoreError,
+    rows::{Act, EndpointRow, KeyRow, ModelRow, Registry, TenantRow},
 };
 use threads::join_within;
 use usage::{
@@ -127,6 +140,8 @@ pub struct Settings {
     pub global_max_in_flight: u32,
     /// What happens to requests that would wait long, of tenants that do not say. `OBLETH_BROWNOUT_DEFAULT`.
     pub brownout_default: Brownout,
+    /// Where it is told that budgets fill up. `OBLETH_ALERT_WEBHOOK_URL`.
+    pub alert_webhook: Option<AlertWebhook>,
     /// Keys that are remembered for an outage of the store. `OBLETH_KEY_CACHE_ENTRIES`.
     pub key_cache_entries: usize,
     /// Of the program.
@@ -213,10 +228,13 @@ impl Sidecar {
         let default_upstream = settings.default_upstream.as_ref().map(parse).transpose()?;
         let (db, keys) = Db::open(&settings.database, &settings.master_key)?;
         let (usage, checkpoint) = open_ledger(&settings.usage)?;
+        let book = db.spend_place().map_err(|_| OpenError::Damaged { path: settings.database.clone() })?;
+        let checkpoint = keeper::checkpoint(checkpoint, book, &settings.usage.log);
         Ok(Self { settings, default_upstream, db, keys, usage, checkpoint })
     }
 
-    /// How far the usage log has come into the ledger, so that the log goes on behind it; for a log that is opened later.
+    /// How far the usage log has come into the ledger and the spend book, so that the log goes on behind it; for a log that
+    /// is opened later.
     #[must_use]
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.checkpoint
@@ -231,7 +249,7 @@ impl Sidecar {
         self.seed(upstream).map_err(|error| SeedError(error.to_string()))
     }
 
-    fn seed(&mut self, upstream: SocketAddr) -> Result<DemoSeed, store::fault::StoreError> {
+    fn seed(&mut self, upstream: SocketAddr) -> Result<DemoSeed, StoreError> {
         let act = |action| Act { actor: DEMO.to_owned(), action };
         let tenant = match self.db.tenant_named(DEMO)? {
             Some(tenant) => tenant,
@@ -298,15 +316,24 @@ impl Sidecar {
         threads.extend(handles);
         let (ledger, handles) = usage.start(&settings.usage, &tail)?;
         threads.extend(handles);
-        let app = assemble(&settings, default_upstream, (store, ledger.clone()), link);
+        let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
+        let limits = Arc::new(LimitDesk::new(Arc::clone(&pump)));
+        let log = (tail.clone(), settings.usage.log.clone());
+        let watch = Watch::new(log, (ledger.clone(), store.clone()), &limits);
+        let keeper = Arc::clone(&watch.keeper);
+        let app = assemble(&settings, default_upstream, (store, ledger.clone()), (pump, limits, keeper));
         let shipping = Arc::new(Shipping::default());
         let log = (tail.clone(), Arc::clone(&shipping));
         let build = (settings.version, settings.commit);
-        let probes = Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), log, build);
+        let figures = (log, Arc::clone(&watch.figures));
+        let probes = Probes::new(Arc::clone(&app.pump), Arc::clone(&app.sampler), figures, build);
         let pump = Arc::clone(&app.pump).run(app.store.clone());
         let names = Arc::clone(&app.publisher);
-        let shipper = Shipper { tail, ledger, names, shipping };
+        let keeper = Arc::clone(&app.keeper);
+        let shipper = Shipper { tail, ledger, names, shipping, keeper };
         let shipper = tokio::spawn(shipper.run(stop.clone()));
+        let watch = watch.run(Arc::clone(&app.pump), app.store.clone(), settings.alert_webhook.clone());
+        tokio::spawn(watch);
         let background = tokio::spawn(start_publishing(Arc::clone(&app)));
         let admin = server::serve(admin, api::router(Arc::clone(&app)), stop.clone());
         let metrics = server::serve(metrics, metrics::router(probes), stop);
@@ -337,9 +364,8 @@ fn assemble(
     settings: &Settings,
     default_upstream: Option<(ApiBase, Option<Secret>)>,
     (store, ledger): (Store, Ledger),
-    link: SidecarEnd,
+    (pump, limits, keeper): (Arc<Pump>, Arc<LimitDesk>, Arc<Keeper>),
 ) -> App {
-    let pump = Arc::new(Pump::new(link, settings.key_cache_entries));
     let names = Arc::new(Names::new(resolve::ask_system, settings.networks, settings.known_names.clone()));
     let has_default_upstream = default_upstream.is_some();
     let defaults = Defaults {
@@ -355,6 +381,8 @@ fn assemble(
         publisher,
         store,
         ledger,
+        limits,
+        keeper,
         pump,
         names,
         token: TokenDigest::of(&settings.admin_token),
@@ -367,28 +395,44 @@ fn assemble(
     })
 }
 
-/// Publishes the first snapshot, then keeps names fresh and makes up for what could not be published.
+/// Publishes the limits and then the first snapshot; after that keeps names and periods fresh and makes up for what could
+/// not be published.
 async fn start_publishing(app: App) {
-    let registry = read_until_it_works(&app).await;
+    let registry = read_until_it_works(&app, |db, limits| {
+        let (registry, keys) = (db.registry()?, db.limited_keys()?);
+        limits.load(&registry, &keys);
+        Ok(registry)
+    });
+    let registry = registry.await;
     app.publisher.prepare(&registry);
     let silent = || {};
     // A name that takes longer is resolved by the task below.
     let _ = timeout(FIRST_NAMES, app.names.refresh(&silent)).await;
+    let lives = app.pump.lives();
+    app.limits.publish(&*app.keeper).await;
     app.publisher.publish(registry);
     let publisher = Arc::clone(&app.publisher);
     let refresh = Arc::clone(&app.names).run(move || publisher.republish());
     let reread = async {
         loop {
             app.unpublished.notified().await;
-            app.publisher.publish(read_until_it_works(&app).await);
+            let registry = read_until_it_works(&app, |db, limits| {
+                db.registry().inspect(|registry| limits.follow(registry))
+            });
+            app.publisher.publish(registry.await);
         }
     };
-    tokio::join!(refresh, reread, app.sampler.run());
+    tokio::join!(refresh, reread, app.sampler.run(), app.limits.run(lives, &*app.keeper));
 }
 
-async fn read_until_it_works(app: &App) -> store::rows::Registry {
+/// `read` runs on the store's thread.
+async fn read_until_it_works(
+    app: &App,
+    read: fn(&mut Db, &LimitDesk) -> Result<Registry, StoreError>,
+) -> Registry {
     loop {
-        match app.store.call(Db::registry).await {
+        let limits = Arc::clone(&app.limits);
+        match app.store.call(move |db| read(db, &limits)).await {
             Ok(registry) => return registry,
             Err(_) => sleep(REREAD_PAUSE).await,
         }

@@ -13,18 +13,21 @@ use std::{
     time::Duration,
 };
 
-use obleth_link::{Command, Event, Gauges, Order, ShardGauges, SidecarEnd};
+use obleth_link::{Command, Event, Gauges, Order, Report, ShardGauges, SidecarEnd};
 use obleth_policy::{
     key::{KeyAnswer, KeyDigest, KeyRecord},
+    limit::{Correction, Definition, LimitBook, Meter, Standing},
     snapshot::Snapshot,
+    unit::UnixMs,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, broadcast, watch},
     time::{sleep, timeout},
 };
 
 use crate::{
     bell::AsyncBell,
+    looks::{Looks, Next},
     orders::{Look, Orders},
     outbox::Outbox,
     seen::SeenKeys,
@@ -36,6 +39,12 @@ const BATCH: usize = 512;
 /// First and longest pause between tries to fill a ring that was full. Edits must reach every core within
 /// 100 ms.
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// Pause between two looks at the limits: the coordinator copies the books of every meter for one.
+const LIMITS_PAUSE: Duration = Duration::from_millis(250);
+
+/// Budgets that are used up, until who listens has heard of them. Who listens too slowly misses the oldest.
+const EXHAUSTED: usize = 1024;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -50,6 +59,11 @@ pub(crate) struct Pump {
     looked: Notify,
     /// Rings when a shard has said something: there may be traffic.
     stirred: Notify,
+    /// Lives of the coordinator that have begun.
+    lives: watch::Sender<u64>,
+    /// Lives of shards that have begun.
+    shard_lives: watch::Sender<u64>,
+    exhausted: broadcast::Sender<(Meter, UnixMs)>,
 }
 
 #[derive(Debug)]
@@ -60,6 +74,8 @@ struct State {
     seen: SeenKeys,
     snapshot: Option<Arc<Snapshot>>,
     last_ping: u64,
+    /// The life of the coordinator that was given its book last.
+    booked: Option<u64>,
 }
 
 impl State {
@@ -86,9 +102,12 @@ impl Pump {
             seen: SeenKeys::new(seen_keys),
             snapshot: None,
             last_ping: 0,
+            booked: None,
         };
         let (beats, kept, looked, stirred) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
-        Self { end, state: Mutex::new(state), beats, kept, looked, stirred }
+        let (lives, exhausted) = (watch::Sender::new(0), broadcast::Sender::new(EXHAUSTED));
+        let shard_lives = watch::Sender::new(0);
+        Self { end, state: Mutex::new(state), beats, kept, looked, stirred, lives, shard_lives, exhausted }
     }
 
     /// The shards' figures.
@@ -136,6 +155,46 @@ impl Pump {
         self.send_all(state, &Command::KeyChanged(digest));
     }
 
+    /// Gives the owner of the limits its book: these are all there are.
+    pub(crate) fn publish_limits(&self, book: Arc<LimitBook>) {
+        let mut state = self.lock();
+        state.booked = Some(state.orders.lives());
+        self.order(&mut state, Order::Limits(book));
+    }
+
+    /// The life of the coordinator, if it was given its book: what it reports from now on is in the light of that.
+    pub(crate) fn booked(&self) -> Option<u64> {
+        let state = self.lock();
+        state.booked.filter(|life| *life == state.orders.lives())
+    }
+
+    /// The limits of one scope were set, or its periods have moved on.
+    pub(crate) fn limit_changed(&self, definition: Definition) {
+        self.order(&mut self.lock(), Order::Limit(definition));
+    }
+
+    /// What a budget has used is not what the usage ledger says.
+    pub(crate) fn correct(&self, correction: Correction) {
+        self.order(&mut self.lock(), Order::Correct(correction));
+    }
+
+    /// Lives of the coordinator that have begun since the sidecar did. One that begins has no limits: it must be given
+    /// its book.
+    pub(crate) fn lives(&self) -> watch::Receiver<u64> {
+        self.lives.subscribe()
+    }
+
+    /// Lives of shards that have begun since the sidecar did. What a shard that died had in its hands counts as used until
+    /// the usage ledger says better.
+    pub(crate) fn shard_lives(&self) -> watch::Receiver<u64> {
+        self.shard_lives.subscribe()
+    }
+
+    /// Budgets that a request was refused for, the first one in each period, with the period's first moment.
+    pub(crate) fn exhausted(&self) -> broadcast::Receiver<(Meter, UnixMs)> {
+        self.exhausted.subscribe()
+    }
+
     /// Asks every shard that runs for a sign of life, and waits until `within` has passed. Returns the shards
     /// that gave none. One that is missing is left out: it is started again when its time has come, and to restart
     /// the process for it would end what the others have in flight.
@@ -173,22 +232,40 @@ impl Pump {
 
     /// Asks the coordinator how everybody stands. `None` when it does not say within that time.
     pub(crate) async fn look(&self, within: Duration) -> Option<Look> {
-        let wish = {
-            let mut state = self.lock();
-            let (wish, is_out) = state.orders.want_look(&self.end);
-            self.note_kept(is_out);
-            wish
-        };
-        let answered = async {
-            loop {
-                let looked = self.looked.notified();
-                if let Some(look) = self.lock().orders.answer_to(wish) {
-                    return look;
+        let looked = self.looked((|| Order::Look, Duration::ZERO), |orders| &mut orders.live);
+        timeout(within, looked).await.ok()
+    }
+
+    /// Asks the owner of the limits how every meter stands that is in use, a few times per second at most: who asks more
+    /// often waits, and shares the next answer. `None` when there is none within that time.
+    pub(crate) async fn look_at_limits(&self, within: Duration) -> Option<Arc<[Standing]>> {
+        let looked = self.looked((|| Order::LookAtLimits, LIMITS_PAUSE), |orders| &mut orders.standings);
+        timeout(within, looked).await.ok()
+    }
+
+    /// Waits for a report that is not older than this, ordered no sooner than so long after the one before.
+    async fn looked<T: Clone>(
+        &self,
+        (order, pause): (fn() -> Order, Duration),
+        looks: impl Fn(&mut Orders) -> &mut Looks<T>,
+    ) -> T {
+        let wish = looks(&mut self.lock().orders).wish();
+        loop {
+            let looked = self.looked.notified();
+            let next = looks(&mut self.lock().orders).next(wish, pause);
+            match next {
+                Next::Have(report) => return report,
+                Next::Order => {
+                    self.order(&mut self.lock(), order());
+                    looked.await;
                 }
-                looked.await;
+                Next::Report => looked.await,
+                Next::Pause(left) => tokio::select! {
+                    () = looked => {}
+                    () = sleep(left) => {}
+                },
             }
-        };
-        timeout(within, answered).await.ok()
+        }
     }
 
     /// Waits until a shard has said something, or has since this was last asked.
@@ -239,16 +316,23 @@ impl Pump {
 
     fn take_reports(&self) {
         for report in std::iter::from_fn(|| self.end.take_report()).take(BATCH) {
+            if let Report::Exhausted(meter, since) = report {
+                // Whoever listens; nobody has to.
+                let _ = self.exhausted.send((meter, since));
+                continue;
+            }
             let mut state = self.lock();
             let shares = state.snapshot.as_ref().map(|snapshot| Arc::clone(snapshot.shares()));
             let is_out = state.orders.take_report(&self.end, report, shares);
             self.note_kept(is_out);
+            self.lives.send_if_modified(|lives| std::mem::replace(lives, state.orders.lives()) != *lives);
             drop(state);
             self.looked.notify_waiters();
         }
     }
 
     fn greet(&self, shard: usize) {
+        self.shard_lives.send_modify(|lives| *lives += 1);
         let mut state = self.lock();
         if let Some(snapshot) = state.snapshot.clone() {
             self.send(&mut state, shard, Command::Snapshot(snapshot));

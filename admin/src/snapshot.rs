@@ -15,6 +15,7 @@ use obleth_policy::{
     coordinator::GroupShape,
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
+    limit::Limits,
     price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, Secret, Snapshot, Tenant, Timers},
     unit::LimitMs,
@@ -77,6 +78,22 @@ struct Places {
     free_pools: BTreeSet<u32>,
     groups: HashMap<GroupId, GroupIx>,
     tenants: HashMap<TenantId, TenantIx>,
+}
+
+/// What a tenant needs to know of its group.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    ix: GroupIx,
+    id: GroupId,
+    limits: Limits,
+}
+
+impl Group {
+    const UNKNOWN: Self = Self { ix: GroupIx::DEFAULT, id: GroupId(Uuid::nil()), limits: Limits::NONE };
+
+    fn of(row: &GroupRow, places: &mut Places) -> Self {
+        Self { ix: places.group(row), id: row.id, limits: row.limits() }
+    }
 }
 
 /// One for the process, as the data plane's tables are: a sidecar that is started again goes on with it.
@@ -166,13 +183,13 @@ impl Publisher {
             .extend(before.iter().flat_map(|s| s.models()).map(|m| m.id).filter(|id| !listed.contains(id)));
         let models: Vec<Model> =
             registry.models.iter().map(|row| self.model(row, places, complained)).collect();
-        let groups: HashMap<&str, (GroupIx, GroupId)> =
-            registry.groups.iter().map(|row| (row.name.as_str(), (places.group(row), row.id))).collect();
+        let groups: HashMap<&str, Group> =
+            registry.groups.iter().map(|row| (row.name.as_str(), Group::of(row, places))).collect();
         let tenant = |row| self.tenant(row, places, &groups);
         let tenants: Vec<Tenant> = registry.tenants.iter().map(tenant).collect();
         let names = Arc::make_mut(directory);
         models.iter().for_each(|model| names.note_pool(model.pool, model.id, &model.name));
-        groups.iter().for_each(|(name, places)| names.note_group(*places, name));
+        groups.iter().for_each(|(name, group)| names.note_group((group.ix, group.id), name));
         tenants.iter().for_each(|tenant| names.note_tenant(tenant.ix, tenant.id, &tenant.name));
         let shape = |row: &GroupRow| GroupShape { group: places.group(row), weight: row.weight };
         let groups = registry.groups.iter().map(shape).collect();
@@ -186,26 +203,23 @@ impl Publisher {
         Arc::clone(&self.lock().directory)
     }
 
-    fn tenant(
-        &self,
-        row: &TenantRow,
-        places: &mut Places,
-        groups: &HashMap<&str, (GroupIx, GroupId)>,
-    ) -> Tenant {
+    fn tenant(&self, row: &TenantRow, places: &mut Places, groups: &HashMap<&str, Group>) -> Tenant {
         let group = groups.get(row.group_name.as_str()).or_else(|| groups.get(DEFAULT_GROUP)).copied();
-        let (group, group_id) = group.unwrap_or((GroupIx::DEFAULT, GroupId(Uuid::nil())));
+        let group = group.unwrap_or(Group::UNKNOWN);
         Tenant {
             id: row.id,
             ix: places.tenant(row.id),
             name: row.name.as_str().into(),
             status: row.status,
             weight: row.weight,
-            group,
-            group_id,
+            group: group.ix,
+            group_id: group.id,
             max_in_flight: row.max_in_flight,
             brownout: row.brownout.unwrap_or(self.defaults.brownout),
             grant: grant(row.allowed_models.as_deref()),
             networks: network_grant(row.allowed_ips.as_deref()),
+            limits: row.limits(),
+            group_limits: group.limits,
         }
     }
 
@@ -377,9 +391,7 @@ mod tests {
         let mut places = Places::default();
         let row = |n: u128, name: &str| GroupRow {
             id: GroupId(Uuid::from_u128(n)),
-            name: name.into(),
-            weight: 100,
-            created_at: obleth_policy::unit::UnixMs(0),
+            ..GroupRow::draft(name.into())
         };
         assert_eq!((places.group(&row(1, "gold")), places.group(&row(2, "iron"))), (GroupIx(1), GroupIx(2)));
         assert_eq!(

@@ -212,7 +212,7 @@ fn nothing_but_the_health_answers_without_the_token() {
 #[test]
 fn unknown_paths_methods_and_large_bodies_get_the_one_error_shape() {
     let sidecar = Running::start();
-    for path in ["/budgets", "/audit", "/tokens", "/fairshare", "/export", "/mcp-servers", "/keys/"] {
+    for path in ["/audit", "/tokens", "/fairshare", "/export", "/mcp-servers", "/keys/"] {
         let answer = sidecar.get(path);
         assert_eq!((answer.status, answer.refusal().0.as_str()), (404, "unknown_endpoint"), "{path}");
     }

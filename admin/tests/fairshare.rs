@@ -16,9 +16,10 @@ use obleth_policy::{
 use running::{Running, next_order, send};
 use serde_json::{Value, json};
 
-/// What the coordinator was told since the last call; nothing waits.
+/// What the coordinator was told since the last call, but for the book of limits; nothing waits.
 fn told(coordinator: &CoordinatorEnd) -> Vec<Order> {
-    std::iter::from_fn(|| coordinator.take_order()).collect()
+    let told = std::iter::from_fn(|| coordinator.take_order());
+    told.filter(|order| !matches!(order, Order::Limits(_))).collect()
 }
 
 /// The one order that the last change brought, which must be shares.
@@ -162,7 +163,7 @@ fn an_edited_key_reaches_the_coordinator_before_the_shards_and_the_record_has_it
 }
 
 #[test]
-fn a_coordinator_that_starts_gets_the_shares_and_nothing_else() {
+fn a_coordinator_that_starts_gets_the_shares_and_its_book_of_limits_and_nothing_else() {
     let sidecar = Running::start();
     let tenant = sidecar.tenant("acme");
     let (key, _) = sidecar.key(&tenant, "ci");
@@ -172,6 +173,7 @@ fn a_coordinator_that_starts_gets_the_shares_and_nothing_else() {
     sidecar.coordinator.report(Report::Started);
     let Order::Shares(shares) = next_order(&sidecar.coordinator) else { panic!("not the shares") };
     assert_eq!(shares.tenants[0].tenant, current);
+    assert!(matches!(next_order(&sidecar.coordinator), Order::Limits(_)));
     // Reports and events are handled in order, so an answer to a later one shows that the first was handled.
     sidecar.shards[0].look_up("sk_unknown");
     assert!(told(&sidecar.coordinator).is_empty());
@@ -376,6 +378,7 @@ fn traffic_is_sampled_and_counted_by_tenant_and_nothing_is_asked_without() {
 
     sidecar.coordinator.report(Report::Started);
     assert!(matches!(next_order(&sidecar.coordinator), Order::Shares(_)));
+    assert!(matches!(next_order(&sidecar.coordinator), Order::Limits(_)));
     let played = stage.play(stage.live([(0, 1, 2000, 1500), (0, 0, 0, 0), (4, 0, 0, 0)]));
     sidecar.shards[1].0.gauges().in_flight.add(1);
     sidecar.shards[1].0.tell(Event::Started).unwrap();

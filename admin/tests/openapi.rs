@@ -198,6 +198,8 @@ fn every_operation_answers_as_the_document_says() {
     ask("GET", "/groups", "", Value::Null);
     ask("GET", "/groups/{id}", &group, Value::Null);
     ask("PATCH", "/groups/{id}", &group, json!({"weight": 7}));
+    let budget = json!({"period": "monthly", "limit_tokens": 5, "limit_micro_usd": 0});
+    ask("PUT", "/groups/{id}/budget", &group, budget.clone());
 
     let tenant = id(&ask("POST", "/tenants", "", json!({"name": "acme", "group_name": "gold"})));
     ask("GET", "/tenants?limit=5", "", Value::Null);
@@ -211,6 +213,7 @@ fn every_operation_answers_as_the_document_says() {
         ("status", json!({"status": "suspended"})),
         ("brownout", json!({"brownout": "allow"})),
         ("allowlist", json!({"allowed_models": null})),
+        ("budget", budget.clone()),
     ] {
         ask("PUT", &format!("/tenants/{{id}}/{sub}"), &tenant, body);
     }
@@ -225,6 +228,7 @@ fn every_operation_answers_as_the_document_says() {
         ("weight", json!({"weight": 5})),
         ("quota", json!({"requests_per_minute": null})),
         ("allowlist", json!({"allowed_models": ["m"]})),
+        ("budget", budget),
     ] {
         ask("PUT", &format!("/keys/{{id}}/{sub}"), &key, body);
     }
@@ -271,6 +275,10 @@ fn every_operation_answers_as_the_document_says() {
     });
     ask("GET", "/fairshare/live", "", Value::Null);
     coordinator.join().unwrap();
+    assert_eq!(ask("GET", "/budgets", "", Value::Null).as_array().unwrap().len(), 6);
+    for (path, id) in [("keys", &key), ("tenants", &tenant), ("groups", &group)] {
+        ask("DELETE", &format!("/{path}/{{id}}/budget?period=monthly"), id, Value::Null);
+    }
     for (path, id) in
         [("/models/{id}", model), ("/keys/{id}", key), ("/tenants/{id}", tenant), ("/groups/{id}", group)]
     {
@@ -389,6 +397,7 @@ fn example(schema: &Value, name: &str) -> Value {
     };
     match (name, kind) {
         ("group_name", _) => json!("default"),
+        ("time_zone", _) => json!("Europe/Berlin"),
         ("api_base", _) => json!("http://127.0.0.1:2/v1"),
         ("allowed_ips", _) => json!(["192.0.2.0/24", "::1"]),
         (_, "string") if !schema["enum"].is_null() => schema["enum"][0].clone(),

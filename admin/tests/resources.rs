@@ -20,7 +20,8 @@ fn a_tenant_lives_from_creation_to_deletion() {
     let expected = json!({
         "id": id, "name": "acme", "weight": 200, "group_name": "default", "status": "active",
         "tokens_per_minute": null, "requests_per_minute": null, "max_in_flight": null,
-        "allowed_models": null, "allowed_ips": null, "brownout": null, "created_at": made["created_at"],
+        "allowed_models": null, "allowed_ips": null, "brownout": null, "time_zone": "UTC", "budgets": [],
+        "created_at": made["created_at"],
     });
     assert_eq!(made, expected);
     assert!(made["created_at"].as_str().unwrap().ends_with('Z'));
@@ -81,7 +82,7 @@ fn a_key_shows_its_secret_once_and_lives_from_creation_to_deletion() {
     let expected = json!({
         "id": id, "tenant_id": tenant, "name": "ci", "key_prefix": secret[..7], "disabled": false,
         "expires_at": null, "allowed_models": null, "weight": 100, "tokens_per_minute": null,
-        "requests_per_minute": null, "max_in_flight": null, "allowed_ips": null,
+        "requests_per_minute": null, "max_in_flight": null, "allowed_ips": null, "budgets": [],
         "previous_secret_ends_at": null, "created_at": made["created_at"],
     });
     assert_eq!(shown, expected);
@@ -178,7 +179,7 @@ fn a_group_lives_from_creation_to_deletion_and_default_stays() {
     let sidecar = Running::start();
     let groups = sidecar.expect(200, ("GET", "/groups"), "");
     assert_eq!((&groups[0]["name"], &groups[0]["weight"]), (&json!("default"), &json!(100)));
-    assert_eq!(members(&groups[0]), ["created_at", "id", "name", "weight"]);
+    assert_eq!(members(&groups[0]), ["budgets", "created_at", "id", "name", "time_zone", "weight"]);
     let default = format!("/groups/{}", groups[0]["id"].as_str().unwrap());
     sidecar.expect(409, ("DELETE", &default), "");
     sidecar.expect(409, ("PATCH", &default), r#"{"name":"other"}"#);

@@ -242,12 +242,12 @@ fn the_document_names_exactly_the_parameters_that_are_taken() {
 fn a_broken_ledger_is_a_503_and_the_rest_goes_on() {
     let stage = Stage::new();
     let conn = rusqlite::Connection::open(&stage.sidecar.settings.usage.database).unwrap();
-    conn.execute_batch("ALTER TABLE requests RENAME TO away").unwrap();
+    conn.execute_batch("ALTER TABLE blocks RENAME TO away").unwrap();
     for path in ["/usage", "/usage/series", "/usage/logs", "/usage/export.csv"] {
         let answer = stage.sidecar.get(path);
         assert_eq!((answer.status, answer.refusal().0.as_str()), (503, "ledger_unavailable"), "{path}");
         assert_eq!(answer.header("retry-after"), Some("1"));
-        assert!(!answer.body.contains("requests") && !answer.body.contains("usage.db"), "{}", answer.body);
+        assert!(!answer.body.contains("blocks") && !answer.body.contains("usage.db"), "{}", answer.body);
     }
     assert_eq!(stage.get("/health")["status"], "ok");
     assert_eq!(stage.sidecar.get("/tenants").status, 200);
@@ -296,7 +296,7 @@ fn with_clickhouse_as_the_ledger_the_file_of_before_still_loses_what_is_too_old(
     let sidecar = Running::start_in(dir, settings.clone()).unwrap();
     let times = || {
         let conn = rusqlite::Connection::open(&database).unwrap();
-        let mut times = conn.prepare("SELECT ts FROM requests").unwrap();
+        let mut times = conn.prepare("SELECT min_ts FROM blocks").unwrap();
         let times = times.query_map([], |row| row.get(0)).unwrap();
         times.collect::<Result<Vec<i64>, _>>().unwrap()
     };

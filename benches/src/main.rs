@@ -8,6 +8,7 @@ mod admission;
 mod allocations;
 mod counter;
 mod decision;
+mod limits;
 mod measure;
 mod round_robin;
 mod round_trip;
@@ -25,10 +26,11 @@ use table::{cells, head, nanoseconds, row, say};
 const DECISION: &str = "500 ns; 150 ns";
 const ADMISSION: &str = "500 ns; 200 ns";
 const NOTE: &str = "500 ns; 300 ns";
+const LIMIT: &str = "300 ns";
 
 /// What is repeated on one thread, in the order of the table.
 #[rustfmt::skip]
-const BENCHES: [Bench; 19] = [
+const BENCHES: [Bench; 21] = [
     Bench { name: "grant-10", what: "least and grant, 10 tenants queued", limits: DECISION, warm_up: 1_000, make: || decision::grants(10) },
     Bench { name: "grant-1000", what: "least and grant, 1,000 tenants queued", limits: DECISION, warm_up: 5_000, make: || decision::grants(1_000) },
     Bench { name: "grant-10000", what: "least and grant, 10,000 tenants queued", limits: DECISION, warm_up: 30_000, make: || decision::grants(10_000) },
@@ -48,6 +50,8 @@ const BENCHES: [Bench; 19] = [
     Bench { name: "counter", what: "rival: shared counter", limits: "", warm_up: 1_000, make: counter::alone },
     Bench { name: "usage-note", what: "usage note, encoded and on the slate", limits: NOTE, warm_up: 30_000, make: usage::notes },
     Bench { name: "usage-notes", what: "both usage notes of a request", limits: NOTE, warm_up: 30_000, make: usage::requests },
+    Bench { name: "limits-rates", what: "limits reserved and settled, both rates of a tenant", limits: LIMIT, warm_up: 30_000, make: limits::rates },
+    Bench { name: "limits-all", what: "the same, rates of key and tenant and a budget of all three scopes", limits: LIMIT, warm_up: 30_000, make: limits::all_scopes },
 ];
 
 fn main() -> ExitCode {

@@ -2,9 +2,13 @@
 //!
 //! It reads what the kernel counts in `/proc` (proc(5)). It must never count a thread twice, nor forget a worker: nginx's master does nothing.
 
-use std::{fs, iter::Sum, path::PathBuf};
+use std::{fs, iter::Sum, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, Result, bail};
+
+/// Places in `stat`: the parent, and how nice a thread is.
+const PARENT: usize = 1;
+const NICE: usize = 16;
 
 /// A process and its descendants.
 #[derive(Clone, Debug)]
@@ -17,7 +21,8 @@ pub(crate) struct Tree {
 pub(crate) struct Usage {
     /// User and system time, nanoseconds.
     pub(crate) cpu_ns: u64,
-    /// Time in which a thread could have run and had no processor, nanoseconds.
+    /// Time in which a thread could have run and had no processor, nanoseconds; of those that are not nice, for a nice one
+    /// gives way to the others by its own will, on a quiet machine too.
     pub(crate) waited_ns: u64,
     /// Times a thread went to sleep by itself.
     pub(crate) switches: u64,
@@ -58,7 +63,10 @@ impl Tree {
                 let schedule = read("schedstat");
                 let mut times = schedule.split_whitespace().map_while(|field| field.parse::<u64>().ok());
                 usage.cpu_ns += times.next().unwrap_or_default();
-                usage.waited_ns += times.next().unwrap_or_default();
+                let waited_ns = times.next().unwrap_or_default();
+                if stat(&read("stat"), NICE).is_some_and(|nice: i64| nice <= 0) {
+                    usage.waited_ns += waited_ns;
+                }
                 usage.switches += field(&read("status"), "voluntary_ctxt_switches:").unwrap_or_default();
             }
         }
@@ -105,9 +113,14 @@ fn parents() -> Result<Vec<(u32, u32)>> {
 
 fn parent(pid: u32) -> Option<u32> {
     let text = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).ok()?;
+    stat(&text, PARENT)
+}
+
+/// A field of `stat`, counted from the state, which is the third.
+fn stat<T: FromStr>(text: &str, field: usize) -> Option<T> {
     // The name in parentheses may hold anything, parentheses too.
     let behind = text.get(text.rfind(')')? + 1..)?;
-    behind.split_whitespace().nth(1)?.parse().ok()
+    behind.split_whitespace().nth(field)?.parse().ok()
 }
 
 fn first_number(text: &str) -> Option<u64> {
@@ -127,6 +140,12 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn fields_are_found_behind_a_name_that_looks_like_fields() {
+        let text = "7 (a) R 2 (b)) S 41 7 7 0 -1 64 1 2 3 4 5 6 7 8 39 19 4 0 99";
+        assert_eq!((stat(text, PARENT), stat(text, NICE)), (Some(41), Some(19)));
+    }
 
     #[test]
     fn a_tree_counts_its_own_work_and_that_of_its_children() {

@@ -17,6 +17,7 @@ use crate::{
     meter::Tree,
     peers::{self, Peer},
     process::{Process, Start},
+    terminal::remark,
 };
 
 /// The model that every request names.
@@ -25,6 +26,8 @@ pub(crate) const MODEL: &str = "bench";
 const ADMIN_TOKEN: &str = "obleth_admin_0123456789abcdef0123456789abcdef";
 /// More requests in flight than any scenario has.
 const NO_LIMIT: u32 = 1_000_000;
+/// A rate and a budget that none reaches.
+const FAR: u64 = 1_000_000_000_000;
 
 /// Somebody who answers requests.
 #[derive(Debug)]
@@ -162,13 +165,19 @@ impl Gateway {
 }
 
 impl Site<'_> {
-    /// The gateway with so many shards and no limit that a scenario reaches.
+    /// The gateway with so many shards, rates and budgets that every request is counted against and no scenario reaches.
     ///
     /// # Errors
     /// It does not start.
     pub(crate) fn obleth(&self, name: &str, shards: usize) -> Result<Subject> {
         let gateway = self.gateway(name, shards, NO_LIMIT)?;
-        let (_, key) = gateway.tenant(&json!({"name": "bench"}))?;
+        let (id, key) = gateway.tenant(&json!({"name": "bench"}))?;
+        let rates = json!({"requests_per_minute": FAR, "tokens_per_minute": FAR});
+        gateway.admin("PUT", &format!("/tenants/{id}/quota"), &rates)?;
+        let budget = json!({"period": "monthly", "limit_tokens": FAR, "limit_micro_usd": FAR});
+        if let Err(error) = gateway.admin("PUT", &format!("/tenants/{id}/budget"), &budget) {
+            remark(&format!("{name} has no budgets: {error:#}"));
+        }
         Ok(Subject { name: name.to_owned(), address: gateway.data_plane, key, process: gateway.process })
     }
 
@@ -184,7 +193,12 @@ impl Site<'_> {
             "api_base": format!("http://{}", self.backend),
             "max_in_flight": slots,
         });
-        gateway.admin("POST", "/models", &model)?;
+        let model = gateway.admin("POST", "/models", &model)?;
+        let id = model["id"].as_str().context("a model without an id")?;
+        let prices = json!({"prices": {"input_micro_usd": 150_000, "output_micro_usd": 600_000}});
+        if let Err(error) = gateway.admin("PATCH", &format!("/models/{id}"), &prices) {
+            remark(&format!("{name} has no prices: {error:#}"));
+        }
         Ok(gateway)
     }
 

@@ -20,6 +20,10 @@ pub(crate) fn check(config: &Config, sources: &Sources, faults: &mut Vec<Fault>)
         let message = "has no server to go to; set OBLETH_CLICKHOUSE_URL too, or leave it out";
         faults.push(Fault::new(sources.place("CLICKHOUSE_PASSWORD"), message));
     }
+    if config.alert_webhook_secret.is_some() && config.alert_webhook_url.is_none() {
+        let message = "signs nothing; set OBLETH_ALERT_WEBHOOK_URL too, or leave it out";
+        faults.push(Fault::new(sources.place("ALERT_WEBHOOK_SECRET"), message));
+    }
     if let Some(base) = &config.upstream_base_url
         && let Err(fault) = obleth_admin::check_api_base(base, config.networks())
     {

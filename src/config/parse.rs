@@ -210,6 +210,12 @@ pub(crate) fn clickhouse_url(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
+/// Where events are sent.
+pub(crate) fn webhook_url(text: &str) -> Result<String, Refusal> {
+    obleth_admin::check_webhook_url(text).map_err(|fault| fault.to_string())?;
+    Ok(text.to_owned())
+}
+
 /// The name of a database there.
 pub(crate) fn clickhouse_db(text: &str) -> Result<String, Refusal> {
     obleth_admin::check_clickhouse_database(text).map_err(|fault| format!("`{text}` {fault}"))?;

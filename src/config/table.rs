@@ -19,7 +19,7 @@ use super::{
     parse::{
         LogFormat, address, admin_token, base_url, boolean, brownout, bytes, ca_file, clickhouse_db,
         clickhouse_url, count, database, folder, limit, log_format, master_key, maybe, memory, millis,
-        networks, node, seconds, secret, visible, whole32,
+        networks, node, seconds, secret, visible, webhook_url, whole32,
     },
     source::Sources,
 };
@@ -92,6 +92,9 @@ settings! {
     open CLICKHOUSE_DB clickhouse_db: String = "obleth", clickhouse_db, "its database; made if it is not there";
     open CLICKHOUSE_USER clickhouse_user: String = "default", visible, "its user";
     secret CLICKHOUSE_PASSWORD clickhouse_password: Option<Secret> = "", maybe(secret), "that user's password";
+    open ALERT_WEBHOOK_URL alert_webhook_url: Option<String> = "", maybe(webhook_url),
+        "where events are sent when budgets fill up (80 and 100 %) or refuse a request, as POST with JSON; unset: nowhere";
+    secret ALERT_WEBHOOK_SECRET alert_webhook_secret: Option<Secret> = "", maybe(secret), "signs those events";
     open UPSTREAM_BASE_URL upstream_base_url: Option<String> = "", maybe(base_url),
         "backend for models that name none";
     secret UPSTREAM_API_KEY upstream_api_key: Option<Secret> = "", maybe(secret),

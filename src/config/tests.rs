@@ -153,6 +153,8 @@ fn settings_that_contradict_each_other_are_faults() {
     assert!(key[0].contains("set OBLETH_UPSTREAM_BASE_URL too"), "{key:?}");
     let password = Given::nothing().faults(&[("OBLETH_CLICKHOUSE_PASSWORD", "p")]);
     assert!(password[0].contains("set OBLETH_CLICKHOUSE_URL too"), "{password:?}");
+    let signs = Given::nothing().faults(&[("OBLETH_ALERT_WEBHOOK_SECRET", "s")]);
+    assert!(signs[0].contains("set OBLETH_ALERT_WEBHOOK_URL too"), "{signs:?}");
     let private = [("OBLETH_UPSTREAM_BASE_URL", "http://10.0.0.7"), ("OBLETH_BLOCK_PRIVATE_NETWORKS", "on")];
     let base = Given::nothing().faults(&private);
     assert!(base[0].starts_with("OBLETH_UPSTREAM_BASE_URL: is a private address"), "{base:?}");
@@ -181,6 +183,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("CLICKHOUSE_DB", "other"),
     ("CLICKHOUSE_USER", "other"),
     ("CLICKHOUSE_PASSWORD", "p"),
+    ("ALERT_WEBHOOK_URL", "https://other/hook"),
+    ("ALERT_WEBHOOK_SECRET", "s"),
     ("UPSTREAM_BASE_URL", "http://other"),
     ("UPSTREAM_API_KEY", "k"),
     ("UPSTREAM_CA_FILE", CA_FILE),
@@ -228,8 +232,11 @@ fn every_setting_changes_its_own_field_from_variable_and_from_key() {
     let tried: BTreeSet<_> = OTHERS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, tried, "each row of the table has a line here");
     // These addresses are set throughout, because credentials for them are refused without.
-    let bases =
-        [("OBLETH_UPSTREAM_BASE_URL", "http://backend"), ("OBLETH_CLICKHOUSE_URL", "http://clickhouse:8123")];
+    let bases = [
+        ("OBLETH_UPSTREAM_BASE_URL", "http://backend"),
+        ("OBLETH_CLICKHOUSE_URL", "http://clickhouse:8123"),
+        ("OBLETH_ALERT_WEBHOOK_URL", "https://alerts/hook"),
+    ];
     let before = format!("{:#?}", Given::nothing().load(Flags::default(), &bases).unwrap().config);
     let folder = Given::nothing();
     let key = rcgen::KeyPair::generate().unwrap();

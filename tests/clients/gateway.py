@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import tempfile
 import urllib.request
@@ -45,11 +46,32 @@ def process(args, says, **options):
         child.stdout.close()
 
 
-class Gateway:
-    """Addresses of a running gateway, and its admin API."""
+class Clock:
+    """The clock of a gateway: minutes pass at once. See tests/gateway/clock.c, which is loaded into it."""
 
-    def __init__(self, data, admin, metrics):
-        self.data, self.admin, self.metrics = data, admin, metrics
+    # Size of the file that holds its orders, and the place of the seconds that have passed.
+    SIZE, PASSED = 24, 20
+
+    def __init__(self, folder):
+        self.path, self.passed = f"{folder}/clock", 0
+        library, source = f"{folder}/clock.so", ROOT / "tests" / "gateway" / "clock.c"
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+        pathlib.Path(self.path).write_bytes(bytes(self.SIZE))
+        self.environment = {"LD_PRELOAD": library, "FAULTY_CLOCK": self.path}
+
+    def let_pass(self, seconds):
+        """For the gateway so many seconds pass, in which nobody asks it anything."""
+        self.passed += seconds
+        with open(self.path, "r+b") as file:
+            file.seek(self.PASSED)
+            file.write(struct.pack("=i", self.passed))
+
+
+class Gateway:
+    """Addresses of a running gateway, its admin API, and its clock."""
+
+    def __init__(self, data, admin, metrics, clock):
+        self.data, self.admin, self.metrics, self.clock = data, admin, metrics, clock
 
     def api(self, method, path, body=None):
         """One call of the admin API; its JSON answer."""
@@ -97,8 +119,9 @@ def running_gateway():
     with tempfile.TemporaryDirectory() as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OBLETH_")}
         environment |= {f"OBLETH_{name}_LISTEN": "127.0.0.1:0" for name in ("PROXY", "ADMIN", "METRICS")}
-        environment |= {"OBLETH_ADMIN_TOKEN": TOKEN, "OBLETH_CORES": "2"}
+        clock = Clock(folder)
+        environment |= {"OBLETH_ADMIN_TOKEN": TOKEN, "OBLETH_CORES": "2"} | clock.environment
         args = [binary(), "serve", "--data-dir", f"{folder}/data"]
         ready = r"ready: data plane (http://\S+), admin (http://\S+), metrics (http://\S+)"
         with process(args, ready, env=environment) as found:
-            yield Gateway(*found.groups())
+            yield Gateway(*found.groups(), clock)

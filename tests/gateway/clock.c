@@ -1,8 +1,8 @@
 /* A library that is loaded into a gateway under test and makes the clock of one chosen thread fail, or stall, once; and
- * lets its wall clock be wrong.
+ * lets its wall clock be wrong, or time pass at once.
  *
  * It exists because a thread of the real program must die without a hook in the program: Rust panics when the kernel
- * has no time to tell; and because a wall clock steps when somebody sets it. The test chooses by writing the five
+ * has no time to tell; and because a wall clock steps when somebody sets it. The test chooses by writing the six
  * numbers below into the file that $FAULTY_CLOCK names. It must never touch another thread, or a program that has no
  * such file. */
 
@@ -21,6 +21,7 @@ struct order {
     volatile int32_t stall_ms; /* sleep so long; 0: fail */
     volatile int32_t done;     /* how often something has happened */
     volatile int32_t ahead_s;  /* the wall clock of all threads is so far ahead; negative: behind */
+    volatile int32_t passed_s; /* so much time has passed that nobody waited for */
 };
 
 static struct order *order;
@@ -51,5 +52,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     int result = syscall(SYS_clock_gettime, clock, time);
     if (order && clock == CLOCK_REALTIME && result == 0)
         time->tv_sec += order->ahead_s;
+    if (order && clock == CLOCK_MONOTONIC && result == 0)
+        time->tv_sec += order->passed_s;
     return result;
 }

@@ -11,6 +11,7 @@ use obleth_policy::id::GroupId;
 use super::{
     App, WEIGHTS, act,
     body::Fields,
+    budget,
     error::ApiError,
     id_of,
     list::ListQuery,
@@ -18,9 +19,9 @@ use super::{
     shapes::{GROUP, GROUP_EDIT},
     tenants::set,
 };
-use crate::store::{
-    fault::Kind,
-    rows::{DEFAULT_WEIGHT, GroupRow},
+use crate::{
+    store::{fault::Kind, rows::GroupRow},
+    usage::calendar::Zone,
 };
 
 /// The routes of this file.
@@ -35,8 +36,34 @@ pub(super) fn routes(api: Api) -> Api {
 
 type Answer = Result<Json<GroupRow>, ApiError>;
 
-fn id(text: &str) -> Result<GroupId, ApiError> {
+pub(super) fn id(text: &str) -> Result<GroupId, ApiError> {
     id_of(text, Kind::Group).map(GroupId)
+}
+
+/// What a body says about a group; what it does not say stays.
+#[derive(Debug)]
+struct Edit {
+    name: Option<String>,
+    weight: Option<u32>,
+    time_zone: Option<Zone>,
+}
+
+impl Edit {
+    fn read(mut body: Fields) -> Result<Self, ApiError> {
+        let edit = Self {
+            name: body.name("name")?,
+            weight: body.number("weight", WEIGHTS)?,
+            time_zone: budget::time_zone(&mut body)?,
+        };
+        body.finish()?;
+        Ok(edit)
+    }
+
+    fn apply(self, row: &mut GroupRow) {
+        set(&mut row.name, self.name);
+        set(&mut row.weight, self.weight);
+        set(&mut row.time_zone, self.time_zone);
+    }
 }
 
 pub(super) async fn list(State(app): State<App>, query: ListQuery) -> Result<Response, ApiError> {
@@ -56,21 +83,16 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<GroupRow>), ApiError> {
     let name = body.name("name")?;
     let name = body.required("name", name)?;
-    let weight = body.number("weight", WEIGHTS)?.unwrap_or(DEFAULT_WEIGHT);
-    body.finish()?;
-    let row = app.change(move |db| db.create_group(&act("group.create"), name, weight)).await?;
+    let mut row = GroupRow::draft(name);
+    Edit::read(body)?.apply(&mut row);
+    let row = app.change(move |db| db.create_group(&act("group.create"), row)).await?;
     Ok((StatusCode::CREATED, Json(row)))
 }
 
-pub(super) async fn edit(State(app): State<App>, Path(of): Path<String>, mut body: Fields) -> Answer {
+pub(super) async fn edit(State(app): State<App>, Path(of): Path<String>, body: Fields) -> Answer {
     let id = id(&of)?;
-    let (name, weight) = (body.name("name")?, body.number("weight", WEIGHTS)?);
-    body.finish()?;
-    let edit = move |row: &mut GroupRow| {
-        set(&mut row.name, name);
-        set(&mut row.weight, weight);
-    };
-    app.change(move |db| db.update_group(&act("group.update"), id, edit)).await.map(Json)
+    let edit = Edit::read(body)?;
+    app.change(move |db| db.update_group(&act("group.update"), id, |row| edit.apply(row))).await.map(Json)
 }
 
 pub(super) async fn delete(State(app): State<App>, Path(of): Path<String>) -> Answer {

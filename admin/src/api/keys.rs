@@ -86,7 +86,7 @@ pub(super) fn routes(api: Api) -> Api {
 
 type Answer = Result<Json<KeyRow>, ApiError>;
 
-fn id(text: &str) -> Result<KeyId, ApiError> {
+pub(super) fn id(text: &str) -> Result<KeyId, ApiError> {
     id_of(text, Kind::Key).map(KeyId)
 }
 

@@ -13,8 +13,10 @@ use uuid::Uuid;
 use super::{App, error::ApiError};
 use crate::store::rows::Page;
 
-const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1000;
+/// Length of a page where `limit` is not said.
+pub(super) const DEFAULT_LIMIT: u32 = 100;
+/// Longest page.
+pub(super) const MAX_LIMIT: u32 = 1000;
 
 /// What the query of a list asks for.
 #[derive(Clone, Debug)]
@@ -46,10 +48,24 @@ pub(super) fn pairs(parts: &Parts) -> Result<Vec<(String, String)>, ApiError> {
     Ok(pairs)
 }
 
+/// The refusal of a parameter that there is not.
+pub(super) fn unknown(name: &str) -> ApiError {
+    let name: String = name.chars().take(64).collect();
+    let message = format!("There is no query parameter `{name}` here.");
+    ApiError::invalid(name, message)
+}
+
 /// The path as the client wrote it, also where a nested router took its own part off.
 pub(super) fn whole_path(parts: &Parts) -> String {
     let whole = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
     whole.path().to_owned()
+}
+
+/// The length of a page, as a query says it.
+pub(super) fn limit(value: &str) -> Result<u32, ApiError> {
+    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    let message = format!("`limit` must be a whole number from 1 to {MAX_LIMIT}.");
+    limit.ok_or_else(|| ApiError::invalid("limit", message))
 }
 
 impl ListQuery {
@@ -59,18 +75,10 @@ impl ListQuery {
             Uuid::try_parse(value).map_err(|_| ApiError::invalid(name, message))
         };
         match name {
-            "limit" => {
-                let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                let message = format!("`limit` must be a whole number from 1 to {MAX_LIMIT}.");
-                self.page.limit = limit.ok_or_else(|| ApiError::invalid("limit", message))?;
-            }
+            "limit" => self.page.limit = limit(value)?,
             "after" => self.page.after = Some(id()?),
             "tenant_id" if self.path.ends_with("/keys") => self.tenant = Some(TenantId(id()?)),
-            unknown => {
-                let name: String = unknown.chars().take(64).collect();
-                let message = format!("There is no query parameter `{name}` here.");
-                return Err(ApiError::invalid(name, message));
-            }
+            _ => return Err(unknown(name)),
         }
         Ok(())
     }

@@ -6,6 +6,8 @@
 mod auth;
 mod backend;
 mod body;
+mod budget;
+mod budgets;
 mod docs;
 mod error;
 mod fairshare;
@@ -40,6 +42,8 @@ pub(crate) use error::{ApiError, envelope};
 use openapi::{Api, Body, Operation};
 
 use crate::{
+    budget::keeper::Keeper,
+    limits::LimitDesk,
     pump::Pump,
     resolve::Names,
     sampler::Sampler,
@@ -67,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) ledger: Ledger,
     pub(crate) pump: Arc<Pump>,
+    pub(crate) limits: Arc<LimitDesk>,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) names: Arc<Names>,
@@ -88,15 +94,20 @@ impl Shared {
     ) -> Result<T, ApiError> {
         let app = Arc::clone(self);
         finish(async move {
+            let limits = Arc::clone(&app.limits);
             let (out, registry) = app
                 .store
                 .call(move |db| {
                     let out = change(db)?;
-                    Ok((out, db.registry()))
+                    let registry = db.registry().inspect(|registry| limits.follow(registry));
+                    Ok((out, registry))
                 })
                 .await?;
             match registry {
-                Ok(registry) => app.publisher.publish(registry),
+                Ok(registry) => {
+                    app.limits.begun().await;
+                    app.publisher.publish(registry);
+                }
                 Err(fault) => {
                     app.unpublished.notify_one();
                     tracing::warn!(target: "obleth_admin", "a change is stored but not in effect yet: {fault}");
@@ -115,7 +126,9 @@ impl Shared {
     ) -> Result<KeyRow, ApiError> {
         let app = Arc::clone(self);
         finish(async move {
-            let change = app.store.call(change).await?;
+            let limits = Arc::clone(&app.limits);
+            let change =
+                app.store.call(move |db| change(db).inspect(|change| limits.follow_key(&change.row))).await?;
             app.pump.key_changed(&change);
             Ok(change.row)
         })
@@ -158,6 +171,8 @@ fn operations() -> Api {
     let api = groups::routes(api);
     let api = tenants::routes(api);
     let api = keys::routes(api);
+    let api = budget::routes(api);
+    let api = budgets::routes(api);
     let api = usage::routes(api);
     let api = model_routes(api);
     prices::routes(api)

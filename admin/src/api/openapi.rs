@@ -31,6 +31,8 @@ pub(super) struct Operation {
     pub(super) answer: Answer,
     /// Query parameters.
     pub(super) query: &'static [Member],
+    /// Whether they must be there.
+    needs_query: bool,
     status: u16,
     is_open: bool,
 }
@@ -90,7 +92,17 @@ impl Body {
 
 impl Operation {
     const fn new(method: &'static str, path: &'static str, about: &'static str, answer: Answer) -> Self {
-        Self { method, path, about, body: None, answer, query: &[], status: 200, is_open: false }
+        Self {
+            method,
+            path,
+            about,
+            body: None,
+            answer,
+            query: &[],
+            needs_query: false,
+            status: 200,
+            is_open: false,
+        }
     }
 
     pub(super) const fn get(path: &'static str, about: &'static str, shape: &'static Shape) -> Self {
@@ -120,6 +132,11 @@ impl Operation {
     /// With these parameters.
     pub(super) const fn asked(self, query: &'static [Member]) -> Self {
         Self { query, ..self }
+    }
+
+    /// With these parameters, which must be there.
+    pub(super) const fn told(self, query: &'static [Member]) -> Self {
+        Self { query, needs_query: true, ..self }
     }
 
     pub(super) const fn post(
@@ -224,7 +241,10 @@ impl Operation {
     }
 
     fn parameters(&self) -> Vec<Value> {
-        let parameter = |name: &str, place: &str, schema: Value| json!({"name": name, "in": place, "required": place == "path", "schema": schema});
+        let parameter = |name: &str, place: &str, schema: Value| {
+            let is_required = place == "path" || self.needs_query;
+            json!({"name": name, "in": place, "required": is_required, "schema": schema})
+        };
         let id = || json!({"type": "string", "format": "uuid"});
         let mut parameters = Vec::new();
         if self.path.contains("{id}") {

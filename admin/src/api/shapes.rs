@@ -73,6 +73,8 @@ const STATUSES: &[&str] = &["active", "suspended", "archived"];
 const BROWNOUTS: &[&str] = &["allow", "never", "reject"];
 const ABOUT_BROWNOUT: &str =
     "what happens to requests that would wait long: a shorter answer, nothing, a refusal; null = the default";
+const PERIOD_NAMES: &[&str] = &["daily", "monthly", "lifetime"];
+const ABOUT_ZONE: &str = "IANA name of the zone whose days and months budgets go by; default `UTC`";
 const ABOUT_RATE: &str = "null = unlimited, 0 = none";
 const ABOUT_MODELS: &str = "names or aliases; null = all, [] = none";
 const ABOUT_IPS: &str = "addresses and ranges; null = everywhere, [] = nowhere";
@@ -221,6 +223,8 @@ pub(super) const GROUP: Shape = Shape {
         member("id", Kind::Id, ""),
         member("name", Kind::Text, ""),
         member("weight", Kind::Number(WEIGHTS), "share against the other groups"),
+        member("time_zone", Kind::Text, ABOUT_ZONE),
+        member("budgets", Kind::Objects(&BUDGET), "of all its tenants together"),
         member("created_at", Kind::Time, ""),
     ],
 };
@@ -228,10 +232,30 @@ pub(super) const GROUP: Shape = Shape {
 pub(super) const GROUP_EDIT: Shape = Shape {
     name: "GroupEdit",
     parts: &[],
-    members: &[member("name", Kind::Text, "unique"), member("weight", Kind::Number(WEIGHTS), "default 100")],
+    members: &[
+        member("name", Kind::Text, "unique"),
+        member("weight", Kind::Number(WEIGHTS), "default 100"),
+        member("time_zone", Kind::Text, ABOUT_ZONE),
+    ],
 };
 
-pub(super) const TENANT: Shape = Shape { name: "Tenant", parts: &[&MADE, &TENANT_EDIT], members: &[] };
+/// A budget, as it is shown and as it is set.
+pub(super) const BUDGET: Shape = Shape {
+    name: "Budget",
+    parts: &[],
+    members: &[
+        PERIOD,
+        maybe("limit_tokens", Kind::Number(RATES), ABOUT_RATE),
+        maybe("limit_micro_usd", Kind::Number(RATES), ABOUT_RATE),
+    ],
+};
+
+/// What a budget is for.
+pub(super) const PERIOD: Member = member("period", Kind::OneOf(PERIOD_NAMES), "");
+
+pub(super) const TENANT: Shape = Shape { name: "Tenant", parts: &[&MADE, &TENANT_EDIT], members: &[BUDGETS] };
+
+const BUDGETS: Member = member("budgets", Kind::Objects(&BUDGET), "at most one per period");
 
 /// What the store adds to whatever is created.
 const MADE: Shape = Shape {
@@ -254,6 +278,7 @@ pub(super) const TENANT_EDIT: Shape = Shape {
         maybe("allowed_models", Kind::Texts, ABOUT_MODELS),
         maybe("allowed_ips", Kind::Texts, ABOUT_IPS),
         maybe("brownout", Kind::OneOf(BROWNOUTS), ABOUT_BROWNOUT),
+        member("time_zone", Kind::Text, ABOUT_ZONE),
     ],
 };
 
@@ -271,6 +296,7 @@ const KEY_MADE: Shape = Shape {
     members: &[
         member("tenant_id", Kind::Id, ""),
         member("key_prefix", Kind::Text, "first seven characters of the newest secret; not unique"),
+        BUDGETS,
         maybe("previous_secret_ends_at", Kind::Time, "until when a secret that was rotated away still works"),
     ],
 };

@@ -15,15 +15,19 @@ use obleth_policy::{
 use super::{
     App, IN_FLIGHT, RATES, WEIGHTS, act,
     body::Fields,
+    budget,
     error::ApiError,
     id_of,
     list::ListQuery,
     openapi::{Api, Body, Operation},
     shapes::{TENANT, TENANT_EDIT},
 };
-use crate::store::{
-    fault::Kind,
-    rows::{TenantRow, status_from},
+use crate::{
+    store::{
+        fault::Kind,
+        rows::{TenantRow, status_from},
+    },
+    usage::calendar::Zone,
 };
 
 /// The routes of this file.
@@ -77,6 +81,7 @@ struct Edit {
     allowed_models: Option<Option<Vec<String>>>,
     allowed_ips: Option<Option<Vec<Cidr>>>,
     brownout: Option<Option<Brownout>>,
+    time_zone: Option<Zone>,
 }
 
 impl Edit {
@@ -92,6 +97,7 @@ impl Edit {
             allowed_models: body.maybe_model_names("allowed_models")?,
             allowed_ips: body.maybe_networks("allowed_ips")?,
             brownout: brownout(&mut body)?,
+            time_zone: budget::time_zone(&mut body)?,
         };
         body.finish()?;
         Ok(edit)
@@ -108,6 +114,7 @@ impl Edit {
         set(&mut row.allowed_models, self.allowed_models);
         set(&mut row.allowed_ips, self.allowed_ips);
         set(&mut row.brownout, self.brownout);
+        set(&mut row.time_zone, self.time_zone);
     }
 }
 

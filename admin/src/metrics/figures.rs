@@ -13,7 +13,7 @@ use super::exposition::{
     Exposition,
     Kind::{self, Counter, Gauge},
 };
-use crate::usage::shipper::Shipping;
+use crate::{budget::alert::BudgetFigures, usage::shipper::Shipping};
 
 /// What is known besides the shards' figures.
 pub(super) struct Shares<'s> {
@@ -22,11 +22,12 @@ pub(super) struct Shares<'s> {
     pub(super) served: BTreeMap<&'s str, Cost>,
 }
 
-/// The usage log, and how its records come into the ledger.
+/// The usage log, how its records come into the ledger, and what they come to for budgets.
 pub(super) struct Log<'l> {
     pub(super) figures: obleth_ledger::Figures,
     pub(super) shipping: &'l Shipping,
     pub(super) lag: Duration,
+    pub(super) budgets: &'l BudgetFigures,
 }
 
 /// Everything that `/metrics` shows. `busy` has one ratio per shard; `build` is version and commit.
@@ -42,6 +43,7 @@ pub(super) fn text(
     times(&mut out, gauges);
     tokens_and_upstreams(&mut out, gauges);
     usage(&mut out, log);
+    budgets(&mut out, log.budgets);
     process(&mut out, gauges, busy, build);
     out.into_text()
 }
@@ -171,6 +173,9 @@ fn tokens_and_upstreams(out: &mut Exposition, gauges: &Gauges) {
     out.single("obleth_output_tokens_total", Counter, help, sum(|shard| &shard.output_tokens));
     let help = "Requests that used something which has no price.";
     out.single("obleth_unpriced_requests_total", Counter, help, sum(|shard| &shard.unpriced));
+    let help =
+        "Requests whose limits could not be asked in time: let through, or refused where nothing fails open.";
+    out.single("obleth_limit_failures_total", Counter, help, sum(|shard| &shard.unfunded));
     let mut family =
         out.family("obleth_upstream_attempts_total", Counter, "Tries at backends, by how they went.");
     for attempt in Attempt::ALL {
@@ -184,7 +189,7 @@ fn tokens_and_upstreams(out: &mut Exposition, gauges: &Gauges) {
 }
 
 fn usage(out: &mut Exposition, log: &Log<'_>) {
-    let Log { figures, shipping, lag } = log;
+    let Log { figures, shipping, lag, .. } = log;
     let help = "Bytes of the usage log whose records are not in the ledger yet.";
     out.single("obleth_usage_wal_bytes", Gauge, help, figures.bytes);
     let help = "Records of the usage log that are not in the ledger yet.";
@@ -199,6 +204,19 @@ fn usage(out: &mut Exposition, log: &Log<'_>) {
     out.single("obleth_usage_shipped_total", Counter, help, shipping.shipped());
     let help = "Tries to hand records to the ledger that failed.";
     out.single("obleth_usage_ship_failures_total", Counter, help, shipping.failures());
+}
+
+fn budgets(out: &mut Exposition, budgets: &BudgetFigures) {
+    let help = "Budgets that have come to so much of their limit, in per cent, or refused a request, once in each period.";
+    let mut family = out.family("obleth_budget_alerts_total", Counter, help);
+    for (threshold, count) in budgets.thresholds() {
+        family.sample(&[("threshold", &threshold.to_string())], count);
+    }
+    family.sample(&[("threshold", "refused")], budgets.refusals());
+    let help = "Differences between what budgets had used and what the usage log says that were put right.";
+    out.single("obleth_budget_repairs_total", Counter, help, budgets.repairs());
+    let help = "Events that the alert webhook did not take.";
+    out.single("obleth_alert_webhook_failures_total", Counter, help, budgets.undelivered());
 }
 
 fn process(out: &mut Exposition, gauges: &Gauges, busy: &[f64], (version, commit): (&str, &str)) {

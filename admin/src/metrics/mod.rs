@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{ApiError, envelope},
+    budget::alert::BudgetFigures,
     clock,
     pump::Pump,
     sampler::Sampler,
@@ -35,8 +36,8 @@ const LIVE_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Probes {
     pump: Arc<Pump>,
     sampler: Arc<Sampler>,
-    /// The usage log, and how it is shipped.
-    log: (Tail, Arc<Shipping>),
+    /// The usage log, and how it is shipped; and what is known of budgets.
+    figures: ((Tail, Arc<Shipping>), Arc<BudgetFigures>),
     busy: BusyClock,
     /// Version and commit.
     build: (&'static str, &'static str),
@@ -47,10 +48,10 @@ impl Probes {
     pub(crate) fn new(
         pump: Arc<Pump>,
         sampler: Arc<Sampler>,
-        log: (Tail, Arc<Shipping>),
+        figures: ((Tail, Arc<Shipping>), Arc<BudgetFigures>),
         build: (&'static str, &'static str),
     ) -> Self {
-        Self { pump, sampler, log, busy: BusyClock::new(), build }
+        Self { pump, sampler, figures, busy: BusyClock::new(), build }
     }
 }
 
@@ -73,8 +74,8 @@ async fn metrics(State(probes): State<Arc<Probes>>) -> Response {
     let snapshot = probes.pump.snapshot().unwrap_or_default();
     let history = probes.sampler.history();
     let shares = figures::Shares { snapshot: &snapshot, served: history.series() };
-    let (tail, shipping) = &probes.log;
-    let log = figures::Log { figures: tail.figures(), shipping, lag: shipping.lag(clock::now()) };
+    let ((tail, shipping), budgets) = &probes.figures;
+    let log = figures::Log { figures: tail.figures(), shipping, lag: shipping.lag(clock::now()), budgets };
     let text = figures::text(gauges, (&shares, &log), &busy, probes.build);
     drop(history);
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()

@@ -1,8 +1,9 @@
 //! What the shards and the coordinator are sent, in which order, and what becomes of it when a ring is full.
 
-use obleth_link::{BufferBudget, COMMAND_RING, ShardEnd, links};
+use obleth_link::{BufferBudget, COMMAND_RING, CoordinatorEnd, ShardEnd, links};
 use obleth_policy::{
     id::{KeyId, TenantId},
+    limit::{Limits, Measure, Scope, Turn},
     unit::UnixMs,
 };
 use uuid::Uuid;
@@ -121,4 +122,75 @@ fn what_a_full_ring_refuses_is_merged_and_sent_later() {
     assert!(shards[0].take().is_none());
     pump.key_changed(&change(false));
     assert!(matches!(shards[0].take(), Some(Command::KeyChanged(DIGEST))));
+}
+
+const METER: Meter =
+    Meter { scope: Scope::Tenant(TenantId(Uuid::from_u128(1))), measure: Measure::MonthlyTokens };
+
+fn desk() -> (Pump, CoordinatorEnd) {
+    let (end, _) = links(1, BufferBudget::new(0)).unwrap();
+    let coordinator = end.coordinator();
+    (Pump::new(end, 10), coordinator)
+}
+
+fn standing(used: u64) -> Standing {
+    let (since, ends) = (UnixMs(0), UnixMs(i64::MAX));
+    Standing { meter: METER, since, ends, limit: 100, used, reserved: 0, version: used }
+}
+
+#[test]
+fn what_is_said_about_limits_is_there_before_the_call_returns() {
+    let (pump, coordinator) = desk();
+    let limits = Limits::NONE.with(METER.measure, Some(5));
+    let definition = Definition { scope: METER.scope, limits, day: Turn::FOREVER, month: Turn::FOREVER };
+    pump.limit_changed(definition);
+    assert!(matches!(coordinator.take_order(), Some(Order::Limit(of)) if of == definition));
+    pump.publish_limits(Arc::new(LimitBook { definitions: vec![definition], spent: Vec::new() }));
+    assert!(
+        matches!(coordinator.take_order(), Some(Order::Limits(book)) if book.definitions == [definition])
+    );
+    let correction = Correction { meter: METER, since: UnixMs(0), by: -5 };
+    pump.correct(correction);
+    assert!(matches!(coordinator.take_order(), Some(Order::Correct(of)) if of == correction));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_how_limits_stand_gets_an_answer_that_is_not_older_than_the_question() {
+    let (pump, coordinator) = desk();
+    let within = Duration::from_millis(500);
+    assert_eq!(pump.look_at_limits(within).await, None, "nobody answers");
+    assert!(matches!(coordinator.take_order(), Some(Order::LookAtLimits)));
+    coordinator.report(Report::Limits(vec![standing(1)]));
+    let asked = pump.look_at_limits(within);
+    let answered = async {
+        pump.take_reports();
+        // The first look was older.
+        let order = loop {
+            match coordinator.take_order() {
+                Some(order) => break order,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert!(matches!(order, Order::LookAtLimits), "{order:?}");
+        coordinator.report(Report::Limits(vec![standing(2)]));
+        pump.take_reports();
+    };
+    let (standings, ()) = tokio::join!(asked, answered);
+    assert_eq!(*standings.unwrap(), [standing(2)]);
+}
+
+#[test]
+fn lives_of_the_coordinator_and_budgets_that_are_used_up_are_passed_on() {
+    let (pump, coordinator) = desk();
+    let mut lives = pump.lives();
+    let mut exhausted = pump.exhausted();
+    coordinator.report(Report::Exhausted(METER, UnixMs(7)));
+    pump.take_reports();
+    assert_eq!(exhausted.try_recv(), Ok((METER, UnixMs(7))));
+    assert!(!lives.has_changed().unwrap());
+    for life in 1..=2 {
+        coordinator.report(Report::Started);
+        pump.take_reports();
+        assert_eq!(*lives.borrow_and_update(), life);
+    }
 }

@@ -1,4 +1,4 @@
-//! Reading columns into the row types: ids, lists of names and of ranges, absent rows.
+//! Reading columns into the row types: ids, lists of names and of ranges, time zones, absent rows.
 
 use obleth_policy::network::Cidr;
 use rusqlite::{Row, types::Type};
@@ -6,8 +6,12 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::fault::{Fault, StoreError};
+use crate::usage::calendar::Zone;
 
-fn unreadable(at: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn unreadable(
+    at: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error))
 }
 
@@ -37,6 +41,12 @@ pub(super) fn networks(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<
 pub(super) fn networks_text(networks: Option<&[Cidr]>) -> Option<String> {
     let texts = networks.map(|networks| networks.iter().map(ToString::to_string).collect::<Vec<_>>());
     names_text(texts.as_deref())
+}
+
+/// A column that holds the name of a time zone.
+pub(super) fn zone(row: &Row<'_>, at: usize) -> rusqlite::Result<Zone> {
+    let unknown = rusqlite::Error::IntegralValueOutOfRange(at, 0);
+    Zone::of(row.get_ref(at)?.as_str()?).ok_or(unknown)
 }
 
 /// Exactly one row must have changed; anything else means that the file changed under our hands.

@@ -1,18 +1,23 @@
 //! Groups of tenants in SQLite.
 
-use obleth_policy::{id::GroupId, unit::UnixMs};
+use obleth_policy::{id::GroupId, limit::Scope, unit::UnixMs};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::{
-    columns::{changed_one, id},
+    budgets,
+    columns::{changed_one, id, zone},
     fault::{Kind, StoreError},
-    rows::{Act, DEFAULT_GROUP, DEFAULT_WEIGHT, GroupRow, Page},
+    rows::{Act, DEFAULT_GROUP, GroupRow, Page},
     sqlite::Db,
 };
 use crate::clock;
 
-const SELECT: &str = "SELECT id, name, weight, created_at FROM tenant_groups";
+const SELECT: &str = concat!(
+    "SELECT id, name, weight, created_at, time_zone, ",
+    budgets::column!("group", "tenant_groups.id"),
+    " FROM tenant_groups"
+);
 
 fn read(row: &Row<'_>) -> rusqlite::Result<GroupRow> {
     Ok(GroupRow {
@@ -20,6 +25,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<GroupRow> {
         name: row.get(1)?,
         weight: row.get(2)?,
         created_at: UnixMs(row.get(3)?),
+        time_zone: zone(row, 4)?,
+        budgets: budgets::read(row, 5)?,
     })
 }
 
@@ -50,7 +57,7 @@ fn refuse_taken(conn: &Connection, row: &GroupRow) -> Result<(), StoreError> {
 pub(super) fn ensure_default(db: &mut Db) -> Result<(), StoreError> {
     if by_name(&db.conn, DEFAULT_GROUP)?.is_none() {
         let act = Act { actor: "obleth".into(), action: "group.create" };
-        db.create_group(&act, DEFAULT_GROUP.into(), DEFAULT_WEIGHT)?;
+        db.create_group(&act, GroupRow::draft(DEFAULT_GROUP.into()))?;
     }
     Ok(())
 }
@@ -69,19 +76,14 @@ impl Db {
         by_id(&self.conn, id)
     }
 
-    pub(crate) fn create_group(
-        &mut self,
-        act: &Act,
-        name: String,
-        weight: u32,
-    ) -> Result<GroupRow, StoreError> {
+    pub(crate) fn create_group(&mut self, act: &Act, draft: GroupRow) -> Result<GroupRow, StoreError> {
         self.write(|writer| {
             let now = clock::now();
-            let row = GroupRow { id: GroupId(writer.mint.next(now)), name, weight, created_at: now };
+            let row = GroupRow { id: GroupId(writer.mint.next(now)), created_at: now, ..draft };
             refuse_taken(&writer.tx, &row)?;
             writer.tx.execute(
-                "INSERT INTO tenant_groups (id, name, weight, created_at) VALUES (?1, ?2, ?3, ?4)",
-                params![row.id.to_string(), row.name, row.weight, now.0],
+                "INSERT INTO tenant_groups (id, name, weight, created_at, time_zone) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![row.id.to_string(), row.name, row.weight, now.0, row.time_zone.name()],
             )?;
             writer.audit(act, (Kind::Group, row.id.0), None, Some(&row))?;
             Ok(row)
@@ -103,8 +105,12 @@ impl Db {
                 return Err(StoreError::Conflict { param: Some("name"), message });
             }
             refuse_taken(&writer.tx, &row)?;
-            let sql = "UPDATE tenant_groups SET name = ?2, weight = ?3 WHERE id = ?1";
-            changed_one(writer.tx.execute(sql, params![id.to_string(), row.name, row.weight])?)?;
+            let sql = "UPDATE tenant_groups SET name = ?2, weight = ?3, time_zone = ?4 WHERE id = ?1";
+            let values = params![id.to_string(), row.name, row.weight, row.time_zone.name()];
+            changed_one(writer.tx.execute(sql, values)?)?;
+            if row.budgets != before.budgets {
+                budgets::save(&writer.tx, Scope::Group(id), &row.budgets)?;
+            }
             writer.audit(act, (Kind::Group, id.0), Some(&before), Some(&row))?;
             Ok(row)
         })
@@ -132,6 +138,7 @@ impl Db {
                 "UPDATE tenants SET group_id = ?2 WHERE group_id = ?1",
                 [id.to_string(), home.to_string()],
             )?;
+            budgets::save(&writer.tx, Scope::Group(id), &[])?;
             changed_one(writer.tx.execute("DELETE FROM tenant_groups WHERE id = ?1", [id.to_string()])?)?;
             writer.audit(act, (Kind::Group, id.0), Some(&row), None)?;
             Ok(row)

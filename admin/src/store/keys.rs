@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use obleth_policy::{
     id::{KeyId, TenantId},
     key::{KeyDigest, KeyRecord},
+    limit::Scope,
     unit::UnixMs,
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
+    budgets,
     columns::{changed_one, id, names, names_text, networks, networks_text},
     fault::{Kind, StoreError},
     rows::{Act, KeyChange, KeyRow, Page},
@@ -20,10 +22,13 @@ use super::{
 };
 use crate::clock;
 
-const COLUMNS: &str = "k.id, k.tenant_id, k.name, k.key_prefix, k.disabled, k.expires_at, k.allowed_models,
+const COLUMNS: &str = concat!(
+    "k.id, k.tenant_id, k.name, k.key_prefix, k.disabled, k.expires_at, k.allowed_models,
     k.weight, k.tokens_per_minute, k.requests_per_minute, k.max_in_flight, k.created_at, k.digest,
     k.deleted_at IS NOT NULL, k.allowed_ips,
-    (SELECT max(s.ends_at) FROM key_secrets s WHERE s.key_id = k.id)";
+    (SELECT max(s.ends_at) FROM key_secrets s WHERE s.key_id = k.id), ",
+    budgets::column!("key", "k.id")
+);
 /// What operators see: no deleted keys, and no keys of deleted tenants.
 const LIVE: &str = "FROM api_keys k JOIN tenants t ON t.id = k.tenant_id
     WHERE k.deleted_at IS NULL AND t.deleted_at IS NULL";
@@ -46,6 +51,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
         deleted: row.get(13)?,
         allowed_ips: networks(row, 14)?,
         previous_secret_ends_at: row.get::<_, Option<i64>>(15)?.map(UnixMs).filter(|end| *end > clock::now()),
+        budgets: budgets::read(row, 16)?,
     })
 }
 
@@ -127,6 +133,17 @@ impl Db {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Those that have limits.
+    pub(crate) fn limited_keys(&mut self) -> Result<Vec<KeyRow>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} {LIVE} AND (k.tokens_per_minute IS NOT NULL OR k.requests_per_minute IS NOT NULL
+             OR EXISTS (SELECT 1 FROM budgets WHERE scope_kind = 'key' AND scope_id = k.id))"
+        );
+        let mut statement = self.conn.prepare(&sql)?;
+        let rows = statement.query_map([], read)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
     pub(crate) fn key(&mut self, id: KeyId) -> Result<KeyRow, StoreError> {
         by_id(&self.conn, id)
     }
@@ -169,6 +186,9 @@ impl Db {
             let mut row = before.clone();
             edit(&mut row);
             save(&writer.tx, &row, clock::now())?;
+            if row.budgets != before.budgets {
+                budgets::save(&writer.tx, Scope::Key(id), &row.budgets)?;
+            }
             writer.audit(act, (Kind::Key, id.0), Some(&before), Some(&row))?;
             let old = secrets::in_grace(&writer.tx, id, clock::now())?;
             Ok(KeyChange { row, old })

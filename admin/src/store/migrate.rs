@@ -36,6 +36,8 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "accounting",
         sql: include_str!("../../../migrations/sqlite/0004_accounting.sql"),
     },
+    Migration { version: 5, name: "limits", sql: include_str!("../../../migrations/sqlite/0005_limits.sql") },
+    Migration { version: 6, name: "spend", sql: include_str!("../../../migrations/sqlite/0006_spend.sql") },
 ];
 
 /// Why a store was not migrated.

@@ -4,6 +4,8 @@
 //! a long list. Both take work from bounded queues and answer by oneshot, so the runtime never blocks. SQL is
 //! spoken in this folder and nowhere else; rows come and go typed.
 
+pub(crate) mod budget_list;
+pub(crate) mod budgets;
 pub(crate) mod fault;
 pub(crate) mod file;
 pub(crate) mod migrate;
@@ -16,6 +18,7 @@ mod keys;
 mod models;
 mod prices;
 mod secrets;
+pub(crate) mod spend;
 mod sqlite;
 mod tenants;
 

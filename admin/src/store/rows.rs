@@ -6,6 +6,7 @@ use std::fmt::Display;
 use obleth_policy::{
     id::{EndpointId, GroupId, KeyId, ModelId, TenantId},
     key::{KeyDigest, KeyRecord},
+    limit::Limits,
     network::{Cidr, NetworkGrant},
     protocol::KeyShape,
     snapshot::{Brownout, ModelGrant, Secret, TenantStatus},
@@ -14,7 +15,8 @@ use obleth_policy::{
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::clock;
+use super::budgets::{BudgetRow, limits};
+use crate::{clock, usage::calendar::Zone};
 
 /// The group that always exists and that new tenants belong to.
 pub(crate) const DEFAULT_GROUP: &str = "default";
@@ -29,6 +31,10 @@ pub(crate) struct GroupRow {
     pub(crate) name: String,
     /// 1 or more.
     pub(crate) weight: u32,
+    /// Whose days and months its budgets go by.
+    #[serde(serialize_with = "as_zone")]
+    pub(crate) time_zone: Zone,
+    pub(crate) budgets: Vec<BudgetRow>,
     #[serde(serialize_with = "as_time")]
     pub(crate) created_at: UnixMs,
 }
@@ -56,6 +62,10 @@ pub(crate) struct TenantRow {
     /// What happens to its requests that would wait long; `null` = the default.
     #[serde(serialize_with = "as_brownout")]
     pub(crate) brownout: Option<Brownout>,
+    /// Whose days and months its budgets and its keys' go by.
+    #[serde(serialize_with = "as_zone")]
+    pub(crate) time_zone: Zone,
+    pub(crate) budgets: Vec<BudgetRow>,
     #[serde(serialize_with = "as_time")]
     pub(crate) created_at: UnixMs,
 }
@@ -84,6 +94,7 @@ pub(crate) struct KeyRow {
     pub(crate) tokens_per_minute: Option<i64>,
     pub(crate) requests_per_minute: Option<i64>,
     pub(crate) max_in_flight: Option<u32>,
+    pub(crate) budgets: Vec<BudgetRow>,
     /// Until when a secret that was rotated away still works; `null` = only the newest does.
     #[serde(serialize_with = "as_maybe_time")]
     pub(crate) previous_secret_ends_at: Option<UnixMs>,
@@ -255,6 +266,25 @@ pub(crate) struct Registry {
     pub(crate) models: Vec<ModelRow>,
 }
 
+impl GroupRow {
+    /// A group with every attribute at its default. The store gives it its id and time.
+    pub(crate) fn draft(name: String) -> Self {
+        Self {
+            id: GroupId(Uuid::nil()),
+            name,
+            weight: DEFAULT_WEIGHT,
+            time_zone: Zone::UTC,
+            budgets: Vec::new(),
+            created_at: UnixMs(0),
+        }
+    }
+
+    /// What its tenants may use together.
+    pub(crate) fn limits(&self) -> Limits {
+        limits((None, None), &self.budgets)
+    }
+}
+
 impl TenantRow {
     /// A tenant with every attribute at its default. The store gives it its id and time.
     pub(crate) fn draft(name: String) -> Self {
@@ -270,8 +300,15 @@ impl TenantRow {
             allowed_models: None,
             allowed_ips: None,
             brownout: None,
+            time_zone: Zone::UTC,
+            budgets: Vec::new(),
             created_at: UnixMs(0),
         }
+    }
+
+    /// What it may use.
+    pub(crate) fn limits(&self) -> Limits {
+        limits((self.tokens_per_minute, self.requests_per_minute), &self.budgets)
     }
 }
 
@@ -291,6 +328,7 @@ impl KeyRow {
             tokens_per_minute: None,
             requests_per_minute: None,
             max_in_flight: None,
+            budgets: Vec::new(),
             previous_secret_ends_at: None,
             created_at: UnixMs(0),
             digest,
@@ -310,8 +348,14 @@ impl KeyRow {
             grant: grant(self.allowed_models.as_deref()),
             networks: network_grant(self.allowed_ips.as_deref()),
             shape: self.shape(),
+            limits: self.limits(),
             secret_ends_at,
         }
+    }
+
+    /// What it may use.
+    pub(crate) fn limits(&self) -> Limits {
+        limits((self.tokens_per_minute, self.requests_per_minute), &self.budgets)
     }
 
     /// What it brings to the division of slots.
@@ -392,6 +436,10 @@ pub(crate) fn status_from(text: &str) -> Option<TenantStatus> {
 
 fn as_text<T: Display, S: Serializer>(value: &T, out: S) -> Result<S::Ok, S::Error> {
     out.collect_str(value)
+}
+
+fn as_zone<S: Serializer>(zone: &Zone, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_str(zone.name())
 }
 
 fn as_time<S: Serializer>(at: &UnixMs, out: S) -> Result<S::Ok, S::Error> {

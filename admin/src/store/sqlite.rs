@@ -75,9 +75,19 @@ impl Db {
 
     /// Whether the tables that requests depend on can be read.
     pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
-        for table in
-            ["tenant_groups", "tenants", "api_keys", "key_secrets", "models", "endpoints", "prices", "audit"]
-        {
+        for table in [
+            "tenant_groups",
+            "tenants",
+            "api_keys",
+            "key_secrets",
+            "budgets",
+            "models",
+            "endpoints",
+            "prices",
+            "audit",
+            "spend",
+            "spend_place",
+        ] {
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {table})");
             self.conn.query_row(&sql, [], |row| row.get::<_, bool>(0))?;
         }

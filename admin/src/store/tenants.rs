@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use obleth_policy::{id::TenantId, snapshot::Brownout, unit::UnixMs};
+use obleth_policy::{id::TenantId, limit::Scope, snapshot::Brownout, unit::UnixMs};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
-    columns::{changed_one, id, names, names_text, networks, networks_text},
+    budgets,
+    columns::{changed_one, id, names, names_text, networks, networks_text, zone},
     fault::{Kind, StoreError},
     groups,
     rows::{Act, Page, TenantRow, status_from, status_text},
@@ -14,10 +15,13 @@ use super::{
 };
 use crate::clock;
 
-const SELECT: &str = "SELECT t.id, t.name, t.weight, g.name, t.status, t.tokens_per_minute,
+const SELECT: &str = concat!(
+    "SELECT t.id, t.name, t.weight, g.name, t.status, t.tokens_per_minute,
     t.requests_per_minute, t.max_in_flight, t.allowed_models, t.created_at, t.allowed_ips,
-    t.brownout
-    FROM tenants t JOIN tenant_groups g ON g.id = t.group_id WHERE t.deleted_at IS NULL";
+    t.brownout, t.time_zone, ",
+    budgets::column!("tenant", "t.id"),
+    " FROM tenants t JOIN tenant_groups g ON g.id = t.group_id WHERE t.deleted_at IS NULL"
+);
 
 fn read(row: &Row<'_>) -> rusqlite::Result<TenantRow> {
     let status = status_from(row.get_ref(4)?.as_str()?);
@@ -36,6 +40,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<TenantRow> {
         created_at: UnixMs(row.get(9)?),
         allowed_ips: networks(row, 10)?,
         brownout: brownout.map(|name| Brownout::of(name).ok_or(unknown(11))).transpose()?,
+        time_zone: zone(row, 12)?,
+        budgets: budgets::read(row, 13)?,
     })
 }
 
@@ -67,11 +73,11 @@ fn save(tx: &Transaction<'_>, row: &TenantRow, now: UnixMs) -> Result<(), StoreE
     })?;
     let changed = tx.execute(
         "INSERT INTO tenants (id, name, group_id, weight, status, tokens_per_minute, requests_per_minute,
-         max_in_flight, allowed_models, created_at, updated_at, allowed_ips, brownout)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         max_in_flight, allowed_models, created_at, updated_at, allowed_ips, brownout, time_zone)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
          ON CONFLICT (id) DO UPDATE SET name = ?2, group_id = ?3, weight = ?4, status = ?5,
          tokens_per_minute = ?6, requests_per_minute = ?7, max_in_flight = ?8, allowed_models = ?9,
-         updated_at = ?11, allowed_ips = ?12, brownout = ?13",
+         updated_at = ?11, allowed_ips = ?12, brownout = ?13, time_zone = ?14",
         params![
             row.id.to_string(),
             row.name,
@@ -85,7 +91,8 @@ fn save(tx: &Transaction<'_>, row: &TenantRow, now: UnixMs) -> Result<(), StoreE
             row.created_at.0,
             now.0,
             networks_text(row.allowed_ips.as_deref()),
-            row.brownout.map(Brownout::as_str)
+            row.brownout.map(Brownout::as_str),
+            row.time_zone.name()
         ],
     )?;
     changed_one(changed)
@@ -146,6 +153,9 @@ impl Db {
             let mut row = before.clone();
             edit(&mut row);
             save(&writer.tx, &row, clock::now())?;
+            if row.budgets != before.budgets {
+                budgets::save(&writer.tx, Scope::Tenant(id), &row.budgets)?;
+            }
             writer.audit(act, (Kind::Tenant, id.0), Some(&before), Some(&row))?;
             Ok(row)
         })

@@ -8,7 +8,7 @@ use jiff::{
     civil::{Date, Weekday},
     tz::TimeZone,
 };
-use obleth_policy::unit::UnixMs;
+use obleth_policy::{limit::Turn, unit::UnixMs};
 
 use crate::clock;
 
@@ -42,6 +42,17 @@ impl Interval {
     }
 }
 
+impl Interval {
+    /// The date one later; an hour is found in its day.
+    fn next(self, date: Date) -> Option<Date> {
+        match self {
+            Self::Hour | Self::Day => date.tomorrow().ok(),
+            Self::Week => date.checked_add(7.days()).ok(),
+            Self::Month => date.checked_add(1.month()).ok(),
+        }
+    }
+}
+
 /// A zone of the IANA database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Zone(TimeZone);
@@ -49,9 +60,9 @@ pub(crate) struct Zone(TimeZone);
 impl Zone {
     pub(crate) const UTC: Self = Self(TimeZone::UTC);
 
-    /// The zone with this name.
+    /// The zone with this name. `Etc/Unknown` is the name of none.
     pub(crate) fn of(name: &str) -> Option<Self> {
-        TimeZone::get(name).ok().map(Self)
+        TimeZone::get(name).ok().filter(|zone| !zone.is_unknown()).map(Self)
     }
 
     /// What it is called.
@@ -96,13 +107,34 @@ impl Zone {
         Some(edges)
     }
 
+    /// The day or month that a moment is in, and the ends of it and of the next one: each of them begins where the one
+    /// before ends, whatever the clock on the wall does at its edges. `None` past the year 9999.
+    pub(crate) fn turn(&self, at: UnixMs, is_month: bool) -> Option<Turn> {
+        let interval = if is_month { Interval::Month } else { Interval::Day };
+        let today = self.zoned(at)?.date();
+        let mut first = if is_month { today.first_of_month() } else { today };
+        // Where the clock jumps over midnight, or shows it twice, the date on the wall may be off by one.
+        while self.start_of(first)? > at {
+            first = if is_month { first.checked_sub(1.month()).ok()? } else { first.yesterday().ok()? };
+        }
+        let mut begins = self.start_of(first)?;
+        let mut next_edge = |past: UnixMs| loop {
+            first = interval.next(first)?;
+            let edge = self.start_of(first)?;
+            if edge > past {
+                return Some(edge);
+            }
+        };
+        let mut ends = next_edge(begins)?;
+        while ends <= at {
+            begins = ends;
+            ends = next_edge(begins)?;
+        }
+        Some(Turn { begins, ends, next_ends: next_edge(ends)? })
+    }
+
     fn edge_after(&self, at: UnixMs, interval: Interval) -> Option<UnixMs> {
         let zoned = self.zoned(at)?;
-        let next = |date: Date| match interval {
-            Interval::Hour | Interval::Day => date.tomorrow().ok(),
-            Interval::Week => date.checked_add(7.days()).ok(),
-            Interval::Month => date.checked_add(1.month()).ok(),
-        };
         let first = match interval {
             Interval::Hour => return Some(self.hour_after(at, &zoned)),
             Interval::Day => zoned.date(),
@@ -113,13 +145,13 @@ impl Zone {
             Interval::Month => zoned.date().first_of_month(),
         };
         // A day that a zone skipped has no first instant of its own.
-        let mut date = next(first)?;
+        let mut date = interval.next(first)?;
         loop {
             let edge = self.start_of(date)?;
             if edge > at {
                 return Some(edge);
             }
-            date = next(date)?;
+            date = interval.next(date)?;
         }
     }
 
@@ -252,7 +284,7 @@ mod tests {
         ] {
             assert_eq!(zone.instant(none), None, "{none}");
         }
-        assert_eq!(Zone::of("Europe/Atlantis"), None);
+        assert_eq!((Zone::of("Europe/Atlantis"), Zone::of("Etc/Unknown")), (None, None));
         assert_eq!(Zone::of("europe/berlin").as_ref().map(Zone::name), Some("Europe/Berlin"));
     }
 }

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, ops::AddAssign};
 
 use obleth_policy::{
-    id::{KeyId, TenantId},
+    id::{GroupId, KeyId, TenantId},
     outcome::Outcome,
     route::Route,
     unit::UnixMs,
@@ -35,6 +35,8 @@ pub(crate) enum Filter {
     Tenant(TenantId),
     Key(KeyId),
     Group(String),
+    /// By its id: groups can be renamed.
+    GroupId(GroupId),
     Model(String),
     Endpoint(Route),
     Outcome(Outcome),
@@ -48,6 +50,7 @@ impl Filter {
             Self::Tenant(_) => "tenant_id",
             Self::Key(_) => "key_id",
             Self::Group(_) => "group_name",
+            Self::GroupId(_) => "group_id",
             Self::Model(_) => "model",
             Self::Endpoint(_) => "endpoint",
             Self::Outcome(_) => "outcome",
@@ -60,6 +63,7 @@ impl Filter {
         match self {
             Self::Tenant(id) => Cell::Id(id.0),
             Self::Key(id) => Cell::Id(id.0),
+            Self::GroupId(id) => Cell::Id(id.0),
             Self::Group(name) | Self::Model(name) => Cell::Text(Cow::Borrowed(name)),
             Self::Endpoint(route) => Cell::Text(Cow::Borrowed(route.label())),
             Self::Outcome(outcome) => Cell::Text(Cow::Borrowed(outcome.as_str())),

@@ -4,7 +4,11 @@
 //! nowhere. A row is a log's record with the names that its ids had when it was shipped: models and groups can be
 //! deleted, and what a request was called must outlive them.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use obleth_ledger::{Record, Text};
 use obleth_policy::unit::UnixMs;
@@ -38,6 +42,28 @@ pub(crate) enum Cell<'r> {
 }
 
 impl Cell<'_> {
+    /// The same, for as long as this one lasts.
+    pub(crate) fn borrowed(&self) -> Cell<'_> {
+        match self {
+            Self::Id(id) => Cell::Id(*id),
+            Self::Time(at) => Cell::Time(*at),
+            Self::Text(text) => Cell::Text(Cow::Borrowed(text)),
+            Self::Count(count) => Cell::Count(*count),
+            Self::Flag(flag) => Cell::Flag(*flag),
+        }
+    }
+
+    /// The same, for as long as anybody likes.
+    pub(crate) fn into_owned(self) -> Cell<'static> {
+        match self {
+            Self::Id(id) => Cell::Id(id),
+            Self::Time(at) => Cell::Time(at),
+            Self::Text(text) => Cell::Text(Cow::Owned(text.into_owned())),
+            Self::Count(count) => Cell::Count(count),
+            Self::Flag(flag) => Cell::Flag(flag),
+        }
+    }
+
     const fn kind(&self) -> Kind {
         match self {
             Self::Id(_) => Kind::Id,
@@ -45,6 +71,19 @@ impl Cell<'_> {
             Self::Text(_) => Kind::Text,
             Self::Count(_) => Kind::Count,
             Self::Flag(_) => Kind::Flag,
+        }
+    }
+}
+
+impl Hash for Cell<'_> {
+    /// Of what it holds alone: where cells are looked up they are all of one kind.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Id(id) => state.write_u128(id.as_u128()),
+            Self::Time(at) => state.write_i64(at.0),
+            Self::Text(text) => text.hash(state),
+            Self::Count(count) => state.write_u64(*count),
+            Self::Flag(flag) => state.write_u8((*flag).into()),
         }
     }
 }

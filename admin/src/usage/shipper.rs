@@ -20,11 +20,11 @@ use obleth_policy::{
 };
 use tokio::{
     task::spawn_blocking,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{Ledger, fault::LedgerFault, row::Row};
-use crate::{bell::AsyncBell, stop::StopSignal};
+use crate::{bell::AsyncBell, budget::keeper::Keeper, stop::StopSignal};
 
 /// How long a batch that is not full waits for more.
 const MOST_AGE: Duration = Duration::from_secs(1);
@@ -85,6 +85,8 @@ pub(crate) struct Shipper<N> {
     pub(crate) ledger: Ledger,
     pub(crate) names: Arc<N>,
     pub(crate) shipping: Arc<Shipping>,
+    /// Counts what was used, and lets the log go.
+    pub(crate) keeper: Arc<Keeper>,
 }
 
 impl<N: Names> Shipper<N> {
@@ -98,7 +100,12 @@ impl<N: Names> Shipper<N> {
             ended = self.work() => return ended,
             () = stop.wait() => {}
         }
-        let rest = timeout(LAST_TIME, self.rest()).await.unwrap_or(Some(self.tail.figures().records));
+        let rest = async {
+            let rest = self.rest().await;
+            self.keeper.flush().await;
+            rest
+        };
+        let rest = timeout(LAST_TIME, rest).await.unwrap_or(Some(self.tail.figures().records));
         if let Some(records) = rest.filter(|records| *records > 0) {
             tracing::info!(target: "obleth_telemetry", records, "records stay in the usage log until the next start");
         }
@@ -152,10 +159,9 @@ impl<N: Names> Shipper<N> {
             if to == at {
                 return None;
             }
-            if self.ledger.put(self.rows(batch.records), from, to).await.is_err() {
+            if self.put(&self.rows(batch.records), from, to).await.is_err() {
                 return left();
             }
-            self.tail.release(to);
             at = to;
         }
     }
@@ -182,7 +188,11 @@ impl<N: Names> Shipper<N> {
                 break batch;
             }
             self.note_oldest(&[]);
-            bell.rung().await?;
+            let due = self.keeper.due().await;
+            tokio::select! {
+                rung = bell.rung() => rung?,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.keeper.flush().await,
+            }
         };
         self.tail.bell().awake();
         if batch.records.len() < self.ledger.batch() {
@@ -227,17 +237,25 @@ impl<N: Names> Shipper<N> {
         let (from, to) = (batch.from, batch.to);
         let rows = self.rows(batch.records);
         let mut pause = PAUSE.0;
-        while let Err(fault) = self.ledger.put(Arc::clone(&rows), from, to).await {
+        while let Err(fault) = self.put(&rows, from, to).await {
             self.shipping.failures.fetch_add(1, Ordering::Relaxed);
             trouble.refused(&fault, self.tail.figures().records);
+            self.keeper.follow().await;
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
         }
         trouble.is_over(&self.ledger);
         self.shipping.shipped.fetch_add(rows.len() as u64, Ordering::Relaxed);
-        let tail = self.tail.clone();
-        // It fails only when the runtime ends; the place is in the ledger all the same.
-        let _ = spawn_blocking(move || tail.release(to)).await;
+    }
+
+    /// Puts a batch once; what the ledger has taken is counted.
+    async fn put(&self, rows: &Arc<[Row]>, from: Position, to: Position) -> Result<(), LedgerFault> {
+        {
+            let _alone = self.keeper.putting().await;
+            self.ledger.put(Arc::clone(rows), from, to).await?;
+        }
+        self.keeper.took(rows.iter().map(|row| &row.record), from, to).await;
+        Ok(())
     }
 
     fn rows(&self, records: Vec<Record>) -> Arc<[Row]> {
@@ -311,4 +329,4 @@ impl Trouble {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,6 +5,8 @@
 
 #![allow(dead_code)]
 
+mod ledger;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -25,6 +27,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub(crate) use ledger::Record;
+
 /// The admin token of every test.
 pub(crate) const TOKEN: &str = "obleth_admin_0123456789abcdef";
 /// Longest wait for what must come; a test that reaches it fails.
@@ -42,21 +46,6 @@ pub(crate) struct Running {
     pub(crate) dir: TempDir,
     stop: StopSignal,
     thread: Option<JoinHandle<std::io::Result<()>>>,
-}
-
-/// A record of the usage ledger, as far as tests tell them apart.
-#[derive(Clone)]
-pub(crate) struct Record {
-    pub(crate) ts: i64,
-    /// Tells ids of one millisecond apart.
-    pub(crate) rest: [u8; 10],
-    pub(crate) request_id: String,
-    pub(crate) tenant: String,
-    pub(crate) key: String,
-    pub(crate) model: String,
-    pub(crate) refused: bool,
-    pub(crate) input_tokens: i64,
-    pub(crate) cost: Option<i64>,
 }
 
 /// One shard's end of the link.
@@ -91,6 +80,7 @@ pub(crate) fn settings(dir: &TempDir) -> Settings {
         default_model_max_in_flight: 32,
         global_max_in_flight: 256,
         brownout_default: Brownout::Never,
+        alert_webhook: None,
         key_cache_entries: 100,
         version: "1.2.3",
         commit: "abcdef",
@@ -246,39 +236,6 @@ impl Running {
         for shard in &self.shards {
             while shard.0.take().is_some() {}
         }
-    }
-}
-
-impl Record {
-    fn insert(&self, conn: &rusqlite::Connection) {
-        let id = |text: &str| uuid::Uuid::parse_str(text).unwrap().into_bytes();
-        let fresh = uuid::Builder::from_unix_timestamp_millis(self.ts.unsigned_abs(), &self.rest).into_uuid();
-        let (status, outcome, admission, source) = match self.refused {
-            true => (403, "rejected", "rejected", None),
-            false => (200, "ok", "queued", Some("upstream")),
-        };
-        conn.execute(
-            "INSERT INTO requests (id, ts, request_id, node, tenant_id, key_id, group_name, model, endpoint,
-             status, outcome, admission, queue_ms, ttft_ms, total_ms, input_tokens, cached_input_tokens,
-             output_tokens, usage_source, cost_micro_usd, streamed, retries)
-             VALUES (?1, ?2, ?3, 'n', ?4, ?5, 'default', ?6, '/v1/chat/completions', ?7, ?8, ?9, 4, 20, 90,
-             ?10, iif(?12 IS NULL, 0, 2), iif(?12 IS NULL, 0, 30), ?12, ?11, 1, 0)",
-            rusqlite::params![
-                fresh.into_bytes(),
-                self.ts,
-                self.request_id,
-                id(&self.tenant),
-                id(&self.key),
-                self.model,
-                status,
-                outcome,
-                admission,
-                self.input_tokens,
-                self.cost,
-                source,
-            ],
-        )
-        .unwrap();
     }
 }
 

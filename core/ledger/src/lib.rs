@@ -149,5 +149,5 @@ pub use position::{NoPosition, Position};
 pub use record::{Admission, Kind, MAX_TEXT, Record, Text, Tokens, UsageSource};
 pub use recovery::{Checkpoint, Opened, Options, Recovered, open};
 pub use slate::Slate;
-pub use tail::{Batch, Figures, Tail};
+pub use tail::{Batch, Figures, Noted, Tail};
 pub use writer::{LogWriter, Stop};

@@ -139,6 +139,11 @@ impl Slate {
         self.0.head.load(Ordering::Acquire)
     }
 
+    /// Whether nothing before `position` is only here: it is on the disk, or there was no room for it.
+    pub(crate) fn is_drained_to(&self, position: u64) -> bool {
+        self.0.reached.load(Ordering::Acquire) >= position
+    }
+
     /// Copies what was noted from `position` on to the end of `into`, and returns where that ends.
     pub(crate) fn copy_from(&self, position: u64, into: &mut Vec<u8>) -> u64 {
         let head = self.head();

@@ -48,6 +48,10 @@ pub struct Batch {
     pub corrupt: u64,
 }
 
+/// What all shards had noted at one moment: where each of them was. See [`Tail::noted`].
+#[derive(Clone, Debug)]
+pub struct Noted(Vec<u64>);
+
 /// How the log is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -82,6 +86,19 @@ impl Tail {
     #[must_use]
     pub fn durable(&self) -> Position {
         self.desk.books().durable()
+    }
+
+    /// All that was noted by now.
+    #[must_use]
+    pub fn noted(&self) -> Noted {
+        Noted(self.slates.iter().map(Slate::head).collect())
+    }
+
+    /// Whether all of that is durable, so that what [`Tail::durable`] says from now on covers it. Notes that found no room are
+    /// not waited for: they will never be durable, and [`Figures::lost`] has counted them by then.
+    #[must_use]
+    pub fn covers(&self, noted: &Noted) -> bool {
+        self.slates.iter().zip(&noted.0).all(|(slate, position)| slate.is_drained_to(*position))
     }
 
     /// Rings when more is durable. One sleeper: whoever ships.

@@ -10,12 +10,16 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Instant,
 };
 
 use obleth_policy::{
     coordinator::{LivePool, Shares},
     id::{KeyId, TenantIx},
+    limit,
+    limit::{Correction, Definition, LimitBook, Meter, Standing},
     protocol::{Down, KeyShape, Up},
+    unit::UnixMs,
 };
 
 use crate::{Doorbell, Gauges, Ring};
@@ -41,6 +45,14 @@ pub enum Order {
     },
     /// Report how everybody stands.
     Look,
+    /// These are all limits, and what their budgets have used.
+    Limits(Arc<LimitBook>),
+    /// The limits of one scope were set, or its periods have moved on.
+    Limit(Definition),
+    /// What a budget has used is not what the usage ledger says.
+    Correct(Correction),
+    /// Report how every meter stands that is in use.
+    LookAtLimits,
     /// This shard's thread is gone.
     Died(usize),
     /// The process ends: return.
@@ -50,10 +62,14 @@ pub enum Order {
 /// What the coordinator reports to the sidecar.
 #[derive(Clone, Debug)]
 pub enum Report {
-    /// It started, or started again: it needs the shares.
+    /// It started, or started again: it needs the shares and the limits.
     Started,
     /// How everybody stands.
     Live(Vec<LivePool>),
+    /// How every meter stands that is in use.
+    Limits(Vec<Standing>),
+    /// A request was refused for what a budget has left: the first one in its period.
+    Exhausted(Meter, UnixMs),
 }
 
 /// The rings. Shared by all threads of the process, and outlives each of them.
@@ -61,21 +77,31 @@ pub enum Report {
 pub(crate) struct Desk {
     up: Box<[Ring<(u32, Up)>]>,
     down: Box<[Ring<(u32, Down)>]>,
+    asks: Box<[Ring<(u32, limit::Up)>]>,
+    credits: Box<[Ring<(u32, limit::Down)>]>,
     orders: Ring<Order>,
     reports: Ring<Report>,
     bell: Doorbell,
     lives: AtomicU32,
+    epoch: Instant,
+}
+
+fn rings<T>(shards: usize) -> Box<[Ring<T>]> {
+    (0..shards).map(|_| Ring::new(COORDINATION_RING)).collect()
 }
 
 impl Desk {
     pub(crate) fn new(shards: usize) -> io::Result<Self> {
         Ok(Self {
-            up: (0..shards).map(|_| Ring::new(COORDINATION_RING)).collect(),
-            down: (0..shards).map(|_| Ring::new(COORDINATION_RING)).collect(),
+            up: rings(shards),
+            down: rings(shards),
+            asks: rings(shards),
+            credits: rings(shards),
             orders: Ring::new(ORDER_RING),
             reports: Ring::new(ORDER_RING),
             bell: Doorbell::new()?,
             lives: AtomicU32::new(0),
+            epoch: Instant::now(),
         })
     }
 
@@ -85,6 +111,14 @@ impl Desk {
 
     pub(crate) fn down(&self, shard: usize) -> Option<&Ring<(u32, Down)>> {
         self.down.get(shard)
+    }
+
+    pub(crate) fn asks(&self, shard: usize) -> Option<&Ring<(u32, limit::Up)>> {
+        self.asks.get(shard)
+    }
+
+    pub(crate) fn credits(&self, shard: usize) -> Option<&Ring<(u32, limit::Down)>> {
+        self.credits.get(shard)
     }
 
     pub(crate) fn orders(&self) -> &Ring<Order> {
@@ -97,6 +131,10 @@ impl Desk {
 
     pub(crate) fn bell(&self) -> &Doorbell {
         &self.bell
+    }
+
+    pub(crate) fn epoch(&self) -> Instant {
+        self.epoch
     }
 
     pub(crate) fn new_life(&self) -> u32 {
@@ -123,6 +161,12 @@ impl CoordinatorEnd {
         Self { desk, shards, sidecar, gauges }
     }
 
+    /// From when all threads of the process count their monotonic time.
+    #[must_use]
+    pub fn epoch(&self) -> Instant {
+        self.desk.epoch()
+    }
+
     /// How many shards there are.
     #[must_use]
     pub fn shards(&self) -> usize {
@@ -141,10 +185,30 @@ impl CoordinatorEnd {
         self.desk.up(shard)?.pop()
     }
 
+    /// The next word of a shard about limits, and the life that it comes from.
+    #[must_use]
+    pub fn take_ask(&self, shard: usize) -> Option<(u32, limit::Up)> {
+        self.desk.asks(shard)?.pop()
+    }
+
     /// Whether anybody has said something.
     #[must_use]
     pub fn has_word(&self) -> bool {
-        !self.desk.orders.is_empty() || self.desk.up.iter().any(|ring| !ring.is_empty())
+        !self.desk.orders.is_empty()
+            || self.desk.up.iter().any(|ring| !ring.is_empty())
+            || self.desk.asks.iter().any(|ring| !ring.is_empty())
+    }
+
+    /// Puts a word about limits to a shard into its ring, for the life of this number. It is read once
+    /// [`CoordinatorEnd::ring`] was called.
+    ///
+    /// # Errors
+    /// The word itself when the ring is full: say it later.
+    pub fn lend(&self, shard: usize, life: u32, down: limit::Down) -> Result<(), limit::Down> {
+        match self.desk.credits(shard) {
+            Some(ring) => ring.push((life, down)).map_err(|(_, down)| down),
+            None => Err(down),
+        }
     }
 
     /// Puts a word to a shard into its ring, for the life of this number. It is read once

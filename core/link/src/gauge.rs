@@ -195,6 +195,8 @@ pub struct ShardGauges {
     pub output_tokens: Counter,
     /// Requests that used something which has no price.
     pub unpriced: Counter,
+    /// Requests that nobody could say the limits of in time.
+    pub unfunded: Counter,
     client_closed: [Counter; Phase::ALL.len()],
     attempts: [Counter; Attempt::ALL.len()],
     /// Look-ups answered by the shard itself.
@@ -231,6 +233,7 @@ impl ShardGauges {
             input_tokens: Counter::default(),
             output_tokens: Counter::default(),
             unpriced: Counter::default(),
+            unfunded: Counter::default(),
             client_closed: std::array::from_fn(|_| Counter::default()),
             attempts: std::array::from_fn(|_| Counter::default()),
             key_hits: Counter::default(),

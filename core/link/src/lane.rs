@@ -1,8 +1,11 @@
 //! The ends of the rings: one lane per shard, and the sidecar that sees all of them.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
-use obleth_policy::protocol::{Down, Up};
+use obleth_policy::{
+    limit,
+    protocol::{Down, Up},
+};
 
 use crate::{
     BufferBudget, Command, CoordinatorEnd, Doorbell, Event, Gauges, Order, Report, Ring, ShardGauges,
@@ -80,7 +83,27 @@ impl ShardEnd {
     /// Whether a command or a word of the coordinator waits.
     #[must_use]
     pub fn has_command(&self) -> bool {
-        !self.lane.commands.is_empty() || self.desk.down(self.shard).is_some_and(|ring| !ring.is_empty())
+        !self.lane.commands.is_empty()
+            || self.desk.down(self.shard).is_some_and(|ring| !ring.is_empty())
+            || self.desk.credits(self.shard).is_some_and(|ring| !ring.is_empty())
+    }
+
+    /// The next word of the owner of the limits, and the life of the shard that it is for.
+    #[must_use]
+    pub fn take_credit(&self) -> Option<(u32, limit::Down)> {
+        self.desk.credits(self.shard)?.pop()
+    }
+
+    /// Puts a word to the owner of the limits into the ring, from the life of this number. It is read once
+    /// [`ShardEnd::ring_coordinator`] was called.
+    ///
+    /// # Errors
+    /// The word itself when the ring is full: say it later.
+    pub fn ask(&self, life: u32, up: limit::Up) -> Result<(), limit::Up> {
+        match self.desk.asks(self.shard) {
+            Some(ring) => ring.push((life, up)).map_err(|(_, up)| up),
+            None => Err(up),
+        }
     }
 
     /// Puts a word to the coordinator into the ring, from the life of this number. It is read once
@@ -98,6 +121,12 @@ impl ShardEnd {
     /// Wakes the coordinator if it sleeps.
     pub fn ring_coordinator(&self) {
         self.desk.bell().ring();
+    }
+
+    /// From when all threads of the process count their monotonic time.
+    #[must_use]
+    pub fn epoch(&self) -> Instant {
+        self.desk.epoch()
     }
 
     /// A number that no life of any shard had before.
@@ -156,6 +185,7 @@ impl SidecarEnd {
     ///
     /// # Errors
     /// The order itself when the ring is full: it must be given again.
+    #[expect(clippy::result_large_err, reason = "orders are rare, and whoever gets one back keeps it")]
     pub fn order(&self, order: Order) -> Result<(), Order> {
         let pushed = self.desk.orders().push(order);
         self.desk.bell().ring();

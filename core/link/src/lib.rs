@@ -1,7 +1,8 @@
 //! The thread boundary, whole: if it is not a type here, it does not cross between threads.
 //!
 //! Commands go down to the shards, events come up to the sidecar, each over a bounded lock-free ring with a
-//! doorbell that wakes a sleeper once. Between them sits the coordinator's desk. Figures are published in [`Gauges`]: one writer each, any reader.
+//! doorbell that wakes a sleeper once. Between them sits the desk of the coordinator, who also owns the limits. Figures
+//! are published in [`Gauges`]: one writer each, any reader.
 //! Nothing here blocks, allocates in steady state, or is written by two sides, but for the one shared
 //! [`BufferBudget`], which only large bodies touch.
 

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     id::{KeyId, TenantId},
+    limit::Limits,
     network::NetworkGrant,
     outcome::Code,
     protocol::KeyShape,
@@ -90,6 +91,8 @@ pub struct KeyRecord {
     pub networks: NetworkGrant,
     /// Its share among the tenant's keys, and what it may have in flight.
     pub shape: KeyShape,
+    /// What it may use.
+    pub limits: Limits,
     /// First moment at which the secret that it was reached by is unknown: the key was rotated, and this is the
     /// end of the grace. `None` for the newest secret.
     pub secret_ends_at: Option<UnixMs>,
@@ -108,6 +111,7 @@ impl KeyRecord {
             grant: ModelGrant::All,
             networks: NetworkGrant::All,
             shape: KeyShape { weight: 100, max_in_flight: None },
+            limits: Limits::NONE,
             secret_ends_at: None,
         }
     }
@@ -193,6 +197,8 @@ mod tests {
             brownout: Brownout::Never,
             grant: ModelGrant::All,
             networks: NetworkGrant::All,
+            limits: Limits::NONE,
+            group_limits: Limits::NONE,
         }
     }
 

@@ -14,6 +14,7 @@
 //! | [`cost`] | what a request costs in the scheduler's eyes |
 //! | [`fairness`] | who is next: the tree of virtual times |
 //! | [`admission`] | a core's decision to start a request: ticket in, slot out |
+//! | [`limit`] | what keys, tenants and groups may use: quotas and budgets, cut into credits |
 //! | [`protocol`] | what the cores and the coordinator say to each other |
 //! | [`coordinator`] | who gets the next free slot, over all cores |
 //! | [`route`] | the endpoints of the data plane |
@@ -27,6 +28,7 @@ pub mod cost;
 pub mod fairness;
 pub mod id;
 pub mod key;
+pub mod limit;
 mod mean;
 pub mod network;
 pub mod outcome;

@@ -18,6 +18,8 @@ pub enum Kind {
     Permission,
     /// Too much for now.
     RateLimit,
+    /// Too much until somebody pays, or a new period begins.
+    InsufficientQuota,
     /// Our fault or the backend's.
     Server,
 }
@@ -32,6 +34,7 @@ impl Kind {
             Self::Authentication => "authentication_error",
             Self::Permission => "permission_error",
             Self::RateLimit => "rate_limit_error",
+            Self::InsufficientQuota => "insufficient_quota",
             Self::Server => "server_error",
         }
     }
@@ -170,6 +173,9 @@ codes! {
     InvalidParameter "invalid_parameter" 400 InvalidRequest Rejected Never "A member of the body has a value that is not allowed.";
     ModelNotFound "model_not_found" 404 NotFound Rejected Never "There is no such model. GET /v1/models lists what this key may use.";
     ModelNotAllowed "model_not_allowed" 403 Permission Rejected Never "This API key may not use this model. GET /v1/models lists what it may use.";
+    RateLimitExceeded "rate_limit_exceeded" 429 RateLimit Rejected Later "Too many requests in the last sixty seconds.";
+    TokenQuotaExceeded "token_quota_exceeded" 429 RateLimit Rejected Later "Too many tokens in the last sixty seconds.";
+    BudgetExceeded "budget_exceeded" 429 InsufficientQuota Rejected Never "A budget is used up.";
     Overloaded "overloaded" 503 Server Rejected Later "The gateway holds as many request bodies as it may. Try again shortly.";
     QueueFull "queue_full" 503 Server Rejected Later "Too many requests wait for this model. Try again later.";
     QueueTimeout "queue_timeout" 503 Server Rejected Later "No slot of this model fell free in the time that this request could wait.";
@@ -249,16 +255,16 @@ impl Reject {
     /// `error.type`: the code's, but a relayed 429 is a rate limit.
     #[must_use]
     pub const fn kind(&self) -> Kind {
-        match self.status {
-            429 => Kind::RateLimit,
-            _ => self.code.kind(),
+        match (self.code, self.status) {
+            (Code::UpstreamRejected, 429) => Kind::RateLimit,
+            (code, _) => code.kind(),
         }
     }
 
     /// Whether to tell the client that a retry is useless.
     #[must_use]
     pub const fn retry_is_useless(&self) -> bool {
-        matches!(self.code.retry(), Retry::Never) && self.status != 429
+        matches!(self.code.retry(), Retry::Never) && !matches!(self.kind(), Kind::RateLimit)
     }
 }
 

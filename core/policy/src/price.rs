@@ -65,8 +65,12 @@ impl Prices {
                 millionths = millionths.saturating_add(part);
             }
         }
-        let rounded = millionths.saturating_add(MILLION / 2) / MILLION;
-        Some(MicroUsd(u64::try_from(rounded).unwrap_or(u64::MAX)))
+        let rounded = millionths.saturating_add(MILLION / 2);
+        // A division of 128 bits costs as much as all the rest, and nearly nothing is so dear.
+        Some(MicroUsd(match u64::try_from(rounded) {
+            Ok(rounded) => rounded / 1_000_000,
+            Err(_) => u64::try_from(rounded / MILLION).unwrap_or(u64::MAX),
+        }))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     coordinator::{GroupShape, PoolShape, Shares, TenantShape},
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, ModelId, PoolIx, TenantId, TenantIx},
+    limit::Limits,
     network::NetworkGrant,
     price::Prices,
     unit::{LimitMs, UnixMs},
@@ -188,6 +189,10 @@ pub struct Tenant {
     pub grant: ModelGrant,
     /// From where any key of this tenant may be used at most.
     pub networks: NetworkGrant,
+    /// What its keys may use together.
+    pub limits: Limits,
+    /// What its group's tenants may use together.
+    pub group_limits: Limits,
 }
 
 impl Tenant {

@@ -1,16 +1,22 @@
-//! The coordinator's thread: the pure [`Coordinator`] with the links on its hands.
+//! The coordinator's thread: the pure [`Coordinator`] and the pure [`Owner`] of the limits, with the links on its hands.
 //!
 //! Plain and without a runtime: it sleeps by its doorbell, takes in what the shards and the sidecar have said, decides,
 //! and says what follows. It must never wait for anybody: what a shard's full ring refuses is kept until there is room.
 //! It needs no processor of its own; while nobody asks for a slot that is not at hand it is asleep.
 
-use std::{collections::VecDeque, io, os::fd::AsFd, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::AsFd,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use obleth_link::{CoordinatorEnd, Order, Report};
 use obleth_policy::{
     coordinator::{Coordinator, Limits, Outbox},
+    limit::{self, Now, Owner},
     protocol::{Down, Up},
-    unit::Instant,
+    unit::{Instant, UnixMs},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -40,12 +46,22 @@ pub fn run_coordinator(end: CoordinatorEnd, limits: Limits) -> io::Result<()> {
 
 struct Runner {
     end: CoordinatorEnd,
-    epoch: std::time::Instant,
     coordinator: Coordinator,
+    owner: Owner,
     out: Outbox,
+    credits: limit::Outbox,
     /// What a full ring refused, by shard.
-    kept: Vec<VecDeque<(u32, Down)>>,
+    kept: Vec<Kept>,
     heard: Vec<(usize, u32, Up)>,
+    asked: Vec<(usize, u32, limit::Up)>,
+    /// Orders to a predecessor that still hold.
+    left: VecDeque<Order>,
+}
+
+/// Words for one shard that found no room in its rings.
+struct Kept {
+    slots: VecDeque<(u32, Down)>,
+    credits: VecDeque<(u32, limit::Down)>,
 }
 
 impl Runner {
@@ -58,10 +74,18 @@ impl Runner {
             }
         }
         // Whatever they said to a predecessor is lost with it: they say it again.
-        let kept = (0..shards).map(|_| VecDeque::from([(ANY_LIFE, Down::Resync)])).collect();
+        let kept = (0..shards).map(|_| Kept {
+            slots: VecDeque::from([(ANY_LIFE, Down::Resync)]),
+            credits: VecDeque::from([(ANY_LIFE, limit::Down::Resync)]),
+        });
+        let kept = kept.collect();
+        // So is what the sidecar ordered, and it orders it anew; what the main thread said is said once.
+        let orders = std::iter::from_fn(|| end.take_order());
+        let left = orders.filter(|order| matches!(order, Order::Died(_) | Order::Stop)).collect();
         end.report(Report::Started);
-        let (epoch, out, heard) = (std::time::Instant::now(), Outbox::new(), Vec::new());
-        Self { end, epoch, coordinator, out, kept, heard }
+        let (owner, credits) = (Owner::new(shards), limit::Outbox::default());
+        let (out, heard, asked) = (Outbox::new(), Vec::new(), Vec::new());
+        Self { end, coordinator, owner, out, credits, kept, heard, asked, left }
     }
 
     /// Takes everything in and decides. True when the process ends.
@@ -70,25 +94,41 @@ impl Runner {
         for shard in 0..self.end.shards() {
             let words = std::iter::from_fn(|| self.end.take_up(shard)).take(BATCH);
             self.heard.extend(words.map(|(life, up)| (shard, life, up)));
+            let asks = std::iter::from_fn(|| self.end.take_ask(shard)).take(BATCH);
+            self.asked.extend(asks.map(|(life, up)| (shard, life, up)));
         }
-        let mut look = false;
-        while let Some(order) = self.end.take_order() {
+        let now = self.now();
+        let (mut look, mut look_at_limits) = (false, false);
+        while let Some(order) = self.left.pop_front().or_else(|| self.end.take_order()) {
             match order {
                 Order::Shares(shares) => self.coordinator.configure(&shares, &mut self.out),
                 Order::Key { tenant, key, shape } => self.coordinator.reshape_key(tenant, key, shape),
                 Order::Look => look = true,
-                Order::Died(shard) => self.coordinator.bury(shard),
+                Order::Limits(book) => self.owner.configure(now, &book, &mut self.credits),
+                Order::Limit(definition) => self.owner.define(now, definition, &mut self.credits),
+                Order::Correct(correction) => self.owner.correct(now, correction),
+                Order::LookAtLimits => look_at_limits = true,
+                Order::Died(shard) => {
+                    self.coordinator.bury(shard);
+                    self.owner.bury(now, shard, &mut self.credits);
+                }
                 Order::Stop => return true,
             }
         }
-        let now = self.now();
         for (shard, life, up) in self.heard.drain(..) {
-            self.coordinator.take(now, (shard, life), up, &mut self.out);
+            self.coordinator.take(now.monotonic, (shard, life), up, &mut self.out);
         }
-        self.coordinator.decide(now, &mut self.out);
+        for (shard, life, up) in self.asked.drain(..) {
+            self.owner.take(now, (shard, life), up, &mut self.credits);
+        }
+        self.coordinator.decide(now.monotonic, &mut self.out);
+        self.owner.decide(now, &mut self.credits);
         self.send();
         if look {
-            self.end.report(Report::Live(self.coordinator.live(now)));
+            self.end.report(Report::Live(self.coordinator.live(now.monotonic)));
+        }
+        if look_at_limits {
+            self.end.report(Report::Limits(self.owner.standings(now)));
         }
         false
     }
@@ -97,19 +137,21 @@ impl Runner {
     fn send(&mut self) {
         for (shard, down) in self.out.drain(..) {
             if let (Some(life), Some(kept)) = (self.coordinator.life(shard), self.kept.get_mut(shard)) {
-                kept.push_back((life, down));
+                kept.slots.push_back((life, down));
             }
         }
-        for (shard, kept) in self.kept.iter_mut().enumerate() {
-            let mut said = false;
-            while let Some((life, down)) = kept.front().copied() {
-                if self.end.say(shard, life, down).is_err() {
-                    break;
-                }
-                kept.pop_front();
-                said = true;
+        for (shard, down) in self.credits.words.drain(..) {
+            if let (Some(life), Some(kept)) = (self.owner.life(shard), self.kept.get_mut(shard)) {
+                kept.credits.push_back((life, down));
             }
-            if said {
+        }
+        for (meter, since) in self.credits.exhausted.drain(..) {
+            self.end.report(Report::Exhausted(meter, since));
+        }
+        for (shard, kept) in self.kept.iter_mut().enumerate() {
+            let said_slots = say_all(&mut kept.slots, |life, down| self.end.say(shard, life, down).is_ok());
+            let lent = say_all(&mut kept.credits, |life, down| self.end.lend(shard, life, down).is_ok());
+            if said_slots || lent {
                 self.end.ring(shard);
             }
         }
@@ -119,8 +161,9 @@ impl Runner {
     fn sleep(&mut self) -> io::Result<()> {
         let bell = self.end.bell();
         bell.going_to_sleep();
-        let is_backed_up = self.kept.iter().any(|kept| !kept.is_empty());
-        let wakes_in = self.coordinator.wakes_at().map(|at| at.since(self.now()));
+        let is_backed_up = self.kept.iter().any(|kept| !kept.slots.is_empty() || !kept.credits.is_empty());
+        let wakes_at = self.coordinator.wakes_at().into_iter().chain(self.owner.wakes_at()).min();
+        let wakes_in = wakes_at.map(|at| at.since(self.now().monotonic));
         let timeout = if is_backed_up { Some(AGAIN) } else { wakes_in };
         if !self.end.has_word() {
             let timeout = timeout.map(|timeout| Timespec {
@@ -136,7 +179,25 @@ impl Runner {
         Ok(())
     }
 
-    fn now(&self) -> Instant {
-        Instant(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    fn now(&self) -> Now {
+        let monotonic = self.end.epoch().elapsed();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            monotonic: Instant(u64::try_from(monotonic.as_nanos()).unwrap_or(u64::MAX)),
+            wall: UnixMs(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)),
+        }
     }
+}
+
+/// Says words in their order until one is refused. Returns whether any was taken.
+fn say_all<T: Copy>(words: &mut VecDeque<(u32, T)>, mut say: impl FnMut(u32, T) -> bool) -> bool {
+    let mut said = false;
+    while let Some((life, word)) = words.front().copied() {
+        if !say(life, word) {
+            break;
+        }
+        words.pop_front();
+        said = true;
+    }
+    said
 }

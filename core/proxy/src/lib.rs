@@ -10,7 +10,7 @@
 //! | `shard` | everything that one core owns, and its life from start to drain |
 //! | `death` | what a shard that dies leaves behind, and how it goes |
 //! | `coordinator` | the thread that decides who gets the next slot |
-//! | `slots` | a shard's dealings with it |
+//! | `slots`, `purses` | a shard's dealings with it, for slots and for credits of limits |
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
@@ -41,6 +41,7 @@ mod downstream;
 mod keycache;
 mod listener;
 mod pool;
+mod purses;
 mod request;
 mod runtime;
 mod shard;
@@ -69,7 +70,8 @@ pub struct Settings {
     pub key_max_age: Duration,
     /// How long a key ever seen works while no store answers, `OBLETH_KEY_STALE_OK_SECS`.
     pub key_stale_ok: Duration,
-    /// Whether a store outage lets known keys through at all, `OBLETH_FAIL_OPEN`.
+    /// Whether known keys get through when no store answers, or nobody says what their limits have left,
+    /// `OBLETH_FAIL_OPEN`.
     pub fail_open: bool,
     /// Digests are keyed with it, `OBLETH_API_KEY_PEPPER`.
     pub pepper: Option<Pepper>,

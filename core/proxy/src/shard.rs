@@ -28,6 +28,7 @@ use crate::{
     keycache::KeyCache,
     listener::{self, Listener},
     pool::Pool,
+    purses::Credits,
     request::RequestIds,
     slots::Slots,
     timer::Timers,
@@ -57,6 +58,7 @@ pub(crate) struct Shard {
     pub(crate) tls: Connector,
     pub(crate) trouble: Trouble,
     pub(crate) slots: Slots,
+    pub(crate) credits: Credits,
     pub(crate) request_ids: RequestIds,
     /// No new request is taken on.
     pub(crate) draining: Cell<bool>,
@@ -107,9 +109,10 @@ impl Shard {
     ) -> io::Result<()> {
         let listener = Rc::new(Listener::new(listener, driver)?);
         let bell = TcpStream::from_std(end.bell().fd().try_clone_to_owned()?.into())?;
-        let timers = Timers::new();
+        let timers = Timers::new(end.epoch());
         let shard = Rc::new(Self {
             slots: Slots::new(end.new_life(), &timers),
+            credits: Credits::new(end.new_life(), &timers),
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),
@@ -138,7 +141,9 @@ impl Shard {
         shard.keep(Rc::clone(&shard).listen_to_link(bell));
         shard.keep(Rc::clone(&shard).reap_pool());
         shard.keep(Rc::clone(&shard).report_service());
+        shard.keep(Rc::clone(&shard).say_what_was_used());
         shard.speak();
+        shard.speak_of_credits();
         shard.announce().await;
         shard.until(|shard| shard.snapshot.borrow().is_some() || shard.draining.get()).await;
         shard.keep(listener::accept(Rc::clone(&shard), Rc::clone(&listener)));
@@ -214,7 +219,11 @@ impl Shard {
             while let Some((life, down)) = self.end.take_down() {
                 self.hear(life, down);
             }
+            while let Some((life, down)) = self.end.take_credit() {
+                self.hear_of_credits(life, down);
+            }
             self.speak();
+            self.speak_of_credits();
             self.end.bell().going_to_sleep();
             if !self.end.has_command() {
                 // Only readiness: the eventfd is read by the bell itself. An error cannot last, and the

@@ -35,12 +35,12 @@ pub(crate) struct Clock {
     epoch: std::time::Instant,
     recent: Cell<Instant>,
     /// A reading of the wall clock, in nanoseconds since 1970, and when it was taken.
-    wall: Cell<(Instant, u128)>,
+    wall: Cell<(Instant, u64)>,
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        let epoch = std::time::Instant::now();
+    /// Counts from `epoch`, as the process's other threads do.
+    pub(crate) fn new(epoch: std::time::Instant) -> Self {
         Self { epoch, recent: Cell::default(), wall: Cell::new((Instant::default(), read_wall())) }
     }
 
@@ -63,14 +63,15 @@ impl Clock {
             self.wall.set((self.now(), read_wall()));
         }
         let (taken, wall) = self.wall.get();
-        let nanos = wall.saturating_add(recent.since(taken).as_nanos());
+        let nanos = wall.saturating_add(recent.0.saturating_sub(taken.0));
         UnixMs(i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX))
     }
 }
 
-fn read_wall() -> u128 {
+/// Good until the year 2554.
+fn read_wall() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos())
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// All alarms of a shard. Owned by the shard, used on its thread only.
@@ -99,9 +100,9 @@ struct AlarmCell {
 }
 
 impl Timers {
-    pub(crate) fn new() -> Rc<Self> {
+    pub(crate) fn new(epoch: std::time::Instant) -> Rc<Self> {
         Rc::new(Self {
-            clock: Clock::new(),
+            clock: Clock::new(epoch),
             heap: RefCell::default(),
             living: Cell::new(0),
             sleeper: RefCell::default(),
@@ -293,7 +294,7 @@ mod tests {
 
     #[test]
     fn moving_a_deadline_out_costs_no_entry() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         let alarm = timers.alarm();
         for secs in 10..1000 {
             alarm.set(now(&timers).plus(Duration::from_secs(secs)));
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn an_alarm_fires_at_its_last_deadline_and_not_at_an_earlier_one() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         let alarm = timers.alarm();
         alarm.set(Instant(0));
         alarm.set(now(&timers).plus(Duration::from_secs(3600)));
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn dropped_alarms_do_not_pile_up() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         for _ in 0..100_000 {
             timers.alarm().set(now(&timers).plus(Duration::from_secs(300)));
         }
@@ -325,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_cleared_alarm_stays_silent() {
-        let timers = Timers::new();
+        let timers = Timers::new(std::time::Instant::now());
         let alarm = timers.alarm();
         alarm.set(Instant(0));
         alarm.clear();

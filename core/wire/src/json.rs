@@ -11,7 +11,7 @@
 mod cursor;
 mod text;
 
-use std::{borrow::Cow, ops::Range, str};
+use std::{borrow::Cow, iter, ops::Range, str};
 
 use cursor::Cursor;
 pub(crate) use text::{escape_into, key_is};
@@ -119,6 +119,22 @@ impl<'b> Member<'b> {
     pub fn is_filled_array(&self) -> bool {
         let inner = self.raw().strip_prefix('[').unwrap_or("]");
         !inner.trim_ascii_start().starts_with(']')
+    }
+
+    /// The kinds of an array's elements, in order; none for another kind of value. Never allocates.
+    pub fn elements(&self) -> impl Iterator<Item = Kind> + use<'b> {
+        let mut cursor = Cursor::new(self.raw().as_bytes());
+        iter::from_fn(move || {
+            cursor.skip_blank();
+            // Behind the text's first `[`, and behind each comma, an element stands; in an empty array `]` does, which
+            // is no value.
+            match cursor.peek() {
+                Some(b'[' | b',') => cursor.advance(1),
+                _ => return None,
+            }
+            cursor.skip_blank();
+            cursor.value().ok()
+        })
     }
 }
 

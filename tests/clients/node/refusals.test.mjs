@@ -3,11 +3,26 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { OpenAI, all, asked, attempts, chat, client, freshId, header, refused, steered, textOf } from "./world.mjs";
+import {
+  OpenAI,
+  all,
+  asked,
+  attempts,
+  backend,
+  chat,
+  client,
+  freshId,
+  header,
+  letPass,
+  metric,
+  refused,
+  steered,
+  textOf,
+} from "./world.mjs";
 
 const openai = client();
 const patient = { maxRetries: 2 };
-const { KEY_DISABLED, KEY_NARROW } = process.env;
+const { KEY_DISABLED, KEY_NARROW, KEY_RATED, KEY_SPENT } = process.env;
 
 test("refusals of the key are asked once", async () => {
   const before = await asked();
@@ -104,6 +119,36 @@ for (const [fault, kind, code, type] of [
     }
   });
 }
+
+test("a rate is waited for as told and then served", async () => {
+  const limited = client({ apiKey: KEY_RATED });
+  await chat(limited);
+  const refusals = 'obleth_rejected_total{code="rate_limit_exceeded"}';
+  const before = await metric(refusals);
+  letPass(57);
+  const error = await refused(OpenAI.RateLimitError, chat(limited), "rate_limit_exceeded");
+  assert.equal(error.type, "rate_limit_error");
+  const told = Number(header(error.headers, "retry-after-ms"));
+  assert.ok(told > 0 && told <= 3000, `${told} ms`);
+  const begun = performance.now();
+  const answer = await chat(limited, {}, patient);
+  assert.ok(answer.choices[0].message.content);
+  // It was refused a little later than the one that told, so that its own wait was shorter by as much.
+  assert.ok(performance.now() - begun >= told - 500);
+  assert.equal(await metric(refusals), before + 2);
+});
+
+test("a budget that is used up is asked once", async () => {
+  const spent = client({ apiKey: KEY_SPENT, ...patient });
+  for (const stream of [false, true]) {
+    const before = [await asked(), (await backend()).requests];
+    const error = await refused(OpenAI.RateLimitError, chat(spent, { stream }), "budget_exceeded");
+    assert.equal(error.type, "insufficient_quota");
+    assert.equal(header(error.headers, "x-should-retry"), "false");
+    assert.equal(header(error.headers, "retry-after") ?? null, null);
+    assert.deepEqual([await asked(), (await backend()).requests], [before[0] + 1, before[1]]);
+  }
+});
 
 for (const fault of ["die-after-role", "die-after-tokens", "die-before-done"]) {
   test(`a stream broken by ${fault} is rejected with our code`, async () => {

@@ -19,6 +19,10 @@ def main(folder, version):
         disabled, disabled_secret = world.key()
         world.gateway.api("PUT", f"/keys/{disabled}/disabled", {"disabled": True})
         _, narrow_secret = world.key(allowed_models=["org/model"])
+        rated, rated_secret = world.key()
+        world.gateway.api("PUT", f"/keys/{rated}/quota", {"requests_per_minute": 1})
+        spent, spent_secret = world.key()
+        world.gateway.api("PUT", f"/keys/{spent}/budget", {"period": "monthly", "limit_tokens": 0})
         environment = os.environ | {
             "PACKAGES": folder,
             "VERSION": version,
@@ -28,6 +32,9 @@ def main(folder, version):
             "KEY": world.secret,
             "KEY_DISABLED": disabled_secret,
             "KEY_NARROW": narrow_secret,
+            "KEY_RATED": rated_secret,
+            "KEY_SPENT": spent_secret,
+            "CLOCK": world.gateway.clock.path,
         }
         # One file after the other: they compare the gateway's counts before and after.
         args = ["node", "--test", "--test-concurrency=1", "--test-reporter=spec"]

@@ -2,6 +2,7 @@
 // where the gateway and its backend are, stands in the environment that `run.py` makes.
 
 import assert from "node:assert/strict";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import { setTimeout as pause } from "node:timers/promises";
 
@@ -66,6 +67,13 @@ export const asked = () => metric("obleth_requests_total");
 export const left = () => metric("obleth_client_closed_total");
 export const served = () => metric(`obleth_requests_total{endpoint="${CHAT}",status="200",outcome="ok"}`);
 const gone = () => metric(`obleth_requests_total{endpoint="${CHAT}",status="499",outcome="client_gone"}`);
+
+/** Since the gateway was started, so many seconds have passed beside the real ones; see tests/gateway/clock.c. */
+export function letPass(seconds) {
+  const file = openSync(process.env.CLOCK, "r+");
+  writeSync(file, new Uint8Array(new Int32Array([seconds]).buffer), 0, 4, 20);
+  closeSync(file);
+}
 
 /** The backend's own counts. */
 export async function backend() {

@@ -124,6 +124,39 @@ def test_the_wait_that_is_asked_for_is_one_that_every_sdk_keeps(client, fault, k
         assert "x-should-retry" not in error.response.headers
 
 
+def test_a_rate_is_waited_for_as_told_and_then_served(world, client):
+    key, secret = world.key()
+    world.gateway.api("PUT", f"/keys/{key}/quota", {"requests_per_minute": 1})
+    limited = client.with_options(api_key=secret, max_retries=2)
+    chat(limited)()
+    world.gateway.clock.let_pass(57)
+    error = refused(openai.RateLimitError, chat(limited.with_options(max_retries=0)), "rate_limit_exceeded")
+    assert error.type == "rate_limit_error"
+    told = int(error.response.headers["retry-after-ms"]) / 1000
+    assert 0 < told <= 3
+    refusals = 'obleth_rejected_total{code="rate_limit_exceeded"}'
+    before, begun = world.gateway.metric(refusals), time.monotonic()
+    assert chat(limited)().choices[0].message.content
+    waited = time.monotonic() - begun
+    # It was refused a little later than the one that told, so that its own wait was shorter by as much.
+    assert waited >= told - 0.5
+    assert world.gateway.metric(refusals) == before + 1
+
+
+def test_a_budget_that_is_used_up_is_asked_once(world, client):
+    key, secret = world.key()
+    world.gateway.api("PUT", f"/keys/{key}/budget", {"period": "monthly", "limit_tokens": 0})
+    counts = lambda: (world.gateway.metric("obleth_requests_total"), world.backend.stats()["requests"])
+    for stream in (False, True):
+        requests, at_backend = counts()
+        spent = client.with_options(api_key=secret, max_retries=2)
+        error = refused(openai.RateLimitError, chat(spent, stream=stream), "budget_exceeded")
+        assert error.type == "insufficient_quota"
+        assert error.response.headers["x-should-retry"] == "false"
+        assert "retry-after" not in error.response.headers
+        assert counts() == (requests + 1, at_backend)
+
+
 @pytest.mark.parametrize("fault", ["die-after-role", "die-after-tokens", "die-before-done"])
 def test_a_broken_stream_raises_with_our_code(world, client, fault):
     request = world.fresh_id()

@@ -43,6 +43,9 @@ pub(crate) fn check(text: &[u8]) {
         assert_eq!(member.text().as_deref(), text);
         if let Dom::Array(elements) = value {
             assert_eq!(member.is_filled_array(), !elements.is_empty());
+            assert!(member.elements().eq(elements.iter().map(kind)));
+        } else {
+            assert_eq!(member.elements().count(), 0);
         }
     }
 }

@@ -47,21 +47,36 @@ const USAGE: [&str; 2] = ["include_usage", "continuous_usage_stats"];
 
 /// Fields that a dialect reads.
 fn reads(dialect: Dialect) -> &'static [&'static str] {
-    let all = &["model", "priority", "stream", "stream_options", "max_tokens", "max_completion_tokens"];
-    if dialect == Dialect::Embeddings { &all[..2] } else { all }
+    let all = &[
+        "model",
+        "priority",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "best_of",
+        "prompt",
+    ];
+    match dialect {
+        Dialect::Embeddings => &all[..2],
+        Dialect::Chat => &all[..7],
+        Dialect::Completions => all,
+    }
 }
 
 fn is_acceptable(dom: &Dom, dialect: Dialect) -> bool {
     let once = reads(dialect).iter().all(|name| dom.all(name).count() <= 1);
     let models = dom.members().iter().filter(|(name, _)| name.eq_ignore_ascii_case("model")).count();
     let named = matches!(dom.last("model"), Some(Dom::Text(name)) if !name.is_empty());
-    once && models == 1 && named && (dialect == Dialect::Embeddings || rest_is_acceptable(dom))
+    once && models == 1 && named && (dialect == Dialect::Embeddings || rest_is_acceptable(dom, dialect))
 }
 
 /// The fields that only some dialects read.
-fn rest_is_acceptable(dom: &Dom) -> bool {
+fn rest_is_acceptable(dom: &Dom, dialect: Dialect) -> bool {
     let boolean = |value: Option<&Dom>| matches!(value, None | Some(Dom::Null | Dom::Bool(_)));
     let count = |value: Option<&Dom>| matches!(value, None | Some(Dom::Null | Dom::Count(_)));
+    let choices = |name: &str| matches!(dom.last(name), None | Some(Dom::Null | Dom::Count(1..)));
     let options = match dom.last("stream_options") {
         None | Some(Dom::Null) => true,
         Some(options @ Dom::Object(_)) => {
@@ -73,6 +88,24 @@ fn rest_is_acceptable(dom: &Dom) -> bool {
         && boolean(dom.last("stream"))
         && count(dom.last("max_tokens"))
         && count(dom.last("max_completion_tokens"))
+        && choices("n")
+        && (dialect == Dialect::Chat || choices("best_of"))
+}
+
+/// What a request asks for at most: its `n` and `best_of`, and a list that is not of token ids alone holds prompts.
+fn choices(dom: &Dom, dialect: Dialect) -> u64 {
+    let asked = |name: &str| dom.last(name).and_then(Dom::count).unwrap_or(1);
+    let prompts = match dom.last("prompt") {
+        Some(Dom::Array(list)) if list.iter().any(|one| !matches!(one, Dom::Count(_) | Dom::Number(_))) => {
+            list.len() as u64
+        }
+        _ => 1,
+    };
+    match dialect {
+        Dialect::Embeddings => 1,
+        Dialect::Chat => asked("n"),
+        Dialect::Completions => asked("n").max(asked("best_of")).saturating_mul(prompts),
+    }
 }
 
 fn fields_agree(fields: &RequestFields<'_>, dom: &Dom, dialect: Dialect) {
@@ -89,6 +122,7 @@ fn fields_agree(fields: &RequestFields<'_>, dom: &Dom, dialect: Dialect) {
     let tokens = |limit: &Option<OutputLimit>| limit.as_ref().map(|limit| limit.tokens);
     assert_eq!(tokens(&fields.max_tokens), read("max_tokens").map(Dom::count));
     assert_eq!(tokens(&fields.max_completion_tokens), read("max_completion_tokens").map(Dom::count));
+    assert_eq!(fields.choices, choices(dom, dialect));
 }
 
 /// The document with the edits made.

@@ -2,7 +2,7 @@
 //!
 //! Nothing is known here of the order of things; see `schema.rs` and `sink.rs`. It must never say a password.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use clickhouse::{Client, query::Query};
 use hyper::body::Bytes;
@@ -12,10 +12,10 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use obleth_policy::snapshot::Secret;
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::time::timeout;
 
 use super::fault::ClickHouseFault;
+use crate::authorities;
 
 /// Longest wait for a connection. Without a limit the kernel waits for two minutes.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -63,7 +63,8 @@ impl Server {
         tcp.set_connect_timeout(Some(CONNECT_WITHIN));
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls()).https_or_http().enable_http1();
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(authorities::tls()).https_or_http().enable_http1();
         let http = HttpClient::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_FOR)
             .build(https.wrap_connector(tcp));
@@ -133,15 +134,4 @@ impl Server {
         }
         Ok(insert.end().await?)
     }
-}
-
-/// The system's authorities. A system without any can still speak plain HTTP.
-fn tls() -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    // The provider's own defaults always go together.
-    let versioned = builder.with_safe_default_protocol_versions();
-    let builder = versioned.unwrap_or_else(|_| ClientConfig::builder());
-    builder.with_root_certificates(roots).with_no_client_auth()
 }

@@ -5,9 +5,35 @@
 //! once. One sync per batch costs less than keeping books on what the next checkpoint of the file has made safe.
 //! Questions that take too long, or that nobody waits for any more, are broken off: a reader that stays holds up the
 //! clearing of SQLite's log.
+//!
+//! | file | what |
+//! |---|---|
+//! | `block.rs`, `columns.rs`, `names.rs`, `encode.rs` | many requests as bytes, column by column: every byte is explained there |
+//! | `principals.rs` | who may be in a block, for questions to pass it over |
+//! | `stored.rs` | blocks in the file |
+//! | `write.rs`, `merge.rs` | what goes in, what leaves after its time, and how small blocks become large ones |
+//! | `read.rs`, `tally.rs` | lists of rows, and sums |
+//! | `convert.rs` | files from before there were blocks |
+//!
+//! *That nothing is there twice* rests on one thing: the place in the log that the file has reached is written in the
+//! transaction that brings the rows up to it, and a batch that ends there or before is not taken again. A log holds no record
+//! twice, and its ids fit no other log. Nothing looks for an id that is there already.
+//!
+//! *The writer stands back*: nobody waits for it as a request waits for its shard, whose processor it may share. It is as
+//! nice as can be, and gives way after every few rows, which is some ten microseconds of work. It is not `SCHED_IDLE`: a thread
+//! without privileges cannot leave that again (`RLIMIT_NICE`), not even when records pile up in the log because all
+//! processors are busy, and its share is then a fifth of what the nicest thread has.
 
-mod cells;
+mod block;
+mod columns;
+mod convert;
+mod encode;
+mod merge;
+mod names;
+mod principals;
 mod read;
+mod stored;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -43,11 +69,18 @@ use crate::store::{
 };
 
 /// All steps of the schema, oldest first. A step that was released is never edited.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "requests",
-    sql: include_str!("../../../../migrations/sqlite-usage/0001_requests.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "requests",
+        sql: include_str!("../../../../migrations/sqlite-usage/0001_requests.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "blocks",
+        sql: include_str!("../../../../migrations/sqlite-usage/0002_blocks.sql"),
+    },
+];
 
 /// Batches and questions that may wait, each; beyond it the ledger is busy.
 const QUEUE: usize = 64;
@@ -73,8 +106,9 @@ pub(crate) struct EmbeddedFile {
 impl EmbeddedFile {
     /// Opens or creates the file and migrates it. One that is not ours stays as it is.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let writer = file::open(path, MIGRATIONS)?;
-        prepare(&writer).map_err(|error| blame(path, &error))?;
+        let mut writer = file::open(path, MIGRATIONS)?;
+        let ready = prepare(&writer).and_then(|()| convert::convert(&mut writer));
+        ready.map_err(|error| blame(path, &error))?;
         let reader = file::open_to_read(path)?;
         Ok(Self { writer, reader })
     }
@@ -144,19 +178,19 @@ impl Embedded {
     }
 
     /// Deletes some of the rows from before this time; returns whether there may be more of them. A step is short,
-    /// and other work comes in between.
+    /// and other work comes in between. After the last one there is none, but in a block that is damaged.
     pub(crate) async fn expire(&self, before: UnixMs) -> Result<bool, LedgerFault> {
         self.write(move |conn| write::expire(conn, before)).await
     }
 
     /// Sums.
     pub(crate) async fn report(&self, report: Report) -> Result<Reported, LedgerFault> {
-        self.ask(move |conn| read::report(conn, &report)).await
+        self.ask(move |conn, patience| read::report(conn, &report, patience)).await
     }
 
     /// Rows.
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<Entry>, LedgerFault> {
-        self.ask(move |conn| read::page(conn, &page)).await
+        self.ask(move |conn, patience| read::page(conn, &page, patience)).await
     }
 
     async fn write<T: Send + 'static>(
@@ -173,19 +207,20 @@ impl Embedded {
 
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&mut Connection) -> Result<T, LedgerFault> + Send + 'static,
+        question: impl FnOnce(&mut Connection, &Patience) -> Result<T, LedgerFault> + Send + 'static,
     ) -> Result<T, LedgerFault> {
         let (answer, answered) = oneshot::channel();
         let asker = Asker::default();
         let is_gone = Arc::clone(&asker.is_gone);
         let work = move |conn: &mut Connection| {
-            if is_gone.load(Ordering::Relaxed) {
+            let patience = Patience { is_gone, began: Instant::now() };
+            if patience.check().is_err() {
                 return;
             }
-            let began = Instant::now();
-            let give_up = move || is_gone.load(Ordering::Relaxed) || began.elapsed() > MOST_TIME;
+            let handler = patience.clone();
+            let give_up = move || handler.check().is_err();
             let out = conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(give_up)).map_err(LedgerFault::from);
-            drop(answer.send(out.and_then(|()| question(conn))));
+            drop(answer.send(out.and_then(|()| question(conn, &patience))));
         };
         send(&self.questions, Box::new(work))?;
         answered.await.unwrap_or(Err(Fault::Stopped.into()))
@@ -212,6 +247,20 @@ struct Asker {
 impl Drop for Asker {
     fn drop(&mut self) {
         self.is_gone.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long a question is worth answering. SQLite looks at it between its steps, and we between blocks.
+#[derive(Clone, Debug)]
+struct Patience {
+    is_gone: Arc<AtomicBool>,
+    began: Instant,
+}
+
+impl Patience {
+    fn check(&self) -> Result<(), LedgerFault> {
+        let is_over = self.is_gone.load(Ordering::Relaxed) || self.began.elapsed() > MOST_TIME;
+        if is_over { Err(LedgerFault::TooSlow) } else { Ok(()) }
     }
 }
 

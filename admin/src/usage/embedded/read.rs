@@ -1,144 +1,152 @@
 //! Questions to the embedded ledger.
 //!
-//! A report is one statement, run once per bucket over the bucket's own stretch of time, so the whole range is read
-//! once whatever the number of buckets. All of it sees one state of the file.
+//! Blocks that cannot have anything to say are passed over by what stands beside them; of the others only those columns are
+//! decoded that are asked for. All of a report sees one state of the file. A damaged block makes every question fail that
+//! needs it, and no other: a part of a sum is no sum, and a list with a hole in it looks whole.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
-use obleth_policy::{outcome::Outcome, unit::UnixMs};
-use rusqlite::{Connection, Row, Statement, ToSql};
+use obleth_policy::unit::UnixMs;
+use rusqlite::Connection;
+use uuid::Uuid;
 
-use super::cells::{count, kind, read};
-use crate::{
-    store::fault::Fault,
-    usage::{
-        fault::LedgerFault,
-        report::{Dimension, Filter, Group, MOST_GROUPS, Page, Report, Reported, Scope, Sums},
-        row::{COLUMNS, Cell, Entry},
-    },
+use super::{
+    Patience,
+    block::{self, Block},
+    columns::Torn,
+    names::Names,
+    stored::{self, Beside, Bodies},
+    tally::Tally,
+};
+use crate::usage::{
+    fault::LedgerFault,
+    report::{Filter, Page, Report, Reported, Scope},
+    row::Entry,
 };
 
 /// See [`super::Embedded::report`].
-pub(super) fn report(conn: &mut Connection, report: &Report) -> Result<Reported, LedgerFault> {
+pub(super) fn report(
+    conn: &mut Connection,
+    report: &Report,
+    patience: &Patience,
+) -> Result<Reported, LedgerFault> {
     let tx = conn.transaction()?;
-    let mut answer = Reported { groups: Vec::new(), as_of: newest(&tx)? };
-    let mut statement = tx.prepare(&sums_sql(report))?;
-    bind_filters(&mut statement, &report.scope)?;
-    for (bucket, edges) in report.edges.windows(2).enumerate() {
-        let &[from, to] = edges else { continue };
-        statement.raw_bind_parameter(1, from.0)?;
-        statement.raw_bind_parameter(2, to.0)?;
-        let mut rows = statement.raw_query();
-        while let Some(row) = rows.next()? {
-            let group = group(row, bucket, &report.by)?;
-            // Without a dimension there is one group, also of nothing.
-            if group.sums.requests == 0 {
-                continue;
-            }
-            if answer.groups.len() == MOST_GROUPS {
+    let as_of = stored::newest(&tx)?;
+    let mut tally = Tally::new(report);
+    let mut bodies = Bodies::of(&tx)?;
+    let mut within = stored::within(&tx)?;
+    let mut blocks = within.query((report.scope.from.0, report.scope.to.0))?;
+    while let Some(row) = blocks.next()? {
+        patience.check()?;
+        let beside = Beside::of(row)?;
+        if beside.may_have(&report.scope) {
+            bodies.look(beside.number, |block| tally.add(block))?;
+            if tally.is_too_long() {
                 return Err(LedgerFault::TooManyGroups);
             }
-            answer.groups.push(group);
         }
     }
-    Ok(answer)
+    Ok(Reported { groups: tally.groups(), as_of })
 }
 
-fn newest(conn: &Connection) -> rusqlite::Result<Option<UnixMs>> {
-    conn.query_row("SELECT max(ts) FROM requests", [], |row| Ok(row.get::<_, Option<i64>>(0)?.map(UnixMs)))
-}
+/// Which rows of a block the filters leave.
+pub(super) struct Sieve<'b>(Vec<(Names<'b>, u16)>);
 
-/// The statement of a report: its parameters are the bucket's two edges, then the filters' values.
-fn sums_sql(report: &Report) -> String {
-    let mut sql = String::from("SELECT ");
-    for dimension in &report.by {
-        let _ = write!(sql, "{}, ", dimension.column());
+impl<'b> Sieve<'b> {
+    /// `None` if they leave none.
+    pub(super) fn of(block: &Block<'b>, filters: &[Filter]) -> Result<Option<Self>, Torn> {
+        let mut wanted = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let names = block.names(block::place(filter.column()))?;
+            let Some(code) = names.code(&filter.cell()) else { return Ok(None) };
+            wanted.push((names, code));
+        }
+        Ok(Some(Self(wanted)))
     }
-    sql.push_str("count(*), ");
-    for outcome in Outcome::ALL {
-        let _ = write!(sql, "sum(outcome = '{}'), ", outcome.as_str());
-    }
-    sql.push_str(
-        "sum(input_tokens), sum(cached_input_tokens), sum(output_tokens), sum(cost_micro_usd),
-         sum(usage_source IS NOT NULL AND cost_micro_usd IS NULL), sum(admission <> 'rejected'),
-         sum(iif(admission <> 'rejected', queue_ms, 0)), count(ttft_ms), sum(ttft_ms)
-         FROM requests WHERE ts >= ? AND ts < ?",
-    );
-    write_filters(&mut sql, &report.scope);
-    if !report.by.is_empty() {
-        let columns: Vec<_> = report.by.iter().map(|dimension| dimension.column()).collect();
-        let _ = write!(sql, " GROUP BY {}", columns.join(", "));
-    }
-    sql
-}
 
-fn write_filters(sql: &mut String, scope: &Scope) {
-    for filter in &scope.filters {
-        let _ = write!(sql, " AND {} = ?", filter.column());
+    pub(super) fn leaves(&self, row: usize) -> bool {
+        self.0.iter().all(|(names, wanted)| names.codes.get(row) == Some(wanted))
     }
 }
 
-/// Binds the filters' values behind the range.
-fn bind_filters(statement: &mut Statement<'_>, scope: &Scope) -> rusqlite::Result<()> {
-    let cells = scope.filters.iter().map(Filter::cell);
-    cells.enumerate().try_for_each(|(at, cell)| statement.raw_bind_parameter(at + 3, cell))
-}
-
-fn group(row: &Row<'_>, bucket: usize, by: &[Dimension]) -> Result<Group, LedgerFault> {
-    let mut key = Vec::with_capacity(by.len());
-    for (at, dimension) in by.iter().enumerate() {
-        key.push(read(row, at, kind(dimension.column()).ok_or(Fault::Other)?)?);
-    }
-    let mut at = by.len();
-    let mut next = || {
-        at += 1;
-        count(row, at - 1)
-    };
-    let mut sums = Sums { requests: next()?, ..Sums::default() };
-    for outcome in &mut sums.outcomes {
-        *outcome = next()?;
-    }
-    sums.input_tokens = next()?;
-    sums.cached_input_tokens = next()?;
-    sums.output_tokens = next()?;
-    let cost = next()?;
-    sums.unpriced = next()?;
-    sums.admitted = next()?;
-    sums.queue_ms = next()?;
-    sums.first_tokens = next()?;
-    sums.ttft_ms = next()?;
-    let is_known = row.get_ref(by.len() + 1 + sums.outcomes.len() + 3)? != rusqlite::types::ValueRef::Null;
-    sums.cost_micro_usd = is_known.then_some(cost);
-    Ok(Group { bucket, key, sums })
+/// The part of a block's rows that lies in the scope.
+pub(super) fn part(times: &[UnixMs], scope: &Scope) -> std::ops::Range<usize> {
+    times.partition_point(|at| *at < scope.from)..times.partition_point(|at| *at < scope.to)
 }
 
 /// See [`super::Embedded::page`].
-pub(super) fn page(conn: &Connection, page: &Page) -> Result<Vec<Entry>, LedgerFault> {
-    let names: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
-    let mut sql = format!("SELECT {} FROM requests WHERE ts >= ? AND ts < ?", names.join(", "));
-    write_filters(&mut sql, &page.scope);
-    if page.after.is_some() {
-        sql.push_str(" AND (ts, id) < (?, ?)");
+pub(super) fn page(
+    conn: &mut Connection,
+    page: &Page,
+    patience: &Patience,
+) -> Result<Vec<Entry>, LedgerFault> {
+    let tx = conn.transaction()?;
+    let mut newest = Newest { page, entries: BTreeMap::new() };
+    let mut bodies = Bodies::of(&tx)?;
+    let mut within = stored::within(&tx)?;
+    let to = newest.end();
+    let mut blocks = within.query((page.scope.from.0, to.0))?;
+    while let Some(row) = blocks.next()? {
+        patience.check()?;
+        let beside = Beside::of(row)?;
+        // All that follow end before it does.
+        if newest.is_full_of_later(beside.to) {
+            break;
+        }
+        if beside.may_have(&page.scope) {
+            bodies.look(beside.number, |block| newest.add(block, beside.number))?;
+        }
     }
-    sql.push_str(" ORDER BY ts DESC, id DESC LIMIT ?");
-    // The range ends where the page begins: SQLite takes one end of it from an index, and must not walk over all the
-    // pages before.
-    let to = page.after.map_or(page.scope.to.0, |(ts, _)| page.scope.to.0.min(ts.0.saturating_add(1)));
-    let mut values: Vec<Box<dyn ToSql + '_>> = vec![Box::new(page.scope.from.0), Box::new(to)];
-    for filter in &page.scope.filters {
-        values.push(Box::new(filter.cell()));
+    Ok(newest.entries.into_values().rev().collect())
+}
+
+/// Rows by their place in the list; what is behind it only tells two blocks' rows apart.
+type Place = ((UnixMs, Uuid), (i64, usize));
+
+/// The rows that a page shows, as far as blocks were looked into.
+struct Newest<'q> {
+    page: &'q Page,
+    entries: BTreeMap<Place, Entry>,
+}
+
+impl Newest<'_> {
+    /// No row of the page is from this time on.
+    fn end(&self) -> UnixMs {
+        let to = self.page.scope.to;
+        self.page.after.map_or(to, |(ts, _)| to.min(UnixMs(ts.0.saturating_add(1))))
     }
-    if let Some((ts, id)) = page.after {
-        values.push(Box::new(ts.0));
-        values.push(Box::new(Cell::Id(id)));
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.page.limit as usize
     }
-    values.push(Box::new(page.limit));
-    let mut statement = conn.prepare(&sql)?;
-    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-    let mut entries = Vec::new();
-    while let Some(row) = rows.next()? {
-        let cells = COLUMNS.iter().enumerate().map(|(at, column)| read(row, at, column.kind));
-        entries.push(Entry::new(cells.collect::<rusqlite::Result<_>>()?).ok_or(Fault::Damaged)?);
+
+    /// Whether a row of this time comes too late.
+    fn is_full_of_later(&self, at: UnixMs) -> bool {
+        self.is_full() && self.entries.first_key_value().is_none_or(|(((last, _), _), _)| *last > at)
     }
-    Ok(entries)
+
+    fn add(&mut self, block: &Block<'_>, number: i64) -> Result<(), Torn> {
+        let times = block.times()?;
+        let Some(sieve) = Sieve::of(block, &self.page.scope.filters)? else { return Ok(()) };
+        let scope = Scope { to: self.end(), filters: Vec::new(), ..self.page.scope };
+        let mut whole = None;
+        for row in part(&times, &scope).rev().filter(|row| sieve.leaves(*row)) {
+            if self.is_full_of_later(times[row]) {
+                break;
+            }
+            let whole = match &mut whole {
+                Some(whole) => whole,
+                none => none.insert(block.decode()?),
+            };
+            let entry = whole.entry(row)?;
+            let place = entry.place().ok_or(Torn)?;
+            if self.page.after.is_none_or(|after| place < after) {
+                self.entries.insert((place, (number, row)), entry);
+            }
+            if self.entries.len() > self.page.limit as usize {
+                self.entries.pop_first();
+            }
+        }
+        Ok(())
+    }
 }

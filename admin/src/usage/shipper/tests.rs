@@ -2,9 +2,9 @@
 
 use std::{io::Write, path::Path, sync::Mutex, thread::JoinHandle};
 
-use obleth_ledger::{Kind, OpenError, Opened, Options, Slate, Stop};
+use obleth_ledger::{Checkpoint, Kind, OpenError, Opened, Options, Slate, Stop};
 use tempfile::TempDir;
-use tokio::{task::JoinHandle as Task, time::timeout};
+use tokio::{sync::watch, task::JoinHandle as Task, time::timeout};
 
 use super::*;
 use crate::usage::{
@@ -17,21 +17,34 @@ use crate::usage::{
     golden, query,
     row::Cell,
 };
+use crate::{
+    budget::{alert::Alerts, keeper::LimitsInForce},
+    limits::Spending,
+    store::{Db, Store},
+    vault::MasterKey,
+};
 
 /// What a test waits for at most.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// When all requests are made.
+pub(crate) const AT: UnixMs = UnixMs(1_790_000_000_000);
+
 /// A log whose thread runs, until it is dropped.
-struct Log {
+pub(crate) struct Log {
     slate: Slate,
-    tail: Tail,
+    pub(crate) tail: Tail,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Log {
     fn open(dir: &Path) -> Self {
-        let checkpoint = crate::usage::read_checkpoint(dir).unwrap();
+        Self::open_behind(dir, crate::usage::read_checkpoint(dir).unwrap())
+    }
+
+    /// What is before the checkpoint may go.
+    pub(crate) fn open_behind(dir: &Path, checkpoint: Option<Checkpoint>) -> Self {
         let options = Options {
             dir: dir.to_owned(),
             node: None,
@@ -57,9 +70,9 @@ impl Log {
     }
 
     /// Notes that requests of these numbers are over.
-    fn note(&self, numbers: std::ops::Range<u64>) {
+    pub(crate) fn note(&self, numbers: std::ops::Range<u64>) {
         for number in numbers {
-            let record = golden::at(UnixMs(1_790_000_000_000), number).record;
+            let record = golden::at(AT, number).record;
             assert!(self.slate.note(Kind::End, &record), "there is room");
         }
     }
@@ -89,36 +102,60 @@ impl Names for Known {
     }
 }
 
+/// A keeper without budgets.
+fn keeper(tail: &Tail, ledger: &Ledger) -> (Arc<Keeper>, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = MasterKey::parse(&"07".repeat(32)).unwrap();
+    let (db, keys) = Db::open(&dir.path().join("obleth.db"), &key).unwrap();
+    let (store, _) = Store::start(db, keys).unwrap();
+    let limits = LimitsInForce { all: Box::new(Vec::new), changes: watch::Sender::new(0).subscribe() };
+    let (alerts, _) = Alerts::new(Arc::default());
+    let log = (tail.clone(), dir.path().to_owned());
+    (Arc::new(Keeper::new(log, (ledger.clone(), store), limits, alerts)), dir)
+}
+
 /// A shipper at work.
-struct Ship {
+pub(crate) struct Ship {
     task: Task<io::Result<()>>,
     stop: StopSignal,
-    shipping: Arc<Shipping>,
+    pub(crate) shipping: Arc<Shipping>,
+    _store: Option<TempDir>,
 }
 
 impl Ship {
     fn start(log: &Log, ledger: &Ledger) -> Self {
+        let (keeper, store) = keeper(&log.tail, ledger);
+        Self { _store: Some(store), ..Self::with(log, ledger, keeper) }
+    }
+
+    pub(crate) fn with(log: &Log, ledger: &Ledger, keeper: Arc<Keeper>) -> Self {
         let shipping = Arc::new(Shipping::default());
         let shipper = Shipper {
             tail: log.tail.clone(),
             ledger: ledger.clone(),
             names: Arc::new(Known),
             shipping: Arc::clone(&shipping),
+            keeper: Arc::clone(&keeper),
         };
         let stop = StopSignal::new();
-        Self { task: tokio::spawn(shipper.run(stop.clone())), stop, shipping }
+        let signal = stop.clone();
+        let task = tokio::spawn(async move {
+            keeper.spent(Vec::new()).await;
+            shipper.run(signal).await
+        });
+        Self { task, stop, shipping, _store: None }
     }
 }
 
 impl Ship {
     /// Ends it in the middle of whatever it does.
-    async fn sink(self) {
+    pub(crate) async fn sink(self) {
         self.task.abort();
         assert!(self.task.await.is_err_and(|error| error.is_cancelled()), "it would have gone on for ever");
     }
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let wait = async {
         while !is_so() {
             sleep(Duration::from_millis(5)).await;

@@ -60,6 +60,7 @@ fn a_full_log_loses_what_is_new_keeps_what_is_old_ends_what_it_knows_and_gets_ro
         noted += 1;
     }
     assert!(log.tail.figures().bytes <= 128 << 10);
+    assert!(log.tail.covers(&log.tail.noted()), "what is lost, and counted, is not waited for");
     assert!(log.slates[1].note(Kind::End, &record(7777)));
     log.writer.round().unwrap();
     assert_eq!(log.tail.figures().lost, 1, "it had begun, so there is a reserve for it");

@@ -49,6 +49,23 @@ fn the_thread_wakes_writes_and_rings_and_writes_the_rest_when_it_is_stopped() {
 }
 
 #[test]
+fn what_was_noted_before_a_moment_is_covered_once_it_is_durable_and_not_before() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    assert!(log.tail.covers(&log.tail.noted()), "nothing was noted");
+    assert!(log.slates[0].note(Kind::End, &record(1)) && log.slates[1].note(Kind::End, &record(2)));
+    let noted = log.tail.noted();
+    assert!(log.slates[1].note(Kind::End, &record(3)));
+    assert!(!log.tail.covers(&noted), "it is in memory alone");
+    log.writer.round().unwrap();
+    assert!(log.tail.covers(&noted));
+    assert_eq!(log.tail.read(Position::default(), 10).unwrap().records.len(), 3);
+    assert!(log.slates[1].note(Kind::End, &record(4)));
+    assert!(log.tail.covers(&noted), "what came later is not asked for");
+    assert!(!log.tail.covers(&log.tail.noted()));
+}
+
+#[test]
 fn a_batch_can_be_read_again_exactly_also_by_a_later_process() {
     let dir = light_dir();
     let mut log = opened(dir.path());

@@ -69,14 +69,16 @@ fn a_full_disk_loses_nothing_while_the_slates_have_room_and_all_of_it_is_written
         note(&log, noted..noted + 200);
         noted += 200;
     }
-    let durable = log.tail.durable();
+    let (durable, by_then) = (log.tail.durable(), log.tail.noted());
     assert_eq!(log.writer.round().unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     assert_eq!(log.tail.durable(), durable, "nothing is said to be durable that is not");
+    assert!(!log.tail.covers(&by_then));
     let in_slate = (noted..).find(|number| !log.slates[0].note(Kind::End, &record(*number))).unwrap();
     assert_eq!(log.tail.figures().lost, 1);
     disk.empty();
     assert!(log.writer.round().unwrap());
     log.writer.round().unwrap();
+    assert!(log.tail.covers(&by_then));
     assert_eq!(shipped(&log, Position::default()), (0..in_slate).collect::<Vec<_>>());
     drop(log);
     let log = open(options(disk.path())).unwrap();

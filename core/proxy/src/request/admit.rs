@@ -33,9 +33,9 @@ use crate::{
 /// many fit: an image has many bytes and few tokens.
 const MOST_GUESSED_TOKENS: u64 = 32 * 1024;
 /// Output tokens of a `/v1/completions` request that says nothing of it, as backends have it.
-const COMPLETION_TOKENS: u64 = 16;
+pub(super) const COMPLETION_TOKENS: u64 = 16;
 /// Longest advice to come back later, in milliseconds: SDKs ignore anything from a minute on.
-const LONGEST_ADVICE_MS: u32 = 59_000;
+pub(super) const LONGEST_ADVICE_MS: u32 = 59_000;
 /// A shorter wait is the way to the coordinator and back, and nobody calls it one.
 pub(super) const NOTICED: Duration = Duration::from_millis(1);
 /// Headers in which SDKs say how many seconds they wait.
@@ -94,6 +94,8 @@ pub(super) async fn admit<'p>(
     // From here on the slot comes back whatever happens.
     let permit = Permit::new(shard, slot, &asked, ask.input);
     tally.account.admitted(input_tokens, &asked);
+    let cap = asked.output_cap.map(|cap| u32::try_from(cap).unwrap_or(u32::MAX));
+    let terms = Terms { output_limit: terms.output_limit.into_iter().chain(cap).min(), ..terms };
     if terms.priority.is_some() || terms.output_limit.is_some() {
         asked.agree(down, call.route, terms);
     }

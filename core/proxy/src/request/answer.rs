@@ -1,10 +1,13 @@
 //! Heads of our answers, and the health page.
 
+use std::io::Write;
+
 use obleth_policy::outcome::Code;
 use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
 
 use super::{
     After, Last, Stop,
+    budget::Rates,
     parse::{Call, allowed},
     read::rest_is_small,
     settle::Tally,
@@ -38,9 +41,10 @@ pub(super) fn relayed(out: &mut Vec<u8>, call: &Call, tally: &Tally, head: &Resp
     begin(out, head.status, call.request_id.as_bytes());
     write::header_u64(out, "x-obleth-overhead-us", tally.overhead_us());
     write::header_u64(out, "x-obleth-queue-ms", tally.queue_ms());
-    if let Some(limit) = tally.degraded_to() {
+    if let Some(limit) = tally.shortened_to() {
         write::header(out, "x-obleth-degraded", format!("max_tokens={limit}").as_bytes());
     }
+    limits(out, tally.rates);
     for (name, value, kind) in head.iter(head_bytes) {
         if kind.comes_back() {
             write::header_bytes(out, name, value);
@@ -52,10 +56,43 @@ pub(super) fn relayed(out: &mut Vec<u8>, call: &Call, tally: &Tally, head: &Resp
     }
 }
 
+/// How the caller's rates stand.
+pub(super) fn limits(out: &mut Vec<u8>, rates: Rates) {
+    const REQUESTS: [&str; 3] =
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
+    const TOKENS: [&str; 3] =
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
+    for ([limit, remaining, reset], rate) in [(REQUESTS, rates.requests), (TOKENS, rates.tokens)] {
+        let Some(rate) = rate else { continue };
+        write::header_u64(out, limit, rate.limit);
+        write::header_u64(out, remaining, rate.remaining);
+        let mut text = [0; LONGEST_DURATION];
+        write::header(out, reset, duration(rate.reset_ms, &mut text));
+    }
+}
+
+/// Room for a duration that is written out, whatever it is.
+const LONGEST_DURATION: usize = 32;
+
+/// As clients of OpenAI expect it: `1m0s`, `12s`, `340ms`.
+fn duration(ms: u64, text: &mut [u8; LONGEST_DURATION]) -> &[u8] {
+    let mut rest = text.as_mut_slice();
+    let written = match (ms / 60_000, ms / 1000 % 60) {
+        _ if ms == 0 => rest.write_all(b"0s"),
+        _ if ms < 1000 => write!(rest, "{ms}ms"),
+        (0, seconds) => write!(rest, "{seconds}s"),
+        (minutes, seconds) => write!(rest, "{minutes}m{seconds}s"),
+    };
+    let unused = rest.len();
+    // There is room for every number.
+    written.ok().and_then(|()| text.get(..LONGEST_DURATION.saturating_sub(unused))).unwrap_or(b"0s")
+}
+
 /// A whole answer of our own.
-pub(super) fn json(call: &Call, body: &[u8], status: u16, after: After) -> Last {
+pub(super) fn json(call: &Call, tally: &Tally, body: &[u8], status: u16, after: After) -> Last {
     let mut out = Vec::with_capacity(body.len().saturating_add(256));
     begin(&mut out, status, call.request_id.as_bytes());
+    limits(&mut out, tally.rates);
     write::header(&mut out, "content-type", b"application/json");
     write::header_u64(&mut out, "content-length", u64::try_from(body.len()).unwrap_or(u64::MAX));
     end(&mut out, after);
@@ -66,12 +103,12 @@ pub(super) fn json(call: &Call, body: &[u8], status: u16, after: After) -> Last 
 }
 
 /// `GET /health`: no credentials, no store.
-pub(super) fn health(shard: &Shard, call: &Call) -> Last {
+pub(super) fn health(shard: &Shard, call: &Call, tally: &Tally) -> Last {
     let (status, body) = match shard.draining.get() {
         false => (200, br#"{"status":"ok"}"#.as_slice()),
         true => (503, br#"{"status":"draining"}"#.as_slice()),
     };
-    json(call, body, status, after(shard, call))
+    json(call, tally, body, status, after(shard, call))
 }
 
 /// Gate 2, the method.
@@ -86,4 +123,19 @@ pub(super) fn check_method(call: &Call) -> Result<(), Stop> {
 /// The `Allow` header's value for a route.
 pub(super) fn allow(call: &Call) -> &'static str {
     allowed(call.route).map_or("", Method::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_clients_expect_them() {
+        let text = |ms| String::from_utf8(duration(ms, &mut [0; LONGEST_DURATION]).to_vec()).unwrap();
+        for (ms, expected) in [(0, "0s"), (340, "340ms"), (12_000, "12s"), (59_999, "59s"), (60_000, "1m0s")]
+        {
+            assert_eq!(text(ms), expected);
+        }
+        assert_eq!(text(u64::MAX), "307445734561825m51s");
+    }
 }

@@ -9,7 +9,7 @@ use obleth_policy::{
     snapshot::Model,
 };
 use obleth_wire::{
-    openai::{self, BodyFault, Dialect, Edits, RequestFields, StripUsage},
+    openai::{self, BodyFault, Dialect, Edits, OutputLimit, RequestFields, StripUsage},
     splice::Splice,
 };
 
@@ -30,6 +30,12 @@ pub(crate) struct Asked<'p> {
     pub(crate) strip_usage: StripUsage,
     /// The most tokens that the client lets the answer have, if it says so.
     pub(crate) output_limit: Option<u64>,
+    /// It names two limits that differ, and backends do not agree on which holds.
+    pub(crate) says_two_limits: bool,
+    /// How many answers it asks for.
+    pub(crate) choices: u64,
+    /// What a budget leaves for each answer, where that is less than the client allows.
+    pub(crate) output_cap: Option<u64>,
 }
 
 pub(super) fn ask<'p>(
@@ -44,7 +50,7 @@ pub(super) fn ask<'p>(
     let fields = openai::scan_request(bytes, dialect(call.route)).map_err(blame)?;
     let Known { key, snapshot, .. } = known;
     let model = snapshot.model(&fields.model).ok_or(Code::ModelNotFound)?;
-    tally.account.asks(model, fields.stream);
+    tally.account.asks(model, fields.stream, bytes.len());
     let tenant_grants = snapshot.tenant(key.tenant).is_some_and(|tenant| tenant.grant.allows(model));
     if !key.grant.allows(model) || !tenant_grants {
         return Err(Code::ModelNotAllowed.into());
@@ -52,7 +58,10 @@ pub(super) fn ask<'p>(
     let edits = plan(model, &fields, Terms::default());
     Ok(Asked {
         known,
-        output_limit: fields.output_limit(),
+        output_limit: output_limit(call.route, &fields),
+        says_two_limits: says_two_limits(&fields),
+        choices: fields.choices,
+        output_cap: None,
         streamed: fields.stream,
         strip_usage: strip_usage(model, &fields),
         model,
@@ -92,6 +101,22 @@ fn dialect(route: Route) -> Dialect {
         Route::Completions => Dialect::Completions,
         Route::Embeddings => Dialect::Embeddings,
         _ => Dialect::Chat,
+    }
+}
+
+/// The most tokens that the client lets the answer have, if it says so where its endpoint reads it.
+fn output_limit(route: Route, fields: &RequestFields<'_>) -> Option<u64> {
+    match route {
+        Route::Completions => fields.max_tokens.as_ref().and_then(|limit| limit.tokens),
+        _ => fields.output_limit(),
+    }
+}
+
+fn says_two_limits(fields: &RequestFields<'_>) -> bool {
+    let tokens = |limit: &Option<OutputLimit>| limit.as_ref().and_then(|limit| limit.tokens);
+    match (tokens(&fields.max_tokens), tokens(&fields.max_completion_tokens)) {
+        (Some(one), Some(other)) => one != other,
+        _ => false,
     }
 }
 

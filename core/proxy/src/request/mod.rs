@@ -11,6 +11,7 @@
 //! | lookup | 3 store, 4 key and tenant state | `lookup` |
 //! | read | 5 size and coding | `read` |
 //! | ask | 6 body, 7 model, 8 grant | `ask` |
+//! | fund | 10 rate and budget | `budget` |
 //! | admit | 12 admission | `admit` |
 //! | dispatch | 13 upstream | `dispatch`, `errand`, `exchange`, `verdict` |
 //! | stream | the answer's way back | `stream` for events, `relay` for everything else |
@@ -21,6 +22,7 @@ mod admit;
 mod answer;
 mod ask;
 mod authenticate;
+mod budget;
 mod dispatch;
 mod errand;
 mod exchange;
@@ -45,7 +47,7 @@ use obleth_policy::{
 };
 
 pub(crate) use self::ids::RequestIds;
-use self::{parse::Call, settle::Tally};
+use self::{budget::Rates, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
 /// Why a request goes no further.
@@ -126,7 +128,7 @@ async fn one(shard: &Rc<Shard>, down: &Downstream) -> After {
         Ok(last) => (tally.completed(), last),
         Err(Stop::Refused(reject)) => {
             tracing::debug!(code = reject.code.as_str(), request_id = %call.request_id, "refused");
-            (Ending::refused(&reject), reject::answer(shard, &call, &reject))
+            (Ending::refused(&reject), reject::answer(shard, &call, &tally, &reject))
         }
         Err(Stop::ClientGone(phase)) => {
             tally.left(phase);
@@ -157,7 +159,7 @@ async fn serve_call(
 ) -> Result<Last, Stop> {
     answer::check_method(call)?;
     match call.route {
-        Route::Health => Ok(answer::health(shard, call)),
+        Route::Health => Ok(answer::health(shard, call, tally)),
         Route::Models => models::answer(shard, down, call, tally).await,
         Route::Chat | Route::Completions | Route::Embeddings => infer(shard, down, call, tally).await,
         Route::Unknown => Err(Code::UnknownEndpoint.into()),
@@ -172,8 +174,12 @@ async fn infer(
 ) -> Result<Last, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
     let known = lookup::lookup(shard, down, call, tally, claimed).await?;
-    let body = read::read(shard, down, call).await?;
-    let asked = ask::ask(down, call, tally, &known, body)?;
+    // Who is refused before it comes to limits is told how they stand, too.
+    let rates = || Rates::of(shard, &known);
+    let body = read::read(shard, down, call).await.inspect_err(|_| tally.rates = rates())?;
+    let asked = ask::ask(down, call, tally, &known, body);
+    let mut asked = asked.inspect_err(|_| tally.rates = rates())?;
+    budget::fund(shard, down, tally, &mut asked).await?;
     let admitted = admit::admit(shard, down, call, tally, asked).await?;
     let model = admitted.asked.model;
     let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use obleth_policy::{outcome::Code, snapshot::Model};
 use obleth_wire::{http1::percent_decode, json};
 
-use super::{Last, Stop, answer, authenticate, lookup, parse::Call, settle::Tally};
+use super::{Last, Stop, answer, authenticate, budget::Rates, lookup, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard};
 
 pub(super) async fn answer(
@@ -16,6 +16,7 @@ pub(super) async fn answer(
 ) -> Result<Last, Stop> {
     let claimed = authenticate::authenticate(shard, down, call)?;
     let known = lookup::lookup(shard, down, call, tally, claimed).await?;
+    tally.rates = Rates::of(shard, &known);
     let granted = |model: &Model| {
         let tenant = known.snapshot.tenant(known.key.tenant);
         known.key.grant.allows(model) && tenant.is_some_and(|tenant| tenant.grant.allows(model))
@@ -46,7 +47,7 @@ pub(super) async fn answer(
             body.extend_from_slice(b"]}");
         }
     }
-    Ok(answer::json(call, &body, 200, answer::after(shard, call)))
+    Ok(answer::json(call, tally, &body, 200, answer::after(shard, call)))
 }
 
 fn item(out: &mut Vec<u8>, name: &str, model: &Model) {

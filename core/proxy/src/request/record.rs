@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use obleth_ledger::{Admission, Kind, Record, Text, Tokens, UsageSource};
 use obleth_policy::{
-    id::{EndpointId, GroupId, KeyId, ModelId, TenantId},
+    id::{EndpointId, GroupId, KeyId, ModelId, PoolIx, TenantId},
     key::KeyRecord,
     outcome::{Ending, Outcome},
     price::{Prices, Quantity},
@@ -35,6 +35,9 @@ pub(super) struct Account {
     model: Option<ModelId>,
     prices: Prices,
     streamed: bool,
+    pool: PoolIx,
+    /// Of its body.
+    sent: u64,
     /// It has a slot, or had one.
     admitted: bool,
     /// What its input probably comes to.
@@ -72,6 +75,8 @@ impl Account {
             model: None,
             prices: Prices::default(),
             streamed: false,
+            pool: PoolIx(0),
+            sent: 0,
             admitted: false,
             input_guess: 0,
             most_output: u64::MAX,
@@ -92,8 +97,9 @@ impl Account {
     }
 
     /// It asks for this model.
-    pub(super) fn asks(&mut self, model: &Model, streamed: bool) {
+    pub(super) fn asks(&mut self, model: &Model, streamed: bool, bytes: usize) {
         (self.model, self.prices, self.streamed) = (Some(model.id), model.prices, streamed);
+        (self.pool, self.sent) = (model.pool, u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
     /// It has a slot. Its input has about so many tokens.
@@ -139,6 +145,15 @@ impl Tally {
             self.shard.end.gauges().unpriced.add(1);
         }
         self.shard.ledger.note(Kind::End, &record);
+        let Account { ran, pool, sent, .. } = self.account;
+        if ending == Ending::OK && record.usage_source == Some(UsageSource::Upstream) {
+            let Tokens { input, output, .. } = record.tokens;
+            self.shard.credits.foresight.borrow_mut().learn(pool, (sent, input), output);
+        }
+        // After the note: whoever compares limits with the ledger finds nothing in them that it has not heard of.
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(&record, ran);
+        }
     }
 
     /// The row, as far as it is known; `None` of a request that no key of ours made.

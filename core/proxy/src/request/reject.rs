@@ -12,17 +12,18 @@ use obleth_wire::{
     json,
 };
 
-use super::{After, Last, answer, ids::RequestId, parse::Call};
+use super::{After, Last, answer, ids::RequestId, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard};
 
 /// What a refused request is told. What is left of its body is the caller's to take in, if the connection is kept.
-pub(super) fn answer(shard: &Shard, call: &Call, reject: &Reject) -> Last {
+pub(super) fn answer(shard: &Shard, call: &Call, tally: &Tally, reject: &Reject) -> Last {
     // Bytes that are no valid HTTP leave no place where a next request could begin.
     let after = match reject.code {
         Code::BadRequest | Code::RequestTimeout => After::Close,
         _ => answer::after(shard, call),
     };
     let mut out = head(reject, &call.request_id);
+    answer::limits(&mut out, tally.rates);
     if reject.code == Code::MethodNotAllowed {
         write::header(&mut out, "allow", answer::allow(call).as_bytes());
     }

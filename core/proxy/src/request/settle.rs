@@ -13,7 +13,12 @@ use obleth_policy::{
 };
 use obleth_wire::usage::Usage;
 
-use super::{dispatch::Traces, parse::Call, record::Account};
+use super::{
+    budget::{Rates, Reservation},
+    dispatch::Traces,
+    parse::Call,
+    record::Account,
+};
 use crate::{shard::Shard, trouble::Cause};
 
 /// What is known of a request so far. Owned by the request.
@@ -28,6 +33,10 @@ pub(crate) struct Tally {
     left: Option<Phase>,
     pub(super) queued: Option<Duration>,
     pub(super) degraded: Option<u32>,
+    /// What a budget left for each answer, where that was less than the client allowed.
+    pub(super) capped: Option<u64>,
+    pub(super) rates: Rates,
+    pub(super) reservation: Option<Reservation>,
     pub(super) usage: Option<Usage>,
     pub(super) counted_output: Option<u64>,
     fault: Option<Code>,
@@ -46,6 +55,9 @@ impl Tally {
             left: None,
             queued: None,
             degraded: None,
+            capped: None,
+            rates: Rates::default(),
+            reservation: None,
             usage: None,
             counted_output: None,
             fault: None,
@@ -94,8 +106,8 @@ impl Tally {
     }
 
     /// What the answer was made shorter to.
-    pub(super) fn degraded_to(&self) -> Option<u32> {
-        self.degraded
+    pub(super) fn shortened_to(&self) -> Option<u64> {
+        self.degraded.map(u64::from).into_iter().chain(self.capped).min()
     }
 
     /// The client left in this phase.

@@ -17,6 +17,7 @@ use obleth_policy::{
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
     key::{KeyAnswer, KeyDigest, KeyRecord},
+    limit::Limits,
     network::NetworkGrant,
     price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
@@ -297,6 +298,8 @@ fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {
         brownout: Brownout::Never,
         grant: ModelGrant::All,
         networks: NetworkGrant::All,
+        limits: Limits::NONE,
+        group_limits: Limits::NONE,
     };
     let division = Division { ceiling: 1000, groups: Vec::new() };
     Arc::new(Snapshot::new(generation, vec![model], vec![tenant], division))

@@ -33,6 +33,8 @@ pub struct RequestFields<'b> {
     pub max_tokens: Option<OutputLimit>,
     /// `max_completion_tokens`, if it is there.
     pub max_completion_tokens: Option<OutputLimit>,
+    /// How many completions the backend is asked to generate, 1 or more; the output limit holds for each of them.
+    pub choices: u64,
     /// The value of `model`.
     pub(super) model_value: Range<usize>,
     pub(super) stream_options: StreamOptions,
@@ -134,6 +136,7 @@ const INCLUDE_USAGE: &str = "stream_options.include_usage";
 const CONTINUOUS_USAGE: &str = "stream_options.continuous_usage_stats";
 const BOOLEAN: &str = "must be true, false or null";
 const COUNT: &str = "must be a whole number of tokens, 0 or more, or null";
+const CHOICES: &str = "must be a whole number, 1 or more, or null";
 
 /// Everything read so far. The outer `Option`s say whether the member was there, which is how duplicates are found.
 #[derive(Default)]
@@ -145,6 +148,10 @@ struct Reading<'b> {
     stream_options: Option<Member<'b>>,
     max_tokens: Option<Member<'b>>,
     max_completion_tokens: Option<Member<'b>>,
+    n: Option<Member<'b>>,
+    /// Of completions only, as is `prompt`.
+    best_of: Option<Member<'b>>,
+    prompt: Option<Member<'b>>,
     priority: Option<Cut>,
 }
 
@@ -171,6 +178,20 @@ impl<'b> Reading<'b> {
             once(&mut self.max_tokens, member, "max_tokens")
         } else if member.is("max_completion_tokens") {
             once(&mut self.max_completion_tokens, member, "max_completion_tokens")
+        } else if member.is("n") {
+            once(&mut self.n, member, "n")
+        } else if dialect == Dialect::Completions {
+            self.take_of_completions(member)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn take_of_completions(&mut self, member: Member<'b>) -> Result<(), JsonError> {
+        if member.is("best_of") {
+            once(&mut self.best_of, member, "best_of")
+        } else if member.is("prompt") {
+            once(&mut self.prompt, member, "prompt")
         } else {
             Ok(())
         }
@@ -199,6 +220,7 @@ pub fn scan_request<'b>(body: &'b [u8], dialect: Dialect) -> Result<RequestField
     let stream = boolean("stream", reading.stream)?.unwrap_or(false);
     let stream_options = reading.stream_options.map(stream_options).transpose()?.unwrap_or_default();
     let (include_usage, continuous_usage) = stream_options.asked();
+    let of_each_prompt = choices("n", reading.n)?.max(choices("best_of", reading.best_of)?);
     Ok(RequestFields {
         model,
         stream,
@@ -206,6 +228,7 @@ pub fn scan_request<'b>(body: &'b [u8], dialect: Dialect) -> Result<RequestField
         continuous_usage: stream && continuous_usage,
         max_tokens: count("max_tokens", reading.max_tokens)?,
         max_completion_tokens: count("max_completion_tokens", reading.max_completion_tokens)?,
+        choices: of_each_prompt.saturating_mul(prompts(reading.prompt)),
         model_value,
         stream_options,
         priority: reading.priority,
@@ -239,6 +262,24 @@ fn count(param: &'static str, member: Option<Member<'_>>) -> Result<Option<Outpu
         _ => Some(json::parse_u64(member.raw()).ok_or(refused)?),
     };
     Ok(Some(OutputLimit { tokens, value: member.value }))
+}
+
+/// How many completions of each prompt the member asks for; 1 where it is absent or null.
+fn choices(param: &'static str, member: Option<Member<'_>>) -> Result<u64, BodyFault> {
+    let Some(member) = member.filter(|member| member.kind != Kind::Null) else { return Ok(1) };
+    let refused = BodyFault::InvalidParameter { param, message: CHOICES };
+    json::parse_u64(member.raw()).filter(|&count| count > 0).ok_or(refused)
+}
+
+/// How many prompts the value of `prompt` may be, 1 or more. An array of numbers alone is one prompt in token ids. Any
+/// other array counts in full: backends read a mixed one differently, and the most it can come to is wanted.
+fn prompts(member: Option<Member<'_>>) -> u64 {
+    let (mut count, mut is_token_ids) = (0_u64, true);
+    for kind in member.iter().flat_map(Member::elements) {
+        count = count.saturating_add(1);
+        is_token_ids &= kind == Kind::Number;
+    }
+    if is_token_ids { 1 } else { count }
 }
 
 fn stream_options(member: Member<'_>) -> Result<StreamOptions, BodyFault> {

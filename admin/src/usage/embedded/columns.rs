@@ -1,0 +1,201 @@
+//! One column of a block as bytes, and back.
+//!
+//! | shape | bytes |
+//! |---|---|
+//! | numbers | width in bytes, with `0x80` added if some row has none; then every number in so many, little-endian. With `0x80` zero stands for none, and all others are one more |
+//! | times | the first, 8 bytes, signed; then numbers: how much later each is. They never fall |
+//! | ids | numbers: by how many milliseconds the time in the id (UUIDv7) differs from the row's, zigzag; then the 10 bytes of each that are left |
+//! | texts | numbers: 0 for none, 1 for the text of the row's id, 2 for that of another UUID, else 3 and the length; then what is left, one after the other: 16 bytes of a UUID, or UTF-8 |
+//! | names | see `names.rs` |
+//!
+//! Everything that belongs to a row can be found without reading the rows before it, but for texts. Reading takes any
+//! bytes: it must never panic, nor take more memory than the rows that it was told of need.
+
+use std::borrow::Cow;
+
+use obleth_policy::unit::UnixMs;
+use uuid::{Uuid, fmt::Hyphenated};
+
+/// Bytes that no column has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a column does not hold what it should")]
+pub(super) struct Torn;
+
+/// Said of numbers some of which are none.
+const SOME_NONE: u8 = 0x80;
+/// Bytes of a UUIDv7 behind its time.
+const REST: usize = 10;
+
+const NO_TEXT: u64 = 0;
+const OWN_ID: u64 = 1;
+const OTHER_ID: u64 = 2;
+const LENGTH: u64 = 3;
+
+/// What is left to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bytes<'b>(pub(super) &'b [u8]);
+
+impl<'b> Bytes<'b> {
+    pub(super) fn take(&mut self, length: usize) -> Result<&'b [u8], Torn> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Torn)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Torn> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Torn)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+}
+
+/// Writes numbers.
+pub(super) fn write_numbers(numbers: &[Option<u64>], out: &mut Vec<u8>) {
+    let some_none = numbers.contains(&None);
+    let plain = |number: &Option<u64>| match number {
+        Some(number) => number.saturating_add(some_none.into()),
+        None => 0,
+    };
+    let largest = numbers.iter().map(plain).max().unwrap_or_default();
+    let width = (u64::BITS - largest.leading_zeros()).div_ceil(8) as usize;
+    out.push(width as u8 | if some_none { SOME_NONE } else { 0 });
+    // Each is written whole, and the next one over what is too much of it.
+    let (mut at, end) = (out.len(), out.len() + width * numbers.len());
+    out.resize(end + 8, 0);
+    for number in numbers {
+        out[at..at + 8].copy_from_slice(&plain(number).to_le_bytes());
+        at += width;
+    }
+    out.truncate(end);
+}
+
+/// Numbers of every row.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    plain: Vec<u64>,
+    some_none: bool,
+}
+
+impl Numbers {
+    pub(super) fn read(bytes: &mut Bytes<'_>, rows: usize) -> Result<Self, Torn> {
+        let [head] = bytes.array()?;
+        let width = usize::from(head & !SOME_NONE);
+        let packed = bytes.take(rows.checked_mul(width).ok_or(Torn)?)?;
+        let plain = match width {
+            0 => vec![0; rows],
+            1 => unpack::<1>(packed),
+            2 => unpack::<2>(packed),
+            3 => unpack::<3>(packed),
+            4 => unpack::<4>(packed),
+            5 => unpack::<5>(packed),
+            6 => unpack::<6>(packed),
+            7 => unpack::<7>(packed),
+            8 => unpack::<8>(packed),
+            _ => return Err(Torn),
+        };
+        Ok(Self { plain, some_none: head & SOME_NONE != 0 })
+    }
+
+    pub(super) fn get(&self, row: usize) -> Option<u64> {
+        let plain = self.plain.get(row)?;
+        if self.some_none { plain.checked_sub(1) } else { Some(*plain) }
+    }
+}
+
+fn unpack<const WIDTH: usize>(packed: &[u8]) -> Vec<u64> {
+    let number = |bytes: &[u8]| {
+        let mut whole = [0; 8];
+        whole[..WIDTH].copy_from_slice(bytes);
+        u64::from_le_bytes(whole)
+    };
+    packed.chunks_exact(WIDTH).map(number).collect()
+}
+
+/// Writes times that never fall.
+pub(super) fn write_times(times: &[UnixMs], out: &mut Vec<u8>) {
+    let first = times.first().copied().unwrap_or_default().0;
+    out.extend(first.to_le_bytes());
+    let later: Vec<_> = times.iter().map(|at| Some(at.0.wrapping_sub(first).cast_unsigned())).collect();
+    write_numbers(&later, out);
+}
+
+pub(super) fn read_times(bytes: &mut Bytes<'_>, rows: usize) -> Result<Vec<UnixMs>, Torn> {
+    let first = i64::from_le_bytes(bytes.array()?);
+    let later = Numbers::read(bytes, rows)?;
+    let times: Vec<_> =
+        later.plain.iter().map(|later| UnixMs(first.wrapping_add(later.cast_signed()))).collect();
+    // Whoever looks for a time relies on it.
+    if later.some_none || !times.is_sorted() { Err(Torn) } else { Ok(times) }
+}
+
+/// Writes ids of rows of these times.
+pub(super) fn write_ids(ids: &[Uuid], times: &[UnixMs], out: &mut Vec<u8>) {
+    let apart = |(id, at): (&Uuid, &UnixMs)| {
+        let apart = own_time(*id).wrapping_sub(at.0);
+        Some(((apart << 1) ^ (apart >> 63)).cast_unsigned())
+    };
+    write_numbers(&ids.iter().zip(times).map(apart).collect::<Vec<_>>(), out);
+    ids.iter().for_each(|id| out.extend(&id.as_bytes()[6..]));
+}
+
+/// The milliseconds that a UUIDv7 begins with; of any other id, its first 48 bits.
+fn own_time(id: Uuid) -> i64 {
+    (id.as_u128() >> 80) as i64
+}
+
+pub(super) fn read_ids(bytes: &mut Bytes<'_>, times: &[UnixMs]) -> Result<Vec<Uuid>, Torn> {
+    let apart = Numbers::read(bytes, times.len())?;
+    let rests = bytes.take(times.len() * REST)?;
+    let id = |((apart, rest), at): ((&u64, &[u8]), &UnixMs)| {
+        let apart = (apart >> 1).cast_signed() ^ -(apart & 1).cast_signed();
+        let own = at.0.wrapping_add(apart).to_be_bytes();
+        let mut id = [0; 16];
+        id[..6].copy_from_slice(&own[2..]);
+        id[6..].copy_from_slice(rest);
+        // The time of an id has 48 bits.
+        if own[..2] == [0; 2] { Ok(Uuid::from_bytes(id)) } else { Err(Torn) }
+    };
+    apart.plain.iter().zip(rests.chunks_exact(REST)).zip(times).map(id).collect()
+}
+
+/// Writes texts of rows with these ids.
+pub(super) fn write_texts(texts: &[Option<Cow<'_, str>>], ids: &[Uuid], out: &mut Vec<u8>) {
+    let (mut tags, mut rest) = (Vec::with_capacity(texts.len()), Vec::new());
+    let mut buffer = [0; Hyphenated::LENGTH];
+    for (text, id) in texts.iter().zip(ids) {
+        let Some(text) = text else {
+            tags.push(Some(NO_TEXT));
+            continue;
+        };
+        let mut is_of = |id: Uuid| *id.hyphenated().encode_lower(&mut buffer) == **text;
+        let could_be = text.len() == Hyphenated::LENGTH;
+        if could_be && is_of(*id) {
+            tags.push(Some(OWN_ID));
+        } else if let Some(other) = Uuid::try_parse(text).ok().filter(|other| could_be && is_of(*other)) {
+            tags.push(Some(OTHER_ID));
+            rest.extend(other.as_bytes());
+        } else {
+            tags.push(Some(LENGTH + text.len() as u64));
+            rest.extend(text.as_bytes());
+        }
+    }
+    write_numbers(&tags, out);
+    out.append(&mut rest);
+}
+
+/// Texts of every row, some of which have none.
+pub(super) fn read_texts<'b>(bytes: &mut Bytes<'b>, ids: &[Uuid]) -> Result<Vec<Option<Cow<'b, str>>>, Torn> {
+    let tags = Numbers::read(bytes, ids.len())?;
+    let mut text = |(tag, id): (&u64, &Uuid)| {
+        Ok(Some(match *tag {
+            NO_TEXT => return Ok(None),
+            OWN_ID => Cow::Owned(id.to_string()),
+            OTHER_ID => Cow::Owned(Uuid::from_bytes(bytes.array()?).to_string()),
+            tag => {
+                let length = usize::try_from(tag - LENGTH).map_err(|_| Torn)?;
+                Cow::Borrowed(str::from_utf8(bytes.take(length)?).map_err(|_| Torn)?)
+            }
+        }))
+    };
+    tags.plain.iter().zip(ids).map(&mut text).collect()
+}
