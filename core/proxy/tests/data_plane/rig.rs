@@ -12,7 +12,7 @@ use std::{
 };
 
 use obleth_ledger::{Options, Slate};
-use obleth_link::{BufferBudget, Command, Event, Order, SidecarEnd, links};
+use obleth_link::{BufferBudget, Command, Event, Order, Report, SidecarEnd, links};
 use obleth_policy::{
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
@@ -96,6 +96,12 @@ impl Rig {
             obleth_proxy::run_coordinator(desk, limits).unwrap();
         });
         let (shard, player, coordinator) = (Some(shard), Some(player), Some(coordinator));
+        // What is ordered of a coordinator before it says that it has started is void.
+        let begun = std::time::Instant::now();
+        while !matches!(sidecar.take_report(), Some(Report::Started)) {
+            assert!(begun.elapsed() < PATIENCE, "the coordinator does not start");
+            std::thread::yield_now();
+        }
         Self { address, sidecar, backend, _simulated: None, played, shard, player, coordinator }
     }
 
