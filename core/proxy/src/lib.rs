@@ -10,7 +10,8 @@
 //! | `shard` | everything that one core owns, and its life from start to drain |
 //! | `death` | what a shard that dies leaves behind, and how it goes |
 //! | `coordinator` | the thread that decides who gets the next slot |
-//! | `slots`, `purses` | a shard's dealings with it, for slots and for credits of limits |
+//! | `slots`, `credits` | a shard's dealings with it, for slots and for credits of limits |
+//! | `reminder` | when there is something to say to it |
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
 //! | `pool`, `connect` | connections to backends |
@@ -36,12 +37,13 @@
 mod bench;
 mod connect;
 mod coordinator;
+mod credits;
 mod death;
 mod downstream;
 mod keycache;
 mod listener;
 mod pool;
-mod purses;
+mod reminder;
 mod request;
 mod runtime;
 mod shard;

@@ -23,12 +23,12 @@ use obleth_policy::snapshot::Snapshot;
 use crate::{
     Settings,
     bench::Bench,
+    credits::Credits,
     death::{Ending, Remains},
     downstream::Downstream,
     keycache::KeyCache,
     listener::{self, Listener},
     pool::Pool,
-    purses::Credits,
     request::RequestIds,
     slots::Slots,
     timer::Timers,

@@ -4,11 +4,10 @@
 //! out at once, behind one ring of the bell; the rest goes out with them, or when its time has come.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     future::poll_fn,
     rc::Rc,
     task::{Poll, Waker},
-    time::Duration,
 };
 
 use obleth_policy::{
@@ -16,16 +15,9 @@ use obleth_policy::{
     cost::Cost,
     id::PoolIx,
     protocol::{Down, TicketId},
-    unit::Instant,
 };
 
-use crate::{
-    shard::Shard,
-    timer::{Alarm, Timers},
-};
-
-/// Pause before words are said again that a full ring has refused.
-const AGAIN: Duration = Duration::from_millis(1);
+use crate::{reminder::Reminder, shard::Shard, timer::Timers};
 
 /// What a shard has to do with slots. Owned by the shard.
 #[derive(Debug)]
@@ -33,8 +25,7 @@ pub(crate) struct Slots {
     admission: RefCell<Admission>,
     /// By place of the ticket.
     waiting: RefCell<Vec<Option<Waker>>>,
-    reports: Alarm,
-    reports_at: Cell<Option<Instant>>,
+    reports: Reminder,
 }
 
 impl Slots {
@@ -42,8 +33,7 @@ impl Slots {
         Self {
             admission: RefCell::new(Admission::new(life)),
             waiting: RefCell::default(),
-            reports: timers.alarm(),
-            reports_at: Cell::new(None),
+            reports: Reminder::new(timers),
         }
     }
 }
@@ -131,27 +121,18 @@ impl Shard {
         if all_said {
             self.expect_report();
         } else {
-            self.slots.reports_at.set(Some(now));
-            self.slots.reports.set(now.plus(AGAIN));
+            self.slots.reports.again(now);
         }
     }
 
-    /// Has the report's alarm go when there will be something to say.
     fn expect_report(&self) {
-        let due = self.slots.admission.borrow().reports_at();
-        let Some(due) = due else { return };
-        if self.slots.reports_at.get().is_none_or(|known| due < known) {
-            self.slots.reports_at.set(Some(due));
-            self.slots.reports.set(due);
-        }
+        self.slots.reports.expect(self.slots.admission.borrow().reports_at());
     }
 
     /// Reports service when its time has come. Never returns.
     pub(crate) async fn report_service(self: Rc<Self>) {
         loop {
             self.slots.reports.wait().await;
-            self.slots.reports.clear();
-            self.slots.reports_at.set(None);
             self.timers.clock().now();
             self.say_all();
         }

@@ -101,18 +101,11 @@ impl Owner {
         };
         for measure in super::Measure::ALL {
             let meter = Meter { scope, measure };
+            // One that is not there is made when it is first asked for.
+            let Some(account) = self.accounts.get_mut(&meter) else { continue };
             match definition.limits.get(measure) {
-                // It is made when it is first asked for.
-                Some(limit) => {
-                    if let Some(account) = self.accounts.get_mut(&meter) {
-                        account.redefine(now, limit, definition.turn(measure), out);
-                    }
-                }
-                None => {
-                    if let Some(account) = self.accounts.get_mut(&meter) {
-                        account.close(out);
-                    }
-                }
+                Some(limit) => account.redefine(now, limit, definition.turn(measure), out),
+                None => account.close(out),
             }
         }
     }
@@ -127,13 +120,13 @@ impl Owner {
 
     /// Takes in what a shard says.
     pub fn take(&mut self, now: Now, (shard, life): (usize, u32), up: Up, out: &mut Outbox) {
-        if up == Up::Hello {
+        let Some(meter) = up.meter() else {
             self.bury(now, shard, out);
             if let Some(known) = self.lives.get_mut(shard) {
                 *known = Some(life);
             }
             return;
-        }
+        };
         if self.life(shard) != Some(life) {
             return;
         }
@@ -141,10 +134,6 @@ impl Owner {
             self.early.push((shard, life, up));
             return;
         }
-        let meter = match up {
-            Up::Hello => return,
-            Up::Want { meter, .. } | Up::Used { meter, .. } | Up::Return { meter, .. } => meter,
-        };
         let is_want = matches!(up, Up::Want { .. });
         let account = match is_want || !self.accounts.contains_key(&meter) {
             true => self.account(now, meter),

@@ -64,6 +64,17 @@ pub enum Up {
     },
 }
 
+impl Up {
+    /// Which meter it is about; `None` where a life begins.
+    #[must_use]
+    pub const fn meter(&self) -> Option<Meter> {
+        match *self {
+            Self::Hello => None,
+            Self::Want { meter, .. } | Self::Used { meter, .. } | Self::Return { meter, .. } => Some(meter),
+        }
+    }
+}
+
 /// What goes down to a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Down {

@@ -141,8 +141,8 @@ impl Purses {
     }
 
     /// Reserves what `need` says for every limit of the scopes; where it says nothing, nothing is. What is lacking is asked for
-    /// as that, or as `least`, which the request can do with. Credits that were granted
-    /// for requests that wait are theirs: who has not `waited` leaves them.
+    /// as that, or as `least`, which the request can do with. Credits that were granted for requests that wait are theirs: who
+    /// has not `waited` leaves them.
     ///
     /// # Errors
     /// What is lacking. It has been asked for; come back when [`Purses::has_answer`].
@@ -154,37 +154,22 @@ impl Purses {
         (need, least): (impl Fn(Measure) -> Option<u64>, impl Fn(Measure) -> u64),
     ) -> Result<Reserved, Lacking> {
         let mut reserved = Reserved::default();
-        let mut lacking = Lacking(SmallVec::new());
-        for (scope, limits) in scopes {
-            let place = self.place(now, *scope);
-            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
-                continue;
-            };
-            for (measure, limit) in limits.iter() {
-                // What uses nothing passes, however little is left.
-                let Some(need) = need(measure).filter(|need| *need > 0) else { continue };
-                let purse = wallet.purse(measure);
-                purse.roll(now, limit);
-                if purse.is_unlimited(now) {
-                    continue;
-                }
-                if purse.free_for(now, waited) >= need {
-                    reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: need });
-                    continue;
-                }
-                let meter = Meter { scope: *scope, measure };
-                lacking.0.push((meter, purse.answers));
-                let want = Want { need, least: least(measure).min(need) };
-                self.urgent |= purse.ask(meter, want, &mut self.outgoing);
+        let mut lacking = Lacking::default();
+        self.each(now, scopes, |place, meter, purse| {
+            let measure = meter.measure;
+            // What uses nothing passes, however little is left.
+            let need = need(measure).filter(|need| *need > 0 && !purse.is_unlimited(now))?;
+            if purse.free_for(now, waited) >= need {
+                reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: need });
+                return None;
             }
-        }
-        if !lacking.0.is_empty() {
+            lacking.0.push((meter, purse.answers));
+            Some(Want { need, least: least(measure).min(need) })
+        });
+        if !lacking.is_empty() {
             return Err(lacking);
         }
-        for part in &reserved.0 {
-            self.change(now, part, |wallet| wallet.take(part.measure, (part.stamp, part.amount)));
-        }
-        // What was taken frees nothing for others: it can wait.
+        self.take(now, &reserved);
         Ok(reserved)
     }
 
@@ -196,44 +181,54 @@ impl Purses {
         scopes: &Scopes<'_>,
         want: impl Fn(Measure) -> Option<Want>,
     ) -> Lacking {
-        let mut lacking = Lacking(SmallVec::new());
-        for (scope, limits) in scopes {
-            let place = self.place(now, *scope);
-            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
-                continue;
-            };
-            for (measure, limit) in limits.iter().filter(|(measure, _)| measure.is_budget()) {
-                let Some(want) = want(measure).filter(|want| want.need > 0) else { continue };
-                let purse = wallet.purse(measure);
-                purse.roll(now, limit);
-                if purse.is_unlimited(now) || purse.is_answered_lately(now) {
-                    continue;
-                }
-                let meter = Meter { scope: *scope, measure };
-                lacking.0.push((meter, purse.answers));
-                self.urgent |= purse.ask(meter, Want::just(want.least), &mut self.outgoing);
+        let mut lacking = Lacking::default();
+        self.each(now, scopes, |_, meter, purse| {
+            let want = want(meter.measure).filter(|want| want.need > 0 && meter.measure.is_budget())?;
+            if purse.is_unlimited(now) || purse.is_answered_lately(now) {
+                return None;
             }
-        }
+            lacking.0.push((meter, purse.answers));
+            Some(Want::just(want.least))
+        });
         lacking
     }
 
     /// What to settle by for a request that goes on without having reserved anything.
     pub fn unfunded(&mut self, now: Now, scopes: &Scopes<'_>) -> Reserved {
         let mut reserved = Reserved::default();
+        self.each(now, scopes, |place, Meter { measure, .. }, purse| {
+            reserved.0.push(Part { place, measure, stamp: purse.stamp(now), amount: 0 });
+            None
+        });
+        self.take(now, &reserved);
+        reserved
+    }
+
+    /// Visits the purse of every limit of these scopes, and asks the owner for what the visitor wants of it.
+    fn each(
+        &mut self,
+        now: Now,
+        scopes: &Scopes<'_>,
+        mut visit: impl FnMut(u32, Meter, &mut Purse) -> Option<Want>,
+    ) {
         for (scope, limits) in scopes {
             let place = self.place(now, *scope);
-            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
-                continue;
-            };
-            for (measure, _) in limits.iter() {
-                let stamp = wallet.purse(measure).stamp(now);
-                reserved.0.push(Part { place, measure, stamp, amount: 0 });
+            let Some(wallet) = wallet(&mut self.wallets, place) else { continue };
+            for (measure, limit) in limits.iter() {
+                let (meter, purse) = (Meter { scope: *scope, measure }, wallet.purse(measure));
+                purse.roll(now, limit);
+                if let Some(want) = visit(place, meter, purse) {
+                    self.urgent |= purse.ask(meter, want, &mut self.outgoing);
+                }
             }
         }
+    }
+
+    /// Takes what was found to be there. It frees nothing for others, so to say it can wait.
+    fn take(&mut self, now: Now, reserved: &Reserved) {
         for part in &reserved.0 {
-            self.change(now, part, |wallet| wallet.take(part.measure, (part.stamp, 0)));
+            self.change(now, part, |wallet| wallet.take(part.measure, (part.stamp, part.amount)));
         }
-        reserved
     }
 
     /// Whether everything that was lacking has been answered since.
@@ -265,24 +260,20 @@ impl Purses {
         })
     }
 
-    /// What is left of every budget of these scopes, as far as anybody has said; of the others nothing is known.
-    pub fn left(&self, now: Now, scopes: &Scopes<'_>) -> SmallVec<[(Measure, u64); 4]> {
-        let limits = scopes
+    /// What is left of every budget of these scopes that a request wants something of; `None` if the owner has not said it of
+    /// all of them in this period.
+    pub fn left(
+        &self,
+        now: Now,
+        scopes: &Scopes<'_>,
+        want: impl Fn(Measure) -> Option<Want>,
+    ) -> Option<SmallVec<[(Measure, u64); 4]>> {
+        let meters = scopes
             .iter()
             .flat_map(|(scope, limits)| limits.iter().map(|(measure, _)| Meter { scope: *scope, measure }));
+        let wants = |measure: Measure| measure.is_budget() && want(measure).is_some_and(|want| want.need > 0);
         let left = |meter: Meter| Some((meter.measure, self.purse(meter)?.left(now)?));
-        limits.filter(|meter| meter.measure.is_budget()).filter_map(left).collect()
-    }
-
-    /// Whether the owner has said in this period what is left of every budget that a request wants something of.
-    #[must_use]
-    pub fn knows(&self, now: Now, scopes: &Scopes<'_>, want: impl Fn(Measure) -> Option<Want>) -> bool {
-        let budgets = scopes.iter().flat_map(|(scope, limits)| {
-            let budgets = limits.iter().filter(|(measure, _)| measure.is_budget());
-            budgets.map(|(measure, _)| Meter { scope: *scope, measure })
-        });
-        let mut wanted = budgets.filter(|meter| want(meter.measure).is_some_and(|want| want.need > 0));
-        wanted.all(|meter| self.purse(meter).is_some_and(|purse| purse.left(now).is_some()))
+        meters.filter(|meter| wants(meter.measure)).map(left).collect()
     }
 
     /// A request is over, or will never begin: `came_to` says what it used of each measure.
@@ -341,9 +332,7 @@ impl Purses {
 
     /// Changes what a request has a part in; what follows is said soon. True if somebody may wait for it.
     fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet)) -> bool {
-        let Some(wallet) = self.wallets.get_mut(part.place as usize).and_then(Option::as_mut) else {
-            return false;
-        };
+        let Some(wallet) = wallet(&mut self.wallets, part.place) else { return false };
         wallet.touched = now.monotonic;
         change(wallet);
         let meter = Meter { scope: wallet.scope, measure: part.measure };
@@ -356,4 +345,9 @@ impl Purses {
         }
         has_news && scarce
     }
+}
+
+/// The wallet at a place. Apart from [`Purses`], so that the rest of it stays free while one is changed.
+fn wallet(wallets: &mut [Option<Wallet>], place: u32) -> Option<&mut Wallet> {
+    wallets.get_mut(place as usize)?.as_mut()
 }

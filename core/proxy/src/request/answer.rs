@@ -7,7 +7,7 @@ use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
 
 use super::{
     After, Last, Stop,
-    budget::Rates,
+    fund::Rates,
     parse::{Call, allowed},
     read::rest_is_small,
     settle::Tally,

@@ -11,7 +11,7 @@
 //! | lookup | 3 store, 4 key and tenant state | `lookup` |
 //! | read | 5 size and coding | `read` |
 //! | ask | 6 body, 7 model, 8 grant | `ask` |
-//! | fund | 10 rate and budget | `budget` |
+//! | fund | 10 rate and budget | `fund` |
 //! | admit | 12 admission | `admit` |
 //! | dispatch | 13 upstream | `dispatch`, `errand`, `exchange`, `verdict` |
 //! | stream | the answer's way back | `stream` for events, `relay` for everything else |
@@ -22,10 +22,10 @@ mod admit;
 mod answer;
 mod ask;
 mod authenticate;
-mod budget;
 mod dispatch;
 mod errand;
 mod exchange;
+mod fund;
 mod ids;
 mod lookup;
 mod models;
@@ -47,7 +47,7 @@ use obleth_policy::{
 };
 
 pub(crate) use self::ids::RequestIds;
-use self::{budget::Rates, parse::Call, settle::Tally};
+use self::{fund::Rates, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
 /// Why a request goes no further.
@@ -179,7 +179,7 @@ async fn infer(
     let body = read::read(shard, down, call).await.inspect_err(|_| tally.rates = rates())?;
     let asked = ask::ask(down, call, tally, &known, body);
     let mut asked = asked.inspect_err(|_| tally.rates = rates())?;
-    budget::fund(shard, down, tally, &mut asked).await?;
+    fund::fund(shard, down, tally, &mut asked).await?;
     let admitted = admit::admit(shard, down, call, tally, asked).await?;
     let model = admitted.asked.model;
     let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use obleth_policy::{outcome::Code, snapshot::Model};
 use obleth_wire::{http1::percent_decode, json};
 
-use super::{Last, Stop, answer, authenticate, budget::Rates, lookup, parse::Call, settle::Tally};
+use super::{Last, Stop, answer, authenticate, fund::Rates, lookup, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard};
 
 pub(super) async fn answer(

@@ -137,8 +137,8 @@ impl Tally {
         }
     }
 
-    /// How it ended.
-    pub(super) fn note_end(&mut self, ending: Ending) {
+    /// It is over, like this: the ledger's last note, what is learnt from it, and its reservation settled by the same record.
+    pub(super) fn close(&mut self, ending: Ending) {
         self.account.closed = true;
         let Some(record) = self.record(ending) else { return };
         if record.usage_source.is_some() && record.cost.is_none() {
@@ -241,7 +241,7 @@ impl Drop for Tally {
     /// The request was dropped on its way, because its task panicked or its shard died: what was seen until then counts.
     fn drop(&mut self) {
         if !self.account.closed {
-            self.note_end(LOST);
+            self.close(LOST);
         }
     }
 }

@@ -14,8 +14,8 @@ use obleth_policy::{
 use obleth_wire::usage::Usage;
 
 use super::{
-    budget::{Rates, Reservation},
     dispatch::Traces,
+    fund::{Rates, Reservation},
     parse::Call,
     record::Account,
 };
@@ -154,7 +154,7 @@ impl Tally {
 
 /// Puts a finished request into the ledger and the figures.
 pub(super) fn settle(mut tally: Tally, ending: Ending) {
-    tally.note_end(ending);
+    tally.close(ending);
     let tally = &tally;
     let gauges = tally.shard.end.gauges();
     if let Some(counter) = gauges.requests(tally.route, ending) {

@@ -17,7 +17,7 @@ use obleth_policy::{
     cost::Rates,
     id::{EndpointId, GroupId, GroupIx, KeyId, ModelId, PoolIx, TenantId, TenantIx},
     key::{KeyAnswer, KeyDigest, KeyRecord},
-    limit::Limits,
+    limit::{Definition, LimitBook, Limits, Measure, Scope, Turn},
     network::NetworkGrant,
     price::Prices,
     snapshot::{Brownout, Division, Endpoint, Model, ModelGrant, Snapshot, Tenant, TenantStatus, Timers},
@@ -140,6 +140,20 @@ impl Rig {
         self.send(Command::Snapshot(snapshot));
     }
 
+    /// Tells the owner of the limits what they are; until then it says nothing of them.
+    pub(crate) fn publish_limits(&self) {
+        let scope = Scope::Key(KeyId(Uuid::from_u128(LIMITED)));
+        let (day, month) = (Turn::FOREVER, Turn::FOREVER);
+        let definitions = vec![Definition { scope, limits: limits(), day, month }];
+        let book = LimitBook { definitions, ..LimitBook::default() };
+        self.sidecar.order(Order::Limits(Arc::new(book))).unwrap();
+    }
+
+    /// Requests that nobody said the limits of in time.
+    pub(crate) fn unfunded(&self) -> u64 {
+        self.sidecar.gauges().sum(|shard| &shard.unfunded)
+    }
+
     pub(crate) fn lookups(&self) -> usize {
         self.played.lookups.load(Ordering::SeqCst)
     }
@@ -257,11 +271,23 @@ fn play(sidecar: &SidecarEnd, played: &Played) {
 }
 
 fn answer(digest: KeyDigest) -> KeyAnswer {
-    if digest != KeyDigest::of(b"sk_known", None) {
-        return KeyAnswer::Unknown;
+    let key = |n, limits| {
+        let unlimited = KeyRecord::unlimited(KeyId(Uuid::from_u128(n)), TenantId(Uuid::from_u128(2)));
+        KeyAnswer::Found(Arc::new(KeyRecord { limits, ..unlimited }))
+    };
+    match digest {
+        digest if digest == KeyDigest::of(b"sk_known", None) => key(1, Limits::NONE),
+        digest if digest == KeyDigest::of(b"sk_limited", None) => key(LIMITED, limits()),
+        _ => KeyAnswer::Unknown,
     }
-    let record = KeyRecord::unlimited(KeyId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
-    KeyAnswer::Found(Arc::new(record))
+}
+
+/// The id of the key `sk_limited`.
+const LIMITED: u128 = 4;
+
+/// Its limits: a lifetime of some tokens.
+fn limits() -> Limits {
+    Limits::NONE.with(Measure::LifetimeTokens, Some(400))
 }
 
 fn snapshot(generation: u64, backend: SocketAddr) -> Arc<Snapshot> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{
-    IDLE, Purses, UNLIMITED,
+    IDLE, Purses, UNLIMITED, wallet,
     wallet::{FRESH, Purse, Short},
 };
 use crate::limit::{Down, Meter, Stamp, Up, owner::Now};
@@ -19,9 +19,8 @@ impl Purses {
         match down {
             Down::Resync => {}
             Down::Left(meter, left) => {
-                let place = self.places.get(&meter.scope).copied();
-                let wallet = place.and_then(|place| self.wallets.get_mut(place as usize)?.as_mut());
-                if let Some(wallet) = wallet {
+                let place = self.places.get(&meter.scope);
+                if let Some(wallet) = place.and_then(|place| wallet(&mut self.wallets, *place)) {
                     wallet.purse(meter.measure).hear_left(now, left);
                 }
             }
@@ -66,9 +65,7 @@ impl Purses {
         self.say_at = None;
         let mut later: SmallVec<[u32; 8]> = SmallVec::new();
         for place in std::mem::take(&mut self.unsaid) {
-            let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else {
-                continue;
-            };
+            let Some(wallet) = wallet(&mut self.wallets, place) else { continue };
             if wallet.report(now, &mut self.outgoing) {
                 later.push(place);
             }
@@ -90,7 +87,7 @@ impl Purses {
     }
 
     pub(super) fn note_unsaid(&mut self, now: Now, place: u32, within: Duration) {
-        let wallet = self.wallets.get_mut(place as usize).and_then(Option::as_mut);
+        let wallet = wallet(&mut self.wallets, place);
         if wallet.is_some_and(|wallet| !std::mem::replace(&mut wallet.has_news, true)) {
             self.unsaid.push(place);
         }
@@ -100,7 +97,7 @@ impl Purses {
 
     fn answered(&mut self, now: Now, meter: Meter, take: impl FnOnce(&mut Purse)) {
         let Some(place) = self.places.get(&meter.scope).copied() else { return };
-        let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else { return };
+        let Some(wallet) = wallet(&mut self.wallets, place) else { return };
         let purse = wallet.purse(meter.measure);
         purse.wants = false;
         purse.answers = purse.answers.wrapping_add(1);
@@ -114,7 +111,7 @@ impl Purses {
 
     fn recalled(&mut self, now: Now, meter: Meter) {
         let place = self.places.get(&meter.scope).copied();
-        let wallet = place.and_then(|place| self.wallets.get_mut(place as usize).and_then(Option::as_mut));
+        let wallet = place.and_then(|place| wallet(&mut self.wallets, place));
         let (Some(place), Some(wallet)) = (place, wallet) else {
             self.urgent = true;
             let at = Stamp::default();
@@ -126,7 +123,7 @@ impl Purses {
 
     /// Answers a recall if it is time for it; else when it is.
     pub(super) fn answer_recall(&mut self, now: Now, place: u32, meter: Meter) {
-        let Some(wallet) = self.wallets.get_mut(place as usize).and_then(Option::as_mut) else { return };
+        let Some(wallet) = wallet(&mut self.wallets, place) else { return };
         let purse = wallet.purse(meter.measure);
         while let Some(used) = purse.report(meter) {
             self.outgoing.push_back(used);

@@ -1,23 +1,11 @@
 //! The cases that have a name.
 
-use super::world::{DAY_MS, GROUP, KEY, TENANT, World, definition};
+use super::world::{DAY_MS, GROUP, KEY, TENANT, World, definition, one, only, some};
 use crate::{
     limit::Meter,
     limit::{LimitBook, Limits, Measure, Outbox, Spent, Want},
     unit::UnixMs,
 };
-
-fn one(measure: Measure) -> impl Fn(Measure) -> Option<Want> {
-    move |of| (of == measure).then_some(Want::just(1))
-}
-
-fn some(measure: Measure, amount: u64) -> impl Fn(Measure) -> Option<Want> {
-    move |of| (of == measure).then_some(Want::just(amount))
-}
-
-fn only(scope: crate::limit::Scope, measure: Measure, limit: u64) -> Vec<(crate::limit::Scope, Limits)> {
-    vec![(scope, Limits::NONE.with(measure, Some(limit)))]
-}
 
 #[test]
 fn of_many_at_once_exactly_as_many_pass_as_there_is_room_for() {
@@ -330,7 +318,7 @@ fn a_grant_that_another_request_was_faster_to_use_is_not_all_that_there_is() {
     let mut world = World::new(2, &only(TENANT, measure, 1000));
     let idle = world.ask(0, some(measure, 5)).unwrap();
     world.settle(0, idle, |_| 0);
-    let has = world.purses[0].left(world.now(), &world.limits.iter().map(|(of, l)| (*of, l)).collect())[0].1;
+    let has = world.left(0, some(measure, 1));
     let lacking = world.reserve(0, want(500)).unwrap_err();
     let faster = world.reserve(0, want(5));
     assert!(faster.is_ok(), "{has:?} are left, some of them here");

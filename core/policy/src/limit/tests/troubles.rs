@@ -1,23 +1,11 @@
 //! What goes on while limits are edited, words are late and nobody answers.
 
-use super::world::{DAY_MS, KEY, TENANT, World, definition};
+use super::world::{DAY_MS, KEY, TENANT, World, definition, one, only, some};
 use crate::{
     limit::Meter,
     limit::{Limits, Measure, Outbox, Want},
     unit::UnixMs,
 };
-
-fn one(measure: Measure) -> impl Fn(Measure) -> Option<Want> {
-    move |of| (of == measure).then_some(Want::just(1))
-}
-
-fn some(measure: Measure, amount: u64) -> impl Fn(Measure) -> Option<Want> {
-    move |of| (of == measure).then_some(Want::just(amount))
-}
-
-fn only(scope: crate::limit::Scope, measure: Measure, limit: u64) -> Vec<(crate::limit::Scope, Limits)> {
-    vec![(scope, Limits::NONE.with(measure, Some(limit)))]
-}
 
 #[test]
 fn a_shard_that_says_nothing_holds_nobody_up_for_long() {
@@ -118,13 +106,13 @@ fn what_is_left_of_a_budget_is_unknown_when_its_period_is_over() {
     world.settle_down();
     let limits = world.limits.clone();
     let scopes = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-    assert_eq!(world.purses[0].left(world.now(), &scopes).as_slice(), [(measure, 0)]);
+    assert_eq!(world.left(0, one(measure)), Some(vec![(measure, 0)]));
     world.now_ms = u64::try_from(DAY_MS).unwrap();
-    assert!(world.purses[0].left(world.now(), &scopes).is_empty());
+    assert_eq!(world.left(0, one(measure)), None);
     let now = world.now();
     let lacking = world.purses[0].ask_anew(now, &scopes, some(measure, 1));
     world.settle_down_to_answer(0, &lacking);
-    assert_eq!(world.purses[0].left(world.now(), &scopes).as_slice(), [(measure, 100)]);
+    assert_eq!(world.left(0, one(measure)), Some(vec![(measure, 100)]));
     assert!(world.purses[0].ask_anew(now, &scopes, some(measure, 1)).is_empty(), "known by now");
 }
 

@@ -25,6 +25,21 @@ pub(super) fn definition(scope: Scope, limits: Limits) -> Definition {
     Definition { scope, limits, day, month: day }
 }
 
+/// One of this measure, and nothing of any other.
+pub(super) fn one(measure: Measure) -> impl Fn(Measure) -> Option<Want> {
+    some(measure, 1)
+}
+
+/// So much of this measure, and nothing of any other.
+pub(super) fn some(measure: Measure, amount: u64) -> impl Fn(Measure) -> Option<Want> {
+    move |of| (of == measure).then_some(Want::just(amount))
+}
+
+/// One limit of one scope.
+pub(super) fn only(scope: Scope, measure: Measure, limit: u64) -> Vec<(Scope, Limits)> {
+    vec![(scope, Limits::NONE.with(measure, Some(limit)))]
+}
+
 pub(super) struct World {
     pub(super) owner: Owner,
     pub(super) purses: Vec<Purses>,
@@ -173,6 +188,16 @@ impl World {
                 return Err(shortage);
             }
         }
+    }
+
+    /// What this shard knows is left of the budgets that a request wants something of.
+    pub(super) fn left(
+        &self,
+        shard: usize,
+        want: impl Fn(Measure) -> Option<Want>,
+    ) -> Option<Vec<(Measure, u64)>> {
+        let scopes: Scopes<'_> = self.limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
+        Some(self.purses[shard].left(self.now(), &scopes, want)?.to_vec())
     }
 
     /// Every word is carried until the shard has its answer. Time passes only while nobody has anything to say.

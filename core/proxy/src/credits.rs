@@ -10,21 +10,11 @@ use std::{
     mem,
     rc::Rc,
     task::{Poll, Waker},
-    time::Duration,
 };
 
-use obleth_policy::{
-    limit::{Down, Foresight, Lacking, Measure, Now, Purses, Rate, Reserved, Scopes},
-    unit::Instant,
-};
+use obleth_policy::limit::{Down, Foresight, Lacking, Measure, Now, Purses, Rate, Reserved, Scopes};
 
-use crate::{
-    shard::Shard,
-    timer::{Alarm, Timers},
-};
-
-/// Pause before words are said again that a full ring has refused.
-const AGAIN: Duration = Duration::from_millis(1);
+use crate::{reminder::Reminder, shard::Shard, timer::Timers};
 
 /// What a shard has to do with limits. Owned by the shard.
 #[derive(Debug)]
@@ -34,8 +24,7 @@ pub(crate) struct Credits {
     /// Who waits for an answer, in the order in which they came.
     waiting: RefCell<BTreeMap<u64, Waker>>,
     next_waiter: Cell<u64>,
-    words: Alarm,
-    words_at: Cell<Option<Instant>>,
+    words: Reminder,
     /// The last request that asked had no answer: said once, until one has.
     pub(crate) unanswered: Cell<bool>,
 }
@@ -47,8 +36,7 @@ impl Credits {
             foresight: RefCell::default(),
             waiting: RefCell::default(),
             next_waiter: Cell::new(0),
-            words: timers.alarm(),
-            words_at: Cell::new(None),
+            words: Reminder::new(timers),
             unanswered: Cell::new(false),
         }
     }
@@ -117,26 +105,18 @@ impl Shard {
         if all_said {
             self.expect_words();
         } else {
-            self.credits.words_at.set(Some(now.monotonic));
-            self.credits.words.set(now.monotonic.plus(AGAIN));
+            self.credits.words.again(now.monotonic);
         }
     }
 
-    /// Has the alarm go when there will be something to say.
     fn expect_words(&self) {
-        let Some(due) = self.credits.purses.borrow().say_at() else { return };
-        if self.credits.words_at.get().is_none_or(|known| due < known) {
-            self.credits.words_at.set(Some(due));
-            self.credits.words.set(due);
-        }
+        self.credits.words.expect(self.credits.purses.borrow().say_at());
     }
 
     /// Says what was used when its time has come. Never returns.
     pub(crate) async fn say_what_was_used(self: Rc<Self>) {
         loop {
             self.credits.words.wait().await;
-            self.credits.words.clear();
-            self.credits.words_at.set(None);
             self.timers.clock().now();
             self.say_all_of_credits();
         }

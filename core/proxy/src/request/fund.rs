@@ -13,7 +13,7 @@ use obleth_ledger::Record;
 use obleth_link::Phase;
 use obleth_policy::{
     limit::{Lacking, Measure, Rate, Reserved, Scope, Scopes, Shortage, Unit},
-    outcome::Code,
+    outcome::{Code, Reject},
 };
 
 use self::claim::Claim;
@@ -153,38 +153,40 @@ impl Funding<'_, '_> {
             if let Some(shortage) = purses.shortage(&lacking, want) {
                 return Err(self.refuse(&shortage));
             }
-            let affordable = affordable(shard, &lacking, claim, output);
+            // The longest answer that those budgets pay for which had less than was asked of them.
+            let budgets = purses.free(shard.both_clocks(), &lacking).filter(|(of, _)| of.is_budget());
+            let affordable = budgets.map(|(of, free)| claim.affordable(of, free, output)).min();
+            let affordable = affordable.unwrap_or(output);
             if affordable >= claim.least_output() {
                 output = affordable;
             }
         }
         // There was room every time, and others were faster every time.
-        Err(Code::Overloaded.into())
+        Err(unanswered("Too many requests share a limit that is nearly used up. Try again shortly."))
     }
 
     /// How long an answer may be that nobody has named a limit for, by what is left of all budgets; `None` if nobody says.
     async fn open_output(&self) -> Result<Option<u64>, Stop> {
         let &Self { shard, scopes, claim, .. } = self;
-        let modest = || {
-            let left = shard.credits.purses.borrow().left(shard.both_clocks(), scopes);
-            let least = left.iter().map(|(measure, left)| claim.modest(*measure, *left)).min();
-            least.unwrap_or(claim.output).max(claim.least_output())
-        };
         let want = |measure| claim.want(measure, claim.output);
-        let is_known = || shard.credits.purses.borrow().knows(shard.both_clocks(), scopes, want);
-        if is_known() && modest() == claim.output {
+        let modest = || {
+            let left = shard.credits.purses.borrow().left(shard.both_clocks(), scopes, want)?;
+            let least = left.iter().map(|(measure, left)| claim.modest(*measure, *left)).min();
+            Some(least.unwrap_or(claim.output).max(claim.least_output()))
+        };
+        if modest() == Some(claim.output) {
             return Ok(Some(claim.output));
         }
         // What is known may be old, and to make an answer shorter for it would be wrong.
         let lacking = shard.credits.purses.borrow_mut().ask_anew(shard.both_clocks(), scopes, want);
         shard.speak_of_credits();
-        if lacking.is_empty() {
-            return Ok(Some(modest()));
+        if !lacking.is_empty()
+            && let Waited::InVain = self.wait(&lacking).await?
+        {
+            return Ok(None);
         }
-        Ok(match self.wait(&lacking).await? {
-            Waited::Answered => Some(modest()),
-            Waited::InVain => None,
-        })
+        // A period may have ended meanwhile; then all of it is left.
+        Ok(Some(modest().unwrap_or(claim.output)))
     }
 
     async fn wait(&self, lacking: &Lacking) -> Result<Waited, Stop> {
@@ -217,7 +219,9 @@ impl Funding<'_, '_> {
             if is_first {
                 tracing::warn!(target: "obleth_proxy", "budget reserve failed; refusing");
             }
-            return Err(Code::Overloaded.into());
+            let why =
+                "What the limits of this key have left cannot be said at the moment. Try again shortly.";
+            return Err(unanswered(why));
         }
         if is_first {
             tracing::warn!(target: "obleth_proxy", "budget reserve failed; failing open");
@@ -226,11 +230,9 @@ impl Funding<'_, '_> {
     }
 }
 
-/// The longest answer that the budgets pay for which had less than was asked of them.
-fn affordable(shard: &Shard, lacking: &Lacking, claim: &Claim, output: u64) -> u64 {
-    let purses = shard.credits.purses.borrow();
-    let budgets = purses.free(shard.both_clocks(), lacking).filter(|(measure, _)| measure.is_budget());
-    budgets.map(|(measure, free)| claim.affordable(measure, free, output)).min().unwrap_or(output)
+/// Nobody can say whether there is room: another try may find out.
+fn unanswered(why: &'static str) -> Stop {
+    Reject::new(Code::Overloaded, why).into()
 }
 
 /// Everything that limits requests of this key.
