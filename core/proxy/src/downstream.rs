@@ -19,13 +19,14 @@ use std::{
 use obleth_policy::unit::Instant;
 
 use crate::{
+    buffers::{self, Buffers},
     shard::Shard,
     socket::{Handle, Reader, Writer},
     timer::Alarm,
 };
 
 /// Room for one read of a client's socket. A request of ordinary size arrives in one.
-const READ_CHUNK: usize = 4 * 1024;
+const READ_CHUNK: usize = buffers::SIZE;
 /// Room for one read while a large body comes in.
 const READ_CHUNK_LARGE: usize = 64 * 1024;
 /// Bytes past the current request that are taken in while it is served. Reading pauses there.
@@ -109,7 +110,7 @@ impl Downstream {
             })
             .await;
             if chunk.capacity() != self.chunk.get() {
-                chunk = Vec::with_capacity(self.chunk.get());
+                chunk = self.buffers().take(self.chunk.get());
             }
             chunk.clear();
             let (got, back) = reader.fill(chunk).await;
@@ -128,9 +129,8 @@ impl Downstream {
     }
 
     /// Runs `serve` with the pump beside it. Returns when both have ended: the socket is then unused.
-    pub(crate) async fn run(&self, reader: Reader, serve: impl Future<Output = ()>) {
+    pub(crate) async fn run(&self, reader: Reader, mut serve: Pin<&mut impl Future<Output = ()>>) {
         let mut pump = pin!(self.pump(reader));
-        let mut serve = pin!(serve);
         let (mut pumping, mut serving) = (true, true);
         poll_fn(|cx| {
             self.turn.set(0);
@@ -235,11 +235,16 @@ impl Downstream {
         self.edit_inlet(|buf| {
             buf.drain(..used.min(buf.len()));
             if buf.is_empty() {
-                *buf = Vec::new();
+                self.buffers().give(std::mem::take(buf));
             } else if buf.capacity() > INLET_KEEP {
                 buf.shrink_to(READ_CHUNK);
             }
         });
+    }
+
+    /// The core's buffers.
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.shard.buffers
     }
 
     /// The address at the other end of the connection. The kernel is asked once, and only for a client whose

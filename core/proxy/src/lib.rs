@@ -35,6 +35,7 @@
 )]
 
 mod bench;
+mod buffers;
 mod connect;
 mod coordinator;
 mod credits;

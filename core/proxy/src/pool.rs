@@ -43,7 +43,8 @@ impl Line {
     pub(crate) async fn append(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
         match self {
             Self::Plain(reader, _) => reader.append(buf, room).await,
-            Self::Tls(secured) => secured.append(buf, room).await,
+            // On the heap: what waits is large, and would make every request as large.
+            Self::Tls(secured) => Box::pin(secured.append(buf, room)).await,
         }
     }
 }

@@ -23,6 +23,7 @@ use obleth_policy::snapshot::Snapshot;
 use crate::{
     Settings,
     bench::Bench,
+    buffers::Buffers,
     credits::Credits,
     death::{Ending, Remains},
     downstream::Downstream,
@@ -52,6 +53,7 @@ pub(crate) struct Shard {
     pub(crate) ledger: Slate,
     pub(crate) driver: Driver,
     pub(crate) timers: Rc<Timers>,
+    pub(crate) buffers: Buffers,
     pub(crate) keys: KeyCache,
     pub(crate) pool: Pool,
     pub(crate) bench: Bench,
@@ -113,6 +115,7 @@ impl Shard {
         let shard = Rc::new(Self {
             slots: Slots::new(end.new_life(), &timers),
             credits: Credits::new(end.new_life(), &timers),
+            buffers: Buffers::default(),
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),

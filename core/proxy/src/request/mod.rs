@@ -94,8 +94,11 @@ impl Last {
     const NOTHING: Self = Self { bytes: Vec::new(), after: After::Close };
 
     async fn say(self, down: &Downstream) -> After {
-        if !self.bytes.is_empty() && down.send(self.bytes).await.is_err() {
-            return After::Close;
+        if !self.bytes.is_empty() {
+            match down.send(self.bytes).await {
+                Ok(emptied) => down.buffers().give(emptied),
+                Err(_) => return After::Close,
+            }
         }
         self.after
     }
