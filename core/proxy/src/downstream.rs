@@ -71,7 +71,12 @@ pub(crate) struct Downstream {
     /// Somebody waits for bytes, or watches: the pump may read up to this many bytes in the inlet.
     wanted: Cell<usize>,
     chunk: Cell<usize>,
+    /// The pump has to look at what is wanted.
     kicked: Cell<bool>,
+    /// The pump's read is under way: it looks by itself when that is done.
+    reading: Cell<bool>,
+    /// The pump has brought something, or the end.
+    came: Cell<bool>,
     writer: RefCell<Option<Writer>>,
     handle: Handle,
     /// The one deadline that this connection is under.
@@ -90,6 +95,8 @@ impl Downstream {
             wanted: Cell::new(0),
             chunk: Cell::new(READ_CHUNK),
             kicked: Cell::new(false),
+            reading: Cell::new(false),
+            came: Cell::new(false),
             writer: RefCell::new(Some(writer)),
             handle,
             alarm: shard.timers.alarm(),
@@ -113,7 +120,10 @@ impl Downstream {
                 chunk = self.buffers().take(self.chunk.get());
             }
             chunk.clear();
+            self.reading.set(true);
             let (got, back) = reader.fill(chunk).await;
+            self.reading.set(false);
+            self.came.set(true);
             chunk = back;
             let mut inlet = self.inlet.borrow_mut();
             match got {
@@ -135,12 +145,16 @@ impl Downstream {
         poll_fn(|cx| {
             self.turn.set(0);
             self.shard.timers.clock().now();
+            let mut woken = true;
             loop {
                 self.kicked.set(false);
+                self.came.set(false);
                 if pumping && pump.as_mut().poll(cx).is_ready() {
                     pumping = false;
                 }
-                if serving && serve.as_mut().poll(cx).is_ready() {
+                // Whoever woke the task, `serve` looks once; after that only what the pump brings is news to it.
+                let news = std::mem::take(&mut woken) || self.came.get();
+                if serving && news && serve.as_mut().poll(cx).is_ready() {
                     serving = false;
                     // Nobody will ask any more: release a read that still waits, then see it through.
                     if pumping {
@@ -151,7 +165,7 @@ impl Downstream {
                 if !pumping && !serving {
                     return Poll::Ready(());
                 }
-                if !self.kicked.get() || self.turn_is_over(cx) {
+                if !self.kicked.get() || self.reading.get() || self.turn_is_over(cx) {
                     return Poll::Pending;
                 }
             }
