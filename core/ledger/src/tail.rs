@@ -26,8 +26,6 @@ use crate::{
 
 /// Bytes that are read at a time; several of the longest frames fit.
 const CHUNK: usize = 1 << 20;
-/// Bytes of both notes of a request, mostly.
-const BOTH_NOTES: usize = 464;
 /// Bytes that one call reads at most: start notes count too, and a call should not take long for few records.
 const MOST_BYTES: u64 = 8 << 20;
 
@@ -281,8 +279,6 @@ impl<'t> Reading<'t> {
     /// Takes the frames of a chunk that begins at that offset. Returns where the last one ended, and whether something that is
     /// none stands behind it.
     fn chunk(&mut self, bytes: &[u8], offset: u64) -> (u64, bool) {
-        let room = self.max_records.saturating_sub(self.batch.records.len());
-        self.batch.records.reserve(room.min(bytes.len() / BOTH_NOTES));
         let mut walk = Walk::of_segment(bytes, self.tail.desk.salt);
         while !self.is_done() {
             let before = offset + walk.end() as u64;
