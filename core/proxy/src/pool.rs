@@ -160,8 +160,8 @@ impl Pool {
         self.due.wait().await;
     }
 
-    /// Closes what is too old and sets the next time to look.
-    pub(crate) fn close_expired(&self) {
+    /// Closes what is too old and sets the next time to look. True if that leaves nothing.
+    pub(crate) fn close_expired(&self) -> bool {
         let now = self.timers.clock().now();
         let mut next: Option<Instant> = None;
         self.idle.borrow_mut().retain(|_, stack| {
@@ -174,5 +174,6 @@ impl Pool {
             Some(at) => self.due.set(at),
             None => self.due.clear(),
         }
+        next.is_none()
     }
 }

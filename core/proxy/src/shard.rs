@@ -255,11 +255,13 @@ impl Shard {
         self.stir();
     }
 
-    /// Closes pooled connections as their time comes.
+    /// Closes pooled connections as their time comes. After the last one the shard is quiet, for now.
     async fn reap_pool(self: Rc<Self>) {
         loop {
             self.pool.until_due().await;
-            self.pool.close_expired();
+            if self.pool.close_expired() {
+                (self.settings.give_back)();
+            }
         }
     }
 
