@@ -13,6 +13,7 @@
 //! Unless the operator gave the admin token, a line before it says in which file it lies; a demo's lines after it
 //! say what to try.
 
+mod allocator;
 mod cli;
 mod config;
 mod coordinator;
@@ -55,9 +56,6 @@ use listen::{Addresses, Listeners};
 use sidecar::SidecarThread;
 use supervise::{End, Process};
 use threads::{News, Shards};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Of the package.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -240,6 +238,7 @@ fn proxy_settings(config: &Config, force_epoll: bool) -> obleth_proxy::Settings 
         drain_timeout: config.drain_timeout,
         trusted_proxies: Arc::clone(&config.trusted_proxies),
         force_epoll,
+        give_back: allocator::give_back,
     }
 }
 

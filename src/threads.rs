@@ -344,6 +344,7 @@ mod tests {
             drain_timeout: Duration::ZERO,
             trusted_proxies: Arc::new([]),
             force_epoll: true,
+            give_back: || (),
         });
         let mut shards = Shards::new(fragile, vec![listener], ends, settings, news);
         shards.start().unwrap();

@@ -30,7 +30,7 @@ const LIMIT: &str = "300 ns";
 
 /// What is repeated on one thread, in the order of the table.
 #[rustfmt::skip]
-const BENCHES: [Bench; 21] = [
+const BENCHES: [Bench; 23] = [
     Bench { name: "grant-10", what: "least and grant, 10 tenants queued", limits: DECISION, warm_up: 1_000, make: || decision::grants(10) },
     Bench { name: "grant-1000", what: "least and grant, 1,000 tenants queued", limits: DECISION, warm_up: 5_000, make: || decision::grants(1_000) },
     Bench { name: "grant-10000", what: "least and grant, 10,000 tenants queued", limits: DECISION, warm_up: 30_000, make: || decision::grants(10_000) },
@@ -50,6 +50,8 @@ const BENCHES: [Bench; 21] = [
     Bench { name: "counter", what: "rival: shared counter", limits: "", warm_up: 1_000, make: counter::alone },
     Bench { name: "usage-note", what: "usage note, encoded and on the slate", limits: NOTE, warm_up: 30_000, make: usage::notes },
     Bench { name: "usage-notes", what: "both usage notes of a request", limits: NOTE, warm_up: 30_000, make: usage::requests },
+    Bench { name: "usage-logged", what: "the same, and the log thread's turn", limits: "", warm_up: 30_000, make: usage::logged },
+    Bench { name: "usage-read", what: "the same, and read from the log", limits: "", warm_up: 30_000, make: usage::read },
     Bench { name: "limits-rates", what: "limits reserved and settled, both rates of a tenant", limits: LIMIT, warm_up: 30_000, make: limits::rates },
     Bench { name: "limits-all", what: "the same, rates of key and tenant and a budget of all three scopes", limits: LIMIT, warm_up: 30_000, make: limits::all_scopes },
 ];

@@ -14,7 +14,7 @@ use super::{
     cancels::{Random, cancel, seed},
     disconnects::until_nothing_is_left,
     http::Request,
-    process::{Driver, Setup},
+    process::{Driver, Setup, until},
     world::{ENDPOINTS, MODEL, World, body_of},
 };
 
@@ -117,4 +117,37 @@ fn memory_stays_flat_under_strangers_aborts_and_large_bodies() {
 #[ignore = "takes ten minutes"]
 fn memory_stays_flat_for_ten_minutes() {
     endure(Driver::Uring, Duration::from_secs(600), 4.0 * 1024.0);
+}
+
+/// Requests of a burst, and bytes of each.
+const BURST: (usize, usize) = (100, 300_000);
+
+#[test]
+fn what_a_burst_took_goes_back_when_it_is_over() {
+    for driver in [Driver::Uring, Driver::Epoll] {
+        // What a shard has goes back when the last pooled connection is closed.
+        let setup = Setup::new().driver(driver).env("OBLETH_UPSTREAM_KEEPALIVE_MS", 200);
+        let world = World::with(setup, Options::default());
+        assert_eq!(world.ask(&world.chat("")).status, 200);
+        let before = world.gateway.resident_kib();
+        let pad = "p".repeat(BURST.1);
+        let body = body_of(ENDPOINTS[0], MODEL, &format!(r#","pad":"{pad}""#));
+        let held = world.post(ENDPOINTS[0], body).header("x-sim-latency-ms", 500);
+        let most = thread::scope(|scope| {
+            let ask = || assert_eq!(world.ask(&held).status, 200);
+            let asking: Vec<_> = (0..BURST.0).map(|_| scope.spawn(ask)).collect();
+            let mut most = before;
+            while asking.iter().any(|one| !one.is_finished()) {
+                most = most.max(world.gateway.resident_kib());
+                thread::sleep(PAUSE);
+            }
+            most
+        });
+        let took = most - before;
+        assert!(
+            took > (BURST.0 * BURST.1 / 1024 / 2) as u64,
+            "{before} to {most} KiB: too little to be missed"
+        );
+        until("most of it is given back", || world.gateway.resident_kib() < before + took / 4);
+    }
 }

@@ -4,8 +4,9 @@
 //! the first record of the period came, or because the usage ledger was asked. One that is not whole is a lower bound, and
 //! totals are only ever raised: a budget must not be given twice because a part of its past could not be read.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::{HashMap, HashSet};
 use obleth_ledger::{Position, Record};
 use obleth_policy::{
     limit::{Definition, Limits, Measure, Meter, Scope, Spent, Turn, Unit},
@@ -28,7 +29,7 @@ pub(crate) struct Book {
     accounts: HashMap<Scope, Account>,
     alerts: Vec<Alert>,
     /// Totals that differ from what was saved.
-    unsaved: BTreeSet<(Meter, UnixMs)>,
+    unsaved: HashSet<(Meter, UnixMs)>,
     /// The place that was saved last.
     saved_at: Option<Position>,
 }
@@ -120,9 +121,9 @@ impl Book {
             at,
             before: None,
             folded: UnixMs(i64::MIN),
-            accounts: HashMap::new(),
+            accounts: HashMap::default(),
             alerts: Vec::new(),
-            unsaved: BTreeSet::new(),
+            unsaved: HashSet::default(),
             saved_at: None,
         }
     }
@@ -352,11 +353,13 @@ impl Book {
         !self.unsaved.is_empty() || (!self.is_empty() && self.saved_at != Some(self.at))
     }
 
-    /// What is to be saved. It stays so until [`Book::note_saved`].
+    /// What is to be saved, in order. It stays so until [`Book::note_saved`].
     pub(crate) fn changes(&self) -> Changes {
         let mut changes =
             Changes { at: self.at, newest: self.newest(), entries: Vec::new(), gone: Vec::new() };
-        for &(meter, since) in &self.unsaved {
+        let mut unsaved: Vec<_> = self.unsaved.iter().copied().collect();
+        unsaved.sort_unstable();
+        for (meter, since) in unsaved {
             match self.total(meter, since) {
                 Some(total) => changes.entries.push(Entry { meter, since, total }),
                 None => changes.gone.push((meter, since)),
@@ -396,7 +399,7 @@ impl Account {
         &mut self,
         scope: Scope,
         record: &Record,
-        (alerts, unsaved): (&mut Vec<Alert>, &mut BTreeSet<(Meter, UnixMs)>),
+        (alerts, unsaved): (&mut Vec<Alert>, &mut HashSet<(Meter, UnixMs)>),
     ) -> bool {
         let mut has_counted = false;
         for (&(measure, since), total) in &mut self.totals {

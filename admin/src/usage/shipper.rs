@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::HashMap;
 use obleth_ledger::{Batch, Position, Record, Tail};
 use obleth_policy::{
     id::{GroupId, ModelId},
@@ -212,7 +213,11 @@ impl<N: Names> Shipper<N> {
             }
             batch.to = more.to;
             batch.corrupt += more.corrupt;
-            batch.records.extend(more.records);
+            if batch.records.is_empty() {
+                batch.records = more.records;
+            } else {
+                batch.records.extend(more.records);
+            }
             self.note_oldest(&batch.records);
         }
         Ok(())
@@ -258,20 +263,19 @@ impl<N: Names> Shipper<N> {
         Ok(())
     }
 
-    fn rows(&self, records: Vec<Record>) -> Arc<[Row]> {
-        records.into_iter().map(|record| self.row(record)).collect()
-    }
-
     /// With the names of now: models and groups can be deleted. Where nobody knows a name the id stands for it.
-    fn row(&self, record: Record) -> Row {
+    fn rows(&self, records: Vec<Record>) -> Arc<[Row]> {
         let model = |id: ModelId| self.names.model(id).unwrap_or_else(|| id.to_string().into());
         let group = |id: GroupId| self.names.group(id).unwrap_or_else(|| id.to_string().into());
-        Row {
+        // Many records have few of them, and whoever knows them all is asked under a lock.
+        let (mut models, mut groups) = (HashMap::default(), HashMap::default());
+        let mut row = |record: Record| Row {
             node: Arc::clone(self.tail.node()),
-            model_name: record.model.map(model),
-            group_name: record.group.map(group),
+            model_name: record.model.map(|id| models.entry(id).or_insert_with(|| model(id)).clone()),
+            group_name: record.group.map(|id| groups.entry(id).or_insert_with(|| group(id)).clone()),
             record,
-        }
+        };
+        records.into_iter().map(&mut row).collect()
     }
 }
 

@@ -75,8 +75,8 @@ pub(crate) fn encode(record: &Record, bytes: &mut RecordBytes) -> usize {
     put(bytes, 158, flags.to_le_bytes());
 
     let code = record.code.map_or("", Code::as_str).as_bytes();
-    let request_id = record.request_id.as_str().as_bytes();
-    let session_id = record.session_id.as_ref().map_or("", Text::as_str).as_bytes();
+    let request_id = record.request_id.as_bytes();
+    let session_id = record.session_id.as_ref().map_or(&[][..], Text::as_bytes);
     let numbers = [
         route_number(record.endpoint),
         outcome_number(record.outcome),
@@ -131,7 +131,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
         status: u16::from_le_bytes(get(bytes, 156)?),
         outcome: by_number(&Outcome::ALL, outcome, outcome_number)?,
         // A code that is no more is left out; the status and the outcome still say what it was.
-        code: Code::ALL.iter().copied().find(|known| known.as_str() == code),
+        code: if code.is_empty() { None } else { code_of(code) },
         admission: by_number(&Admission::ALL, admission, admission_number)?,
         queue_ms: small(140)?,
         ttft_ms: has(HAS_TTFT).then_some(small(144)?),
@@ -189,6 +189,10 @@ const fn source_number(source: UsageSource) -> u8 {
         UsageSource::Counted => 2,
         UsageSource::Estimated => 3,
     }
+}
+
+fn code_of(text: &str) -> Option<Code> {
+    Code::ALL.iter().copied().find(|known| known.as_str() == text)
 }
 
 fn by_number<T: Copy>(all: &[T], number: u8, of: impl Fn(T) -> u8) -> Option<T> {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     desk::{Books, Desk},
-    drained::{Drained, Open},
+    drained::{Drained, Open, Taken},
     encoding,
     folder::{FORMAT, Folder, OpenError, at},
     frame::{self, Frame, Place, Salt, Step, Walk},
@@ -177,6 +177,7 @@ impl Found {
             open: self.open,
             limits,
             drained: Drained::default(),
+            taken: Taken::default(),
             inherited: Inherited { is_drained: false, unended },
             state: State::default(),
         }

@@ -162,4 +162,9 @@ impl Text {
         // It was a text when it came in.
         str::from_utf8(&self.0).unwrap_or_default()
     }
+
+    /// Those of the text.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }

@@ -145,12 +145,15 @@ impl Slate {
     }
 
     /// Copies what was noted from `position` on to the end of `into`, and returns where that ends.
-    pub(crate) fn copy_from(&self, position: u64, into: &mut Vec<u8>) -> u64 {
+    pub(crate) fn copy_from(&self, position: u64, into: &mut Vec<[u8; 8]>) -> u64 {
         let head = self.head();
         let ring = &*self.0;
-        into.reserve((head - position) as usize);
-        for at in (position..head).step_by(8) {
-            into.extend_from_slice(&ring.word(at).load(Ordering::Relaxed).to_ne_bytes());
+        let (around, begun) = ring.memory.words().split_at(ring.at(position));
+        let mut left = ((head - position) / 8) as usize;
+        for words in [begun, around] {
+            let words = &words[..words.len().min(left)];
+            into.extend(words.iter().map(|word| word.load(Ordering::Relaxed).to_ne_bytes()));
+            left -= words.len();
         }
         head
     }
@@ -166,14 +169,15 @@ impl Ring {
         (self.mask as u64 + 1) * 8
     }
 
-    fn word(&self, position: u64) -> &AtomicU64 {
-        &self.memory.words()[(position / 8) as usize & self.mask]
+    /// Which word stands there.
+    fn at(&self, position: u64) -> usize {
+        (position / 8) as usize & self.mask
     }
 
     /// Puts a frame there, its first word last: before that it is none, whatever else of it is there.
     fn put(&self, position: u64, bytes: &[u8]) {
         let (words, _) = bytes.as_chunks::<8>();
-        let at = (position / 8) as usize & self.mask;
+        let at = self.at(position);
         let ring = self.memory.words();
         let (begun, around) = words.split_at(words.len().min(ring.len() - at));
         if let [first, rest @ ..] = begun {

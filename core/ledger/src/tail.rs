@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use obleth_link::Doorbell;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     desk::Desk,
     encoding,
+    folder::Folder,
     frame::{self, MAX_FRAME, Step, Walk},
     position::Position,
     record::Record,
@@ -33,6 +34,25 @@ const MOST_BYTES: u64 = 8 << 20;
 pub struct Tail {
     desk: Arc<Desk>,
     slates: Vec<Slate>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// What one reading leaves to the next, which mostly goes on where that ended. Whoever reads takes it away meanwhile.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The segment that was read last, with its number.
+    file: Option<(u64, File)>,
+    bytes: Vec<u8>,
+}
+
+impl Kept {
+    fn open(&mut self, folder: &Folder, segment: u64) -> io::Result<(&File, &mut Vec<u8>)> {
+        let file = match self.file.take() {
+            Some((number, file)) if number == segment => file,
+            _ => File::open(folder.segment(segment))?,
+        };
+        Ok((&self.file.insert((segment, file)).1, &mut self.bytes))
+    }
 }
 
 /// A part of the log.
@@ -67,7 +87,7 @@ pub struct Figures {
 
 impl Tail {
     pub(crate) fn new(desk: Arc<Desk>, slates: Vec<Slate>) -> Self {
-        Self { desk, slates }
+        Self { desk, slates, kept: Arc::default() }
     }
 
     /// Of this folder, for as long as it is not emptied.
@@ -157,8 +177,19 @@ impl Tail {
             let reading = Reading::new(self, released, upto, usize::MAX);
             reading.run().ok().and_then(|_| self.desk.books().ends_before(upto))
         });
-        self.desk.books().release(upto, ends);
+        let released = {
+            let mut books = self.desk.books();
+            books.release(upto, ends);
+            books.released
+        };
+        // A segment that is still open somewhere takes up its room even if it is removed.
+        self.kept().file.take_if(|(segment, _)| *segment < released.segment);
         self.desk.notes.ring();
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // It is taken and put back whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,6 +217,8 @@ impl<'t> Reading<'t> {
             let segments = books.segments.range(self.batch.from.segment..);
             segments.map(|(segment, length)| (*segment, *length)).collect()
         };
+        let mut kept = std::mem::take(&mut *self.tail.kept());
+        let from = self.batch.from;
         for (segment, length) in segments {
             if segment > self.upto.segment || self.is_done() {
                 break;
@@ -198,9 +231,14 @@ impl<'t> Reading<'t> {
                 // Nothing, or a header that was cut short.
                 self.batch.to.offset = length.max(self.batch.to.offset);
             } else if self.batch.to.offset < length {
-                self.segment(&File::open(self.tail.desk.folder.segment(segment))?, length)?;
+                self.segment(kept.open(&self.tail.desk.folder, segment)?, length)?;
             }
         }
+        if self.batch.to == from {
+            // Nobody knows when there will be more.
+            kept.bytes = Vec::new();
+        }
+        *self.tail.kept() = kept;
         self.batch.corrupt = self.damage.len() as u64;
         self.tail.desk.note_read(&self.batch, self.ends, &self.damage);
         Ok(self.batch)
@@ -211,14 +249,14 @@ impl<'t> Reading<'t> {
     }
 
     /// Reads on in one segment, of which so much may be read.
-    fn segment(&mut self, file: &File, length: u64) -> io::Result<()> {
-        let mut bytes = Vec::new();
+    fn segment(&mut self, (file, bytes): (&File, &mut Vec<u8>), length: u64) -> io::Result<()> {
         while self.batch.to.offset < length && !self.is_done() {
             let offset = self.batch.to.offset.max(HEADER as u64);
             let size = length.saturating_sub(offset).min(CHUNK as u64);
-            bytes.resize(size as usize, 0);
-            file.read_exact_at(&mut bytes, offset)?;
-            let (taken, is_torn) = self.chunk(&bytes, offset);
+            bytes.resize(bytes.len().max(size as usize), 0);
+            let bytes = &mut bytes[..size as usize];
+            file.read_exact_at(bytes, offset)?;
+            let (taken, is_torn) = self.chunk(bytes, offset);
             let is_last = offset + size >= length;
             let to = match taken {
                 // Behind the last frame of all there is nothing, or room that was never used.

@@ -63,6 +63,8 @@ pub struct LogWriter {
     pub(crate) open: Open,
     pub(crate) limits: Limits,
     pub(crate) drained: Drained,
+    /// What one stream's notes are looked through with.
+    pub(crate) taken: Taken,
     pub(crate) inherited: Inherited,
     pub(crate) state: State,
 }
@@ -116,10 +118,17 @@ impl LogWriter {
             }
             match round {
                 Ok(true) => self.desk.nap(self.limits.sync_every),
-                Ok(false) => self.desk.sleep(|| self.is_idle()),
+                Ok(false) => self.rest(),
                 Err(_) => self.desk.nap(RETRY),
             }
         }
+    }
+
+    /// Sleeps until there is something to do, without the memory for that.
+    fn rest(&mut self) {
+        debug_assert!(self.drained.bytes().is_empty(), "the round before has nothing left");
+        (self.drained, self.taken) = Default::default();
+        self.desk.sleep(|| self.is_idle());
     }
 
     fn is_idle(&self) -> bool {
@@ -148,7 +157,7 @@ impl LogWriter {
     pub fn round(&mut self) -> io::Result<bool> {
         self.remove_released();
         let mut is_any = true;
-        if self.drained.bytes.is_empty() {
+        if self.drained.bytes().is_empty() {
             self.roll_if_due()?;
             is_any = match self.inherited.unended.is_empty() || !self.inherited.is_drained {
                 true => self.drain(),
@@ -156,8 +165,8 @@ impl LogWriter {
             };
         }
         match &mut self.segment {
-            Some(segment) if !self.drained.bytes.is_empty() => {
-                segment.append(&self.drained.bytes)?;
+            Some(segment) if !self.drained.bytes().is_empty() => {
+                segment.append(self.drained.bytes())?;
                 self.publish();
             }
             // What was noted may have been dropped, all of it.
@@ -226,8 +235,7 @@ impl LogWriter {
         for id in std::mem::take(&mut self.inherited.unended) {
             self.open.remove(&id);
         }
-        self.drained.ends += ends.len() as u64;
-        self.drained.bytes = ends.concat();
+        ends.iter().for_each(|end| self.drained.enter_end(end));
         true
     }
 
@@ -238,19 +246,19 @@ impl LogWriter {
     /// Takes what was noted, as far as there is room in the log, and returns whether anything was.
     fn drain(&mut self) -> bool {
         let used = self.desk.books().bytes();
-        let (mut is_any, mut scratch) = (false, Vec::new());
+        let mut is_any = false;
         for slate in &self.slates {
             let stream = slate.stream();
             let position = self.streams.get(&stream).copied().unwrap_or_default();
-            scratch.clear();
-            let head = slate.copy_from(position, &mut scratch);
-            let left = self.limits.most.saturating_sub(used + self.drained.bytes.len() as u64);
+            let head = self.drained.copy(slate, position);
+            let left = self.limits.most.saturating_sub(used + self.drained.bytes().len() as u64);
             let all = if self.inherited.is_drained { left } else { u64::MAX };
             let room = Room { all, reserve: self.limits.reserve };
-            let mut taken = Taken::default();
-            for step in Walk::of_stream(&scratch, Place { stream, position }, self.desk.salt) {
+            let taken = &mut self.taken;
+            taken.clear();
+            for step in Walk::of_stream(self.drained.copied(), Place { stream, position }, self.desk.salt) {
                 match step {
-                    Step::Frame(_, frame) => taken.take(&frame, &self.open, room),
+                    Step::Frame(at, frame) => taken.take((at, &frame), &self.open, room),
                     Step::Damage => taken.damage += 1,
                 }
             }
@@ -263,14 +271,13 @@ impl LogWriter {
             taken.enter(&mut self.drained, &mut self.open);
         }
         self.inherited.is_drained = true;
-        self.tell_full(self.is_full(used + self.drained.bytes.len() as u64));
+        self.tell_full(self.is_full(used + self.drained.bytes().len() as u64));
         is_any
     }
 
     /// What was drained is on the disk: everybody may know.
     fn publish(&mut self) {
-        self.drained.bytes.clear();
-        let ends = std::mem::take(&mut self.drained.ends);
+        let ends = self.drained.clear();
         let mut books = self.desk.books();
         books.segments.extend(self.segment.iter().map(|segment| (segment.number, segment.length)));
         books.ends += ends;

@@ -59,7 +59,7 @@ impl Shard {
     pub(crate) fn keep(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let shard = Rc::clone(self);
         monoio::spawn(async move {
-            if !survives(shard.service.or(task)).await {
+            if !survives(pin!(shard.service.or(task))).await {
                 shard.dying.set(true);
                 shard.stir();
             }
@@ -71,7 +71,7 @@ impl Shard {
         let shard = Rc::clone(self);
         monoio::spawn(async move {
             let timers = Rc::clone(&shard.timers).run();
-            if !survives(shard.clockwork.or(timers)).await {
+            if !survives(pin!(shard.clockwork.or(timers))).await {
                 shard.dying.set(true);
                 shard.stir();
             }

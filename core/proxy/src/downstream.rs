@@ -19,13 +19,14 @@ use std::{
 use obleth_policy::unit::Instant;
 
 use crate::{
+    buffers::{self, Buffers},
     shard::Shard,
     socket::{Handle, Reader, Writer},
     timer::Alarm,
 };
 
 /// Room for one read of a client's socket. A request of ordinary size arrives in one.
-const READ_CHUNK: usize = 4 * 1024;
+const READ_CHUNK: usize = buffers::SIZE;
 /// Room for one read while a large body comes in.
 const READ_CHUNK_LARGE: usize = 64 * 1024;
 /// Bytes past the current request that are taken in while it is served. Reading pauses there.
@@ -70,7 +71,12 @@ pub(crate) struct Downstream {
     /// Somebody waits for bytes, or watches: the pump may read up to this many bytes in the inlet.
     wanted: Cell<usize>,
     chunk: Cell<usize>,
+    /// The pump has to look at what is wanted.
     kicked: Cell<bool>,
+    /// The pump's read is under way: it looks by itself when that is done.
+    reading: Cell<bool>,
+    /// The pump has brought something, or the end.
+    came: Cell<bool>,
     writer: RefCell<Option<Writer>>,
     handle: Handle,
     /// The one deadline that this connection is under.
@@ -89,6 +95,8 @@ impl Downstream {
             wanted: Cell::new(0),
             chunk: Cell::new(READ_CHUNK),
             kicked: Cell::new(false),
+            reading: Cell::new(false),
+            came: Cell::new(false),
             writer: RefCell::new(Some(writer)),
             handle,
             alarm: shard.timers.alarm(),
@@ -109,10 +117,13 @@ impl Downstream {
             })
             .await;
             if chunk.capacity() != self.chunk.get() {
-                chunk = Vec::with_capacity(self.chunk.get());
+                chunk = self.buffers().take(self.chunk.get());
             }
             chunk.clear();
+            self.reading.set(true);
             let (got, back) = reader.fill(chunk).await;
+            self.reading.set(false);
+            self.came.set(true);
             chunk = back;
             let mut inlet = self.inlet.borrow_mut();
             match got {
@@ -128,19 +139,22 @@ impl Downstream {
     }
 
     /// Runs `serve` with the pump beside it. Returns when both have ended: the socket is then unused.
-    pub(crate) async fn run(&self, reader: Reader, serve: impl Future<Output = ()>) {
+    pub(crate) async fn run(&self, reader: Reader, mut serve: Pin<&mut impl Future<Output = ()>>) {
         let mut pump = pin!(self.pump(reader));
-        let mut serve = pin!(serve);
         let (mut pumping, mut serving) = (true, true);
         poll_fn(|cx| {
             self.turn.set(0);
             self.shard.timers.clock().now();
+            let mut woken = true;
             loop {
                 self.kicked.set(false);
+                self.came.set(false);
                 if pumping && pump.as_mut().poll(cx).is_ready() {
                     pumping = false;
                 }
-                if serving && serve.as_mut().poll(cx).is_ready() {
+                // Whoever woke the task, `serve` looks once; after that only what the pump brings is news to it.
+                let news = std::mem::take(&mut woken) || self.came.get();
+                if serving && news && serve.as_mut().poll(cx).is_ready() {
                     serving = false;
                     // Nobody will ask any more: release a read that still waits, then see it through.
                     if pumping {
@@ -151,7 +165,7 @@ impl Downstream {
                 if !pumping && !serving {
                     return Poll::Ready(());
                 }
-                if !self.kicked.get() || self.turn_is_over(cx) {
+                if !self.kicked.get() || self.reading.get() || self.turn_is_over(cx) {
                     return Poll::Pending;
                 }
             }
@@ -235,11 +249,16 @@ impl Downstream {
         self.edit_inlet(|buf| {
             buf.drain(..used.min(buf.len()));
             if buf.is_empty() {
-                *buf = Vec::new();
+                self.buffers().give(std::mem::take(buf));
             } else if buf.capacity() > INLET_KEEP {
                 buf.shrink_to(READ_CHUNK);
             }
         });
+    }
+
+    /// The core's buffers.
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.shard.buffers
     }
 
     /// The address at the other end of the connection. The kernel is asked once, and only for a client whose

@@ -277,6 +277,7 @@ mod tests {
             drain_timeout: Duration::ZERO,
             trusted_proxies: Arc::new([]),
             force_epoll: false,
+            give_back: || (),
         }
     }
 

@@ -35,6 +35,7 @@
 )]
 
 mod bench;
+mod buffers;
 mod connect;
 mod coordinator;
 mod credits;
@@ -95,6 +96,8 @@ pub struct Settings {
     pub trusted_proxies: Arc<[Cidr]>,
     /// Use epoll also where io_uring is to be had, `MONOIO_FORCE_LEGACY_DRIVER`.
     pub force_epoll: bool,
+    /// Called by a shard that has become quiet: what it has freed may go back to the system.
+    pub give_back: fn(),
 }
 
 /// When a wait for a slot is long, and what an answer is shortened to then.

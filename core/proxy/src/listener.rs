@@ -10,7 +10,7 @@ use std::{
     io,
     net::TcpListener,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::Poll,
     time::Duration,
@@ -118,7 +118,11 @@ fn begin(shard: &Rc<Shard>, stream: TcpStream) {
     let number = shard.register(&down);
     let shard = Rc::clone(shard);
     monoio::spawn(async move {
-        if !contain(down.run(reader, request::serve(&shard, &down))).await {
+        let survived = {
+            let serve = pin!(request::serve(&shard, &down));
+            contain(pin!(down.run(reader, serve))).await
+        };
+        if !survived {
             down.close();
         }
         shard.unregister(number);
@@ -126,7 +130,7 @@ fn begin(shard: &Rc<Shard>, stream: TcpStream) {
 }
 
 /// Runs a connection's task to its end; false if a panic ended it.
-pub(crate) async fn contain(task: impl Future<Output = ()>) -> bool {
+pub(crate) async fn contain(task: Pin<&mut impl Future<Output = ()>>) -> bool {
     let survived = survives(task).await;
     if !survived {
         tracing::error!("a connection was closed because of a bug in the gateway; please report it");
@@ -135,8 +139,7 @@ pub(crate) async fn contain(task: impl Future<Output = ()>) -> bool {
 }
 
 /// Runs a task to its end; false if a panic ended it. Unwinding further would end every connection of the shard.
-pub(crate) async fn survives(task: impl Future<Output = ()>) -> bool {
-    let mut task = pin!(task);
+pub(crate) async fn survives(mut task: Pin<&mut impl Future<Output = ()>>) -> bool {
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
         Ok(poll) => poll.map(|()| true),
         Err(_) => Poll::Ready(false),

@@ -43,7 +43,8 @@ impl Line {
     pub(crate) async fn append(&mut self, buf: Vec<u8>, room: usize) -> (io::Result<usize>, Vec<u8>) {
         match self {
             Self::Plain(reader, _) => reader.append(buf, room).await,
-            Self::Tls(secured) => secured.append(buf, room).await,
+            // On the heap: what waits is large, and would make every request as large.
+            Self::Tls(secured) => Box::pin(secured.append(buf, room)).await,
         }
     }
 }
@@ -159,8 +160,8 @@ impl Pool {
         self.due.wait().await;
     }
 
-    /// Closes what is too old and sets the next time to look.
-    pub(crate) fn close_expired(&self) {
+    /// Closes what is too old and sets the next time to look. True if that leaves nothing.
+    pub(crate) fn close_expired(&self) -> bool {
         let now = self.timers.clock().now();
         let mut next: Option<Instant> = None;
         self.idle.borrow_mut().retain(|_, stack| {
@@ -173,5 +174,6 @@ impl Pool {
             Some(at) => self.due.set(at),
             None => self.due.clear(),
         }
+        next.is_none()
     }
 }

@@ -23,6 +23,7 @@ use obleth_policy::snapshot::Snapshot;
 use crate::{
     Settings,
     bench::Bench,
+    buffers::Buffers,
     credits::Credits,
     death::{Ending, Remains},
     downstream::Downstream,
@@ -52,6 +53,7 @@ pub(crate) struct Shard {
     pub(crate) ledger: Slate,
     pub(crate) driver: Driver,
     pub(crate) timers: Rc<Timers>,
+    pub(crate) buffers: Buffers,
     pub(crate) keys: KeyCache,
     pub(crate) pool: Pool,
     pub(crate) bench: Bench,
@@ -113,6 +115,7 @@ impl Shard {
         let shard = Rc::new(Self {
             slots: Slots::new(end.new_life(), &timers),
             credits: Credits::new(end.new_life(), &timers),
+            buffers: Buffers::default(),
             keys: KeyCache::new(&settings),
             pool: Pool::new(&settings, &timers),
             bench: Bench::default(),
@@ -252,11 +255,13 @@ impl Shard {
         self.stir();
     }
 
-    /// Closes pooled connections as their time comes.
+    /// Closes pooled connections as their time comes. After the last one the shard is quiet, for now.
     async fn reap_pool(self: Rc<Self>) {
         loop {
             self.pool.until_due().await;
-            self.pool.close_expired();
+            if self.pool.close_expired() {
+                (self.settings.give_back)();
+            }
         }
     }
 

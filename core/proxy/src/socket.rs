@@ -20,7 +20,10 @@ use monoio::{
     io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf},
     net::TcpStream,
 };
-use rustix::net::{RecvFlags, Shutdown};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown},
+};
 
 /// The reading direction. One read at a time.
 #[derive(Debug)]
@@ -28,7 +31,10 @@ pub(crate) struct Reader(OwnedReadHalf<TcpStream>);
 
 /// The writing direction. One write at a time.
 #[derive(Debug)]
-pub(crate) struct Writer(OwnedWriteHalf<TcpStream>);
+pub(crate) struct Writer {
+    half: OwnedWriteHalf<TcpStream>,
+    handle: Handle,
+}
 
 /// Acts on the socket while others wait on it. Keeps the descriptor open.
 #[derive(Clone, Debug)]
@@ -73,7 +79,8 @@ pub(crate) fn split(stream: TcpStream) -> (Reader, Writer, Handle) {
     let fd = stream.as_raw_fd();
     let open = Rc::new(UnsafeCell::new(stream));
     let handle = Handle { fd, open: Rc::clone(&open) };
-    (Reader(OwnedReadHalf(Rc::clone(&open))), Writer(OwnedWriteHalf(open)), handle)
+    let writer = Writer { half: OwnedWriteHalf(Rc::clone(&open)), handle: handle.clone() };
+    (Reader(OwnedReadHalf(open)), writer, handle)
 }
 
 impl Reader {
@@ -90,8 +97,15 @@ impl Reader {
 
 impl Writer {
     /// Writes all of `bytes`. Must be awaited to its end.
+    ///
+    /// Nearly always the kernel has room for all of it. Then a plain call is done at once, where the ring would have to
+    /// be waited for; the ring is for what does not fit.
     pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        write_all(&mut self.0, bytes).await
+        match self.handle.send_now(&bytes) {
+            Ok(sent) if sent == bytes.len() => (Ok(()), bytes),
+            Ok(sent) => write_from(&mut self.half, bytes, sent).await,
+            Err(error) => (Err(error), bytes),
+        }
     }
 }
 
@@ -107,17 +121,13 @@ pub(crate) async fn append(
     (got, slice.into_inner())
 }
 
-/// See [`Writer::write_all`].
-pub(crate) async fn write_all(writer: &mut impl AsyncWriteRent, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-    let total = bytes.len();
-    let (first, mut bytes) = writer.write(bytes).await;
-    let mut done = match first {
-        Ok(n) if n == total => return (Ok(()), bytes),
-        Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), bytes),
-        Ok(n) => n,
-        Err(e) => return (Err(e), bytes),
-    };
-    while done < total {
+/// Writes all of `bytes` from `done` on. Must be awaited to its end.
+pub(crate) async fn write_from(
+    writer: &mut impl AsyncWriteRent,
+    mut bytes: Vec<u8>,
+    mut done: usize,
+) -> (io::Result<()>, Vec<u8>) {
+    while done < bytes.len() {
         let (more, rest) = writer.write(bytes.slice(done..)).await;
         bytes = rest.into_inner();
         match more {
@@ -159,19 +169,19 @@ impl AsyncReadRent for Duplex {
 
 impl AsyncWriteRent for Duplex {
     async fn write<T: IoBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.writer.0.write(buf).await
+        self.writer.half.write(buf).await
     }
 
     async fn writev<T: IoVecBuf>(&mut self, buf: T) -> BufResult<usize, T> {
-        self.writer.0.writev(buf).await
+        self.writer.half.writev(buf).await
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        self.writer.0.flush().await
+        self.writer.half.flush().await
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {
-        self.writer.0.shutdown().await
+        self.writer.half.shutdown().await
     }
 }
 
@@ -205,11 +215,19 @@ impl Handle {
         SocketAddr::try_from(peer).ok().map(|peer| peer.ip())
     }
 
+    /// Gives the kernel what it has room for, and says how much that is.
+    fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            other => Ok(other?),
+        }
+    }
+
     /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut byte = [0_u8; 1];
         let peeked = rustix::net::recv(self.fd(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+        matches!(peeked, Err(Errno::AGAIN))
     }
 
     /// The outcome of a connect that has become writable.

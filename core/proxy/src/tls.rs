@@ -25,7 +25,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 
-use crate::socket::{Duplex, Reader, Writer, append, write_all};
+use crate::socket::{Duplex, Reader, Writer, append, write_from};
 
 /// The one protocol that is spoken inside.
 const ALPN: &[u8] = b"http/1.1";
@@ -137,7 +137,7 @@ impl Secured {
 
     /// As [`Writer::write_all`].
     pub(crate) async fn write_all(&mut self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        write_all(&mut *self.stream, bytes).await
+        write_from(&mut *self.stream, bytes, 0).await
     }
 
     /// Whether nothing that was received waits in memory, neither content nor a goodbye. Tickets for a later

@@ -63,7 +63,7 @@ pub(crate) fn json(out: &mut Vec<u8>, status: u16, extra: &[(&str, &str)], body:
     write::header(out, "content-type", b"application/json");
     write::header_u64(out, "content-length", body.len() as u64);
     for (name, value) in extra {
-        write::header(out, name, value.as_bytes());
+        write::header_bytes(out, name.as_bytes(), value.as_bytes());
     }
     if !keep_alive {
         write::header(out, "connection", b"close");
@@ -79,7 +79,7 @@ pub(crate) fn stream_head(out: &mut Vec<u8>, plan: &Plan, keep_alive: bool) {
     write::header(out, "content-type", b"text/event-stream; charset=utf-8");
     write::header(out, "transfer-encoding", b"chunked");
     for (name, value) in plan_headers(plan) {
-        write::header(out, name, value.as_bytes());
+        write::header_bytes(out, name.as_bytes(), value.as_bytes());
     }
     if !keep_alive {
         write::header(out, "connection", b"close");

@@ -58,9 +58,9 @@ impl Peer {
 
     fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) {
         let mut out = Vec::new();
-        assert!(write::request_line(&mut out, method, path.as_bytes()));
+        assert!(write::request_line(&mut out, method, &[path.as_bytes()]));
         for (name, value) in [("host", "sim")].iter().chain(headers) {
-            assert!(write::header(&mut out, name, value.as_bytes()));
+            assert!(write::header_bytes(&mut out, name.as_bytes(), value.as_bytes()));
         }
         write::header_u64(&mut out, "content-length", body.len() as u64);
         write::end_head(&mut out);

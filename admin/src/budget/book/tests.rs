@@ -217,7 +217,7 @@ fn a_million_random_operations_come_to_what_a_sum_over_all_records_says() {
         stored: Saved::default(),
         log: Vec::new(),
         naive: Naive::default(),
-        defined: HashMap::new(),
+        defined: HashMap::default(),
     };
     for step in 0..1_000_000 {
         match world.lot.draw(8_000) {

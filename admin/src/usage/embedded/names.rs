@@ -49,16 +49,23 @@ impl<'r> NamesWriter<'r> {
     }
 
     /// A block must not have more rows than numbers of 16 bits.
+    #[inline]
     pub(super) fn push(&mut self, name: Option<Cell<'r>>) {
-        let recent = &mut self.recent[slot(&name)];
-        if self.different.get(usize::from(*recent)).is_some_and(|known| is_same(known, &name)) {
-            return self.codes.push(*recent);
+        let slot = slot(&name);
+        let recent = self.recent[slot];
+        if self.different.get(usize::from(recent)).is_some_and(|known| is_same(known, &name)) {
+            self.codes.push(recent);
+        } else {
+            self.look_up(name, slot);
         }
+    }
+
+    fn look_up(&mut self, name: Option<Cell<'r>>, slot: usize) {
         let code = *self.places.entry(name).or_insert_with_key(|name| {
             self.different.push(name.clone());
             (self.different.len() - 1) as u16
         });
-        *recent = code;
+        self.recent[slot] = code;
         self.codes.push(code);
     }
 

@@ -76,6 +76,33 @@ fn a_full_log_loses_what_is_new_keeps_what_is_old_ends_what_it_knows_and_gets_ro
 }
 
 #[test]
+fn in_a_round_in_which_some_notes_find_no_room_the_others_stay_whole() {
+    let dir = light_dir();
+    let small = || Options { max_bytes: 128 << 10, ..options(dir.path()) };
+    let mut log = open(small()).unwrap();
+    let known = [7001, 7002, 7003];
+    assert!(known.iter().all(|id| log.slates[1].note(Kind::Start, &begun(*id))));
+    let mut noted = 0;
+    while log.tail.figures().lost == 0 {
+        assert!(log.slates[0].note(Kind::End, &record(noted)));
+        log.writer.round().unwrap();
+        noted += 1;
+    }
+    for id in known {
+        assert!(log.slates[1].note(Kind::End, &record(id + 1000)));
+        assert!(log.slates[1].note(Kind::End, &record(id)));
+    }
+    log.writer.round().unwrap();
+    assert_eq!(log.tail.figures().lost, 4);
+    let there: Vec<_> = (0..noted - 1).chain(known).collect();
+    assert_eq!(log.shipped(Position::default()), there);
+    drop(log);
+    let log = open(small()).unwrap();
+    assert_eq!((log.recovered.corrupt, log.recovered.lost), (0, 0));
+    assert!(log.shipped(Position::default()).starts_with(&there));
+}
+
+#[test]
 fn a_log_that_was_full_when_the_process_died_still_gets_what_the_slates_hold() {
     let dir = light_dir();
     let small = || Options { max_bytes: 128 << 10, ..options(dir.path()) };

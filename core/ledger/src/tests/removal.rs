@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{FIRST_SEGMENT, begun, light_dir, opened, options, record, roll_to, segment};
-use crate::{Checkpoint, Kind, Opened, Options, open, segment::HEADER};
+use crate::{Checkpoint, Kind, Opened, Options, Position, open, segment::HEADER};
 
 /// A request that begins in the first segment and ends in the second, and three segments. Everything is released.
 fn shipped(dir: &Path) -> (Opened, Checkpoint) {
@@ -30,6 +30,28 @@ fn a_segment_that_cannot_be_removed_keeps_those_behind_it_until_it_can() {
     fs::remove_dir(&first).unwrap();
     log.writer.round().unwrap();
     assert!(!second.exists());
+}
+
+#[test]
+fn a_segment_that_was_read_gives_its_room_back_when_it_is_released() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    roll_to(&mut log, 2);
+    let first = log.tail.read(Position::default(), 1).unwrap();
+    let open_files = || {
+        let links =
+            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        links.filter(|file| file.starts_with(dir.path())).collect::<Vec<_>>()
+    };
+    let path = dir.path().join(FIRST_SEGMENT);
+    assert!(open_files().contains(&path), "the next reading goes on there");
+    log.tail.release(first.to);
+    assert!(open_files().contains(&path));
+    log.tail.release(log.tail.durable());
+    log.writer.round().unwrap();
+    assert!(!path.exists());
+    let names = open_files();
+    assert!(names.iter().all(|file| !file.to_string_lossy().contains(FIRST_SEGMENT)), "{names:?}");
 }
 
 #[test]

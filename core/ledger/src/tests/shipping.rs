@@ -107,3 +107,16 @@ fn the_figures_are_right_wherever_releasing_begins() {
     log.tail.release(rest.to);
     assert_eq!((log.tail.figures().records, log.tail.figures().bytes), (0, 0));
 }
+
+#[test]
+fn a_log_thread_that_died_as_it_looked_through_notes_has_them_once() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    assert!((0..3).all(|id| log.slates[0].note(Kind::End, &record(id))));
+    let writer = &mut log.writer;
+    writer.drained.copy(&log.slates[0], writer.streams[&0]);
+    assert!(!writer.drained.copied().is_empty());
+    assert!(log.slates[0].note(Kind::End, &record(3)));
+    log.writer.round().unwrap();
+    assert_eq!(log.shipped(Position::default()), [0, 1, 2, 3]);
+}

@@ -1,9 +1,8 @@
 //! Heads of our answers, and the health page.
 
-use std::io::Write;
-
 use obleth_policy::outcome::Code;
 use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
+use smallvec::SmallVec;
 
 use super::{
     After, Last, Stop,
@@ -66,26 +65,26 @@ pub(super) fn limits(out: &mut Vec<u8>, rates: Rates) {
         let Some(rate) = rate else { continue };
         write::header_u64(out, limit, rate.limit);
         write::header_u64(out, remaining, rate.remaining);
-        let mut text = [0; LONGEST_DURATION];
-        write::header(out, reset, duration(rate.reset_ms, &mut text));
+        write::header(out, reset, &duration(rate.reset_ms));
     }
 }
 
-/// Room for a duration that is written out, whatever it is.
-const LONGEST_DURATION: usize = 32;
-
 /// As clients of OpenAI expect it: `1m0s`, `12s`, `340ms`.
-fn duration(ms: u64, text: &mut [u8; LONGEST_DURATION]) -> &[u8] {
-    let mut rest = text.as_mut_slice();
-    let written = match (ms / 60_000, ms / 1000 % 60) {
-        _ if ms == 0 => rest.write_all(b"0s"),
-        _ if ms < 1000 => write!(rest, "{ms}ms"),
-        (0, seconds) => write!(rest, "{seconds}s"),
-        (minutes, seconds) => write!(rest, "{minutes}m{seconds}s"),
+fn duration(ms: u64) -> SmallVec<[u8; 24]> {
+    let mut text = SmallVec::new();
+    let mut put = |number: u64, unit: &[u8]| {
+        text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        text.extend_from_slice(unit);
     };
-    let unused = rest.len();
-    // There is room for every number.
-    written.ok().and_then(|()| text.get(..LONGEST_DURATION.saturating_sub(unused))).unwrap_or(b"0s")
+    match (ms / 60_000, ms / 1000 % 60) {
+        (0, 0) if ms > 0 => put(ms, b"ms"),
+        (0, seconds) => put(seconds, b"s"),
+        (minutes, seconds) => {
+            put(minutes, b"m");
+            put(seconds, b"s");
+        }
+    }
+    text
 }
 
 /// A whole answer of our own.
@@ -131,7 +130,7 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_clients_expect_them() {
-        let text = |ms| String::from_utf8(duration(ms, &mut [0; LONGEST_DURATION]).to_vec()).unwrap();
+        let text = |ms| String::from_utf8(duration(ms).to_vec()).unwrap();
         for (ms, expected) in [(0, "0s"), (340, "340ms"), (12_000, "12s"), (59_999, "59s"), (60_000, "1m0s")]
         {
             assert_eq!(text(ms), expected);

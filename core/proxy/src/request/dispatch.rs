@@ -157,7 +157,8 @@ impl Search<'_> {
             let reused = pooled.is_some();
             let mut upstream = match pooled.take() {
                 Some(upstream) => upstream,
-                None => match self.open(&errand).await? {
+                // On the heap, because it is rare.
+                None => match Box::pin(self.open(&errand)).await? {
                     Some(upstream) => upstream,
                     None => return Ok(None),
                 },
@@ -269,8 +270,8 @@ impl Search<'_> {
             return Ok(Ok(Upstream::new(Line::Plain(reader, writer), handle, endpoint)));
         };
         // On the heap: a handshake is large and rare.
-        let shaking = Box::pin(shard.tls.secure(host, (reader, writer)));
-        let secured = guarded(down, &handle, shaking).await?;
+        let mut shaking = Box::pin(shard.tls.secure(host, (reader, writer)));
+        let secured = guarded(down, &handle, shaking.as_mut()).await?;
         Ok(secured.map(|secured| Upstream::new(Line::Tls(secured), handle, endpoint)))
     }
 }

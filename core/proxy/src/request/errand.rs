@@ -6,7 +6,7 @@
 use std::{
     future::{Future, poll_fn},
     io, mem,
-    pin::pin,
+    pin::{Pin, pin},
     task::Poll,
     time::Duration,
 };
@@ -30,6 +30,8 @@ use crate::{
     trouble::Cause,
 };
 
+/// Room for the head of a request, so that it does not grow line by line.
+const HEAD: usize = 1024;
 /// A request leaves in one write up to this size, and in pieces of it above.
 const WRITE_PIECE: usize = 256 * 1024;
 /// A pooled connection that closes this soon after the request was written had been closed before. One that
@@ -131,20 +133,24 @@ impl Errand<'_> {
         self.arm(self.deadlines.timers.first_byte)?;
         let room = upstream.room(0);
         let Upstream { line, handle, buf, .. } = &mut *upstream;
+        if buf.capacity() == 0 {
+            *buf = self.down.buffers().take(room);
+        }
         let (written_at, received, whole) = match line {
             Line::Plain(reader, writer) => {
-                let read = reader.append(mem::take(buf), room);
-                let both = self.at_the_same_time(writer, read, handle);
+                let read = pin!(reader.append(mem::take(buf), room));
+                let both = pin!(self.at_the_same_time(writer, read, handle));
                 guarded(self.down, handle, both).await?
             }
             Line::Tls(secured) => {
-                let in_turn = async {
+                // On the heap, as all that TLS does: its futures are large, and most requests have none.
+                let mut in_turn = Box::pin(async {
                     // A backend that does not take the body may have said why.
                     let whole = self.write(secured).await;
                     let written_at = self.written();
                     (written_at, Some(secured.append(mem::take(buf), room).await), whole)
-                };
-                guarded(self.down, handle, in_turn).await?
+                });
+                guarded(self.down, handle, in_turn.as_mut()).await?
             }
         };
         upstream.half_closed = !whole;
@@ -165,10 +171,9 @@ impl Errand<'_> {
     async fn at_the_same_time<R>(
         &self,
         writer: &mut Writer,
-        read: impl Future<Output = R>,
+        mut read: Pin<&mut impl Future<Output = R>>,
         handle: &Handle,
     ) -> (Instant, Option<R>, bool) {
-        let mut read = pin!(read);
         let mut write = pin!(self.write(writer));
         let (mut written_at, mut received, mut kept_back) = (None, None, false);
         poll_fn(|cx| {
@@ -196,13 +201,14 @@ impl Errand<'_> {
     /// Writes head and body; false if the backend does not take them, which is for its answer to explain.
     async fn write(&self, writer: &mut impl Sink) -> bool {
         let length = self.asked.edits.len(self.asked.body.at.len());
-        let mut out = Vec::with_capacity(length.min(WRITE_PIECE).saturating_add(1024));
+        let mut out = self.down.buffers().take(length.min(WRITE_PIECE).saturating_add(HEAD));
         self.head(&mut out, length);
         let mut sent = 0_usize;
         loop {
             sent = sent.saturating_add(self.copy_piece(sent, &mut out));
             let (written, mut emptied) = writer.write_all(out).await;
             if written.is_err() || sent >= length {
+                self.down.buffers().give(emptied);
                 return written.is_ok();
             }
             emptied.clear();
@@ -231,7 +237,7 @@ impl Errand<'_> {
     fn head(&self, out: &mut Vec<u8>, length: usize) {
         let inlet = self.down.inlet();
         let route = self.call.route.upstream_path().unwrap_or_default();
-        write::request_line(out, "POST", [&*self.endpoint.base_path, route].concat().as_bytes());
+        write::request_line(out, "POST", &[self.endpoint.base_path.as_bytes(), route.as_bytes()]);
         write::header(out, "host", self.endpoint.authority.as_bytes());
         write::header(out, "content-type", b"application/json");
         write::header_u64(out, "content-length", u64::try_from(length).unwrap_or(u64::MAX));

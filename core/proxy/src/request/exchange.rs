@@ -6,7 +6,7 @@
 use std::{
     future::{Future, poll_fn},
     io, mem,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     time::Duration,
 };
@@ -20,6 +20,7 @@ use obleth_wire::http1::{BodyDecoder, BodyError, Framing, Limits, Piece, Respons
 
 use super::settle::Tally;
 use crate::{
+    buffers,
     downstream::{Downstream, Woke},
     listener::contain,
     pool::Upstream,
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// Room for one read of an answer; a read that filled it is followed by a larger one.
-const READ_ROOM: usize = 8 * 1024;
+const READ_ROOM: usize = buffers::SIZE;
 const READ_ROOM_LARGE: usize = 64 * 1024;
 
 /// Why a wait was broken off.
@@ -101,9 +102,8 @@ impl Deadlines {
 pub(super) async fn guarded<F: Future>(
     down: &Downstream,
     handle: &Handle,
-    operation: F,
+    mut operation: Pin<&mut F>,
 ) -> Result<F::Output, Interrupt> {
-    let mut operation = pin!(operation);
     let interrupt = match down.wait(operation.as_mut()).await {
         Woke::Done(output) => return Ok(output),
         Woke::Gone => Interrupt::ClientGone,
@@ -148,8 +148,8 @@ impl Upstream {
     ) -> Result<(Filled, usize), Interrupt> {
         let room = self.room(last);
         let handle = self.handle.clone();
-        let read = self.line.append(mem::take(&mut self.buf), room);
-        let output = guarded(down, &handle, read).await?;
+        let received = mem::take(&mut self.buf);
+        let output = guarded(down, &handle, pin!(self.line.append(received, room))).await?;
         Ok(self.filled(output))
     }
 }
@@ -220,7 +220,11 @@ impl Answer {
     pub(super) fn done_with_upstream(self, shard: &Shard) {
         if self.decoder.is_done() && self.head.keep_alive {
             let limit = self.head.keep_alive_timeout_secs.map(|secs| Duration::from_secs(u64::from(secs)));
-            shard.pool.put(self.upstream, limit);
+            let mut upstream = self.upstream;
+            if upstream.buf.is_empty() {
+                shard.buffers.give(mem::take(&mut upstream.buf));
+            }
+            shard.pool.put(upstream, limit);
         }
     }
 
@@ -255,6 +259,6 @@ impl Answer {
                 }
             }
         };
-        monoio::spawn(contain(drain));
+        monoio::spawn(async move { contain(pin!(drain)).await });
     }
 }

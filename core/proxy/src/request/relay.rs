@@ -73,15 +73,15 @@ pub(super) async fn relay(
         }
         if ended || held.len() > hold || (head_sent && !held.is_empty()) {
             if !head_sent {
-                out.reserve(held.len().saturating_add(ANSWER_HEAD));
+                out = shard.buffers.take(held.len().saturating_add(ANSWER_HEAD));
                 answer::relayed(&mut out, call, tally, &answer.head, &answer.head_bytes);
                 let length = known_length.or(ended.then(|| u64::try_from(held.len()).unwrap_or(u64::MAX)));
                 match length {
                     // RFC 9110 §8.6: a 204 has no length.
-                    Some(_) if answer.head.status == 204 => true,
+                    Some(_) if answer.head.status == 204 => {}
                     Some(length) => write::header_u64(&mut out, "content-length", length),
-                    None => write::header(&mut out, "transfer-encoding", b"chunked"),
-                };
+                    None => drop(write::header(&mut out, "transfer-encoding", b"chunked")),
+                }
                 answer::end(&mut out, after);
             }
             let chunked = known_length.is_none() && (head_sent || !ended);
@@ -106,6 +106,7 @@ pub(super) async fn relay(
         }
         if ended {
             drop((permit, asked));
+            shard.buffers.give(held);
             if answer.has_surplus() {
                 tally.blame(Cause::Surplus);
             }

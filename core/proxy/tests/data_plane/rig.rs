@@ -244,6 +244,7 @@ pub(crate) fn settings(force_epoll: bool) -> Settings {
         drain_timeout: Duration::from_secs(5),
         trusted_proxies: Arc::new([]),
         force_epoll,
+        give_back: || (),
     }
 }
 

@@ -15,40 +15,58 @@ pub fn status_line(out: &mut Vec<u8>, status: u16) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends `{method} {path} HTTP/1.1`. False, and nothing written, if either would break the line.
-pub fn request_line(out: &mut Vec<u8>, method: &str, path: &[u8]) -> bool {
-    if !is_token(method.as_bytes()) || path.is_empty() || !path.iter().all(u8::is_ascii_graphic) {
+/// Appends `{method} {path} HTTP/1.1`, the path from its parts. False, and nothing written, if either would break the
+/// line.
+pub fn request_line(out: &mut Vec<u8>, method: &str, path: &[&[u8]]) -> bool {
+    let path = || path.iter().copied();
+    let leads_somewhere = path().any(|part| !part.is_empty());
+    if !is_token(method.as_bytes()) || !leads_somewhere || !path().flatten().all(u8::is_ascii_graphic) {
         return false;
     }
     out.extend_from_slice(method.as_bytes());
     out.push(b' ');
-    out.extend_from_slice(path);
+    path().for_each(|part| out.extend_from_slice(part));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     true
 }
 
-/// Appends `{name}: {value}`. False, and nothing written, if the name is not a token or the value holds a CR, a LF
-/// or a NUL.
-pub fn header(out: &mut Vec<u8>, name: &str, value: &[u8]) -> bool {
-    header_bytes(out, name.as_bytes(), value)
+/// Appends `{name}: {value}`. False, and nothing written, if the value holds a CR, a LF or a NUL. The name stands in
+/// our source, and must be a token.
+pub fn header(out: &mut Vec<u8>, name: &'static str, value: &[u8]) -> bool {
+    debug_assert!(is_token(name.as_bytes()), "{name} is no name of a header");
+    let fits = is_one_line(value);
+    if fits {
+        line(out, name.as_bytes(), value);
+    }
+    fits
 }
 
-/// As [`header`], for a name that is passed on from a parsed head.
+/// As [`header`], for a name that is passed on from a parsed head. It must be a token, or nothing is written.
 pub fn header_bytes(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
-    if !is_token(name) || memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
-        return false;
+    let fits = is_token(name) && is_one_line(value);
+    if fits {
+        line(out, name, value);
     }
+    fits
+}
+
+/// Appends `{name}: {value}` for a number. The name stands in our source, and must be a token.
+pub fn header_u64(out: &mut Vec<u8>, name: &'static str, value: u64) {
+    debug_assert!(is_token(name.as_bytes()), "{name} is no name of a header");
+    line(out, name.as_bytes(), itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.reserve(name.len().saturating_add(value.len()).saturating_add(4));
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-    true
 }
 
-/// Appends `{name}: {value}` for a number. False, and nothing written, if the name is not a token.
-pub fn header_u64(out: &mut Vec<u8>, name: &str, value: u64) -> bool {
-    header(out, name, itoa::Buffer::new().format(value).as_bytes())
+/// Nothing that would end a header's line, or be taken for its end by somebody.
+fn is_one_line(value: &[u8]) -> bool {
+    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
 }
 
 /// Appends the empty line that ends a head.
@@ -91,7 +109,7 @@ fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| TOKEN.unbounded_shr(u32::from(*byte)) & 1 == 1)
 }
 
-/// Bit N is set if byte N may be part of a token. A set, because every byte of every name that is written is asked
+/// Bit N is set if byte N may be part of a token. A set, because every byte of every name that is passed on is asked
 /// about.
 const TOKEN: u128 = {
     let mut set = 0_u128;
