@@ -14,6 +14,7 @@
 //! | `reminder` | when there is something to say to it |
 //! | `listener` | accepts, and keeps a panic inside its connection |
 //! | `downstream` | one client connection |
+//! | `buffers` | buffers that are used again |
 //! | `pool`, `connect` | connections to backends |
 //! | `trouble` | what backends do wrong, in the log |
 //! | `bench` | backends that took no connection a moment ago |

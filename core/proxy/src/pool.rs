@@ -136,13 +136,13 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last answer is complete. `limit` is what the backend allowed, if it said so.
-    pub(crate) fn put(&self, mut upstream: Upstream, limit: Option<Duration>) {
+    /// Keeps a connection whose last answer is complete. `limit` is what the backend allowed, if it said so. Its buffer
+    /// stays with the core, for others.
+    pub(crate) fn put(&self, upstream: Upstream, limit: Option<Duration>) {
         let keepalive = limit.map_or(self.keepalive, |limit| limit.min(self.keepalive));
         if keepalive.is_zero() || upstream.half_closed || !upstream.buf.is_empty() {
             return;
         }
-        upstream.buf = Vec::new();
         let until = self.timers.clock().recent().plus(keepalive);
         let mut idle = self.idle.borrow_mut();
         let stack = idle.entry(upstream.endpoint).or_default();

@@ -38,7 +38,7 @@ mod settle;
 mod stream;
 mod verdict;
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use obleth_link::Phase;
 use obleth_policy::{
@@ -47,11 +47,7 @@ use obleth_policy::{
 };
 
 pub(crate) use self::ids::RequestIds;
-use self::{
-    fund::Rates,
-    parse::{Call, Next},
-    settle::Tally,
-};
+use self::{fund::Rates, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
 /// Why a request goes no further.
@@ -108,33 +104,15 @@ impl Last {
     }
 }
 
-/// What a connection needs for its requests stays in memory so long after each, for the next one.
-const SOON: Duration = Duration::from_secs(1);
-
 /// Serves one connection: its requests in order, one at a time.
 pub(crate) async fn serve(shard: &Rc<Shard>, down: &Downstream) {
-    let idle = shard.settings.client.idle;
-    let (mut new, mut patience) = (true, idle);
-    while parse::next(shard, down, new, patience).await == Next::Begun {
-        // On the heap, so that a connection that has not made a request for a while is small.
-        if Box::pin(several(shard, down, SOON.min(idle))).await == After::Close {
+    let mut new = true;
+    while parse::begins(shard, down, new).await {
+        // On the heap, so that a connection without a request is small.
+        if Box::pin(one(shard, down)).await == After::Close {
             return;
         }
-        (new, patience) = (false, idle.saturating_sub(SOON));
-    }
-}
-
-/// Requests as long as each comes soon after the one before. Making room for one takes as long as reading its head.
-async fn several(shard: &Rc<Shard>, down: &Downstream, soon: Duration) -> After {
-    loop {
-        if one(shard, down).await == After::Close {
-            return After::Close;
-        }
-        match parse::next(shard, down, false, soon).await {
-            Next::Begun => {}
-            Next::NotYet => return After::KeepAlive,
-            Next::Never => return After::Close,
-        }
+        new = false;
     }
 }
 

@@ -3,7 +3,7 @@
 //! Nothing of a request is used before its head has passed the strict parser. Routing looks at method and path
 //! and at nothing else, least of all at `Host`.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use obleth_policy::{
     outcome::{Code, Reject},
@@ -54,36 +54,23 @@ pub(crate) enum NoCall {
     Refused(Reject),
 }
 
-/// What waiting for a request came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Its first byte is there.
-    Begun,
-    /// None came in that time.
-    NotYet,
-    /// None will.
-    Never,
-}
-
-/// Waits for the first byte of a request.
+/// Waits for the first byte of a request; false when none comes.
 ///
 /// A connection on which a drain finds no request is closed, but one that is new may still say what it wants:
 /// a load balancer that asks for its health is told.
-pub(super) async fn next(shard: &Rc<Shard>, down: &Downstream, new: bool, patience: Duration) -> Next {
+pub(super) async fn begins(shard: &Rc<Shard>, down: &Downstream, new: bool) -> bool {
     if down.inlet().is_empty() {
         down.set_idle(true);
         if !new && shard.draining.get() {
-            return Next::Never;
+            return false;
         }
-        down.alarm.set(down.now().plus(patience));
-        match down.more_than(0).await {
-            Woke::Done(()) => {}
-            Woke::Alarm => return Next::NotYet,
-            Woke::Gone | Woke::Expired => return Next::Never,
+        down.alarm.set(down.now().plus(shard.settings.client.idle));
+        if !matches!(down.more_than(0).await, Woke::Done(())) {
+            return false;
         }
     }
     down.set_idle(false);
-    Next::Begun
+    true
 }
 
 /// Receives the head of a request that has begun, and parses it.
