@@ -13,16 +13,17 @@ use obleth_sim::{
 
 const TAIL: Lengths = Lengths::LogNormal { mean: 165, sigma: 1.0 };
 
-/// Rows 11, 12, 13 and 17 of the performance table, for one load on 16 slots: 12 seeds, 144 windows.
-fn holds_on(load: usize, vtc: f64) {
+/// Rows 11, 12, 13 and 17 of the performance table at their goals, for one load on 16 slots: 12 seeds, 144 windows.
+fn reaches_the_goals_with(load: usize, vtc: f64) {
     let row = row(LOADS[load], 16, (12, 12));
     println!("{row}");
     assert!(row.ours.windows >= 144 && row.n >= 90.0);
-    assert!(row.ours.p95 <= 3.0, "worst tenant's error");
-    assert!(row.against(Rival::AtCompletion) <= 0.2, "against charging at completion");
+    assert!(row.ours.median <= f64::max(0.5, 50.0 / row.n), "worst tenant's error, median");
+    assert!(row.ours.p95 <= f64::max(1.0, 200.0 / row.n), "worst tenant's error, 95th percentile");
+    assert!(row.against(Rival::AtCompletion) <= 0.1, "against charging at completion");
     assert!(row.against(Rival::Vtc) <= vtc, "against plain virtual token counters");
-    assert!(row.bound <= 1.0, "the bound");
-    assert!(row.throughput >= 0.99, "against first come, first served");
+    assert!(row.bound <= 0.5, "the bound");
+    assert!(row.throughput >= 0.998, "against first come, first served");
     for rival in [Rival::Fifo, Rival::PerCoreDrr { cores: 2 }] {
         assert!(row.against(rival) <= 0.5, "against {rival:?}");
     }
@@ -30,22 +31,27 @@ fn holds_on(load: usize, vtc: f64) {
 
 #[test]
 fn with_equal_lengths_shares_are_closer_than_those_of_token_counters() {
-    holds_on(0, 0.6);
+    reaches_the_goals_with(0, 0.35);
 }
 
 #[test]
-fn with_a_heavy_tail_shares_are_as_close_as_those_of_token_counters() {
-    holds_on(1, 1.3);
+fn with_a_heavy_tail_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(1, 0.5);
 }
 
 #[test]
-fn with_a_heavier_tail_shares_are_as_close_as_those_of_token_counters() {
-    holds_on(2, 1.3);
+fn with_a_heavier_tail_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(2, 0.7);
 }
 
 #[test]
-fn with_two_kinds_of_length_shares_are_as_close_as_those_of_token_counters() {
-    holds_on(3, 1.3);
+fn with_two_kinds_of_length_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(3, 0.7);
+}
+
+#[test]
+fn with_a_fifth_of_much_longer_answers_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(4, 0.7);
 }
 
 #[test]
