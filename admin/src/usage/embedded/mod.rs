@@ -9,6 +9,7 @@
 //! | file | what |
 //! |---|---|
 //! | `block.rs`, `columns.rs`, `names.rs`, `encode.rs` | many requests as bytes, column by column: every byte is explained there |
+//! | `bands.rs` | names that mostly come together, looked up once |
 //! | `principals.rs` | who may be in a block, for questions to pass it over |
 //! | `stored.rs` | blocks in the file |
 //! | `write.rs`, `merge.rs` | what goes in, what leaves after its time, and how small blocks become large ones |
@@ -24,6 +25,7 @@
 //! without privileges cannot leave that again (`RLIMIT_NICE`), not even when records pile up in the log because all
 //! processors are busy, and its share is then a fifth of what the nicest thread has.
 
+mod bands;
 mod block;
 mod columns;
 mod convert;
