@@ -128,6 +128,7 @@ impl LogWriter {
     fn rest(&mut self) {
         debug_assert!(self.drained.bytes().is_empty(), "the round before has nothing left");
         (self.drained, self.taken) = Default::default();
+        self.slates.iter().for_each(Slate::rest);
         self.desk.sleep(|| self.is_idle());
     }
 
