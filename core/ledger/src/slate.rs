@@ -29,7 +29,7 @@ use crate::{
 const LEAST_BYTES: usize = 64 << 10;
 /// Bytes that are zeroed at a time; a ring has several of them.
 const CHUNK: usize = 64 << 10;
-/// Bytes of notes after which a quiet ring's memory is let go: some hundreds, so that now and then one costs no fault more.
+/// Bytes of notes after which a quiet ring's memory is let go: it is that much, or nearly.
 const LET_GO_AFTER: u64 = 128 << 10;
 /// The part of a ring, one in so many, that start notes leave free, so that who began finds room to end.
 const FOR_ENDS: u64 = 8;
@@ -163,14 +163,16 @@ impl Slate {
         head
     }
 
-    /// Nobody notes anything for a while: what the ring has of the process's memory goes, if that is much. The notes stay
-    /// in the file, those that are not in the log too, and outlive the process as before.
-    pub(crate) fn rest(&self) {
-        let (head, ring) = (self.head(), &*self.0);
-        if head - ring.let_go.load(Ordering::Relaxed) >= LET_GO_AFTER {
-            ring.memory.let_go();
-            ring.let_go.store(head, Ordering::Relaxed);
-        }
+    /// Whether so much was noted since memory was let go last that it is worth while again.
+    pub(crate) fn has_much(&self) -> bool {
+        self.head() - self.0.let_go.load(Ordering::Relaxed) >= LET_GO_AFTER
+    }
+
+    /// Nobody notes anything for a while: what the ring has of the process's memory goes. The notes stay in the file, those
+    /// that are not in the log too, and outlive the process as before.
+    pub(crate) fn let_go(&self) {
+        self.0.memory.let_go();
+        self.0.let_go.store(self.head(), Ordering::Relaxed);
     }
 
     /// The log has got there, and it is on the disk: the room in front of it is free.

@@ -29,19 +29,21 @@ fn a_slate_whose_memory_was_let_go_still_has_what_the_log_had_not_got() {
     let dir = tempdir().unwrap();
     let options = || Options { slate_bytes: 1 << 20, ..options(dir.path()) };
     let mut log = open(options()).unwrap();
-    for number in 0..400 {
+    for number in 0..1000 {
         assert!(log.slates[0].note(Kind::End, &record(number)));
     }
-    log.slates[0].rest();
+    assert!(log.slates[0].has_much());
+    log.slates[0].let_go();
     log.writer.round().unwrap();
-    for number in 400..800 {
+    for number in 1000..2000 {
         assert!(log.slates[0].note(Kind::End, &record(number)));
     }
-    log.slates[0].rest();
+    log.slates[0].let_go();
+    assert!(!log.slates[0].has_much());
     drop(log);
     let log = open(options()).unwrap();
-    assert_eq!(log.recovered, Recovered { drained: 400, ..Recovered::default() });
-    assert_eq!(log.shipped(Position::default()), (0..800).collect::<Vec<_>>());
+    assert_eq!(log.recovered, Recovered { drained: 1000, ..Recovered::default() });
+    assert_eq!(log.shipped(Position::default()), (0..2000).collect::<Vec<_>>());
 }
 
 #[test]
