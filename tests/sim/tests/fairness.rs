@@ -85,6 +85,36 @@ fn a_second_core_with_other_connections_costs_no_fairness() {
     assert!(two - one <= 2.0);
 }
 
+#[test]
+fn a_tenant_at_its_cap_takes_nearly_all_of_it_and_what_it_leaves_is_its_sibling_s() {
+    let (mut errors, mut used) = (Vec::new(), Vec::new());
+    for seed in 0..5 {
+        let mut plan = rig(seed, 16, TAIL, 12);
+        plan.groups = vec![100, 50];
+        for (tenant, (group, weight)) in plan.tenants.iter_mut().zip([(0, 100), (0, 200), (1, 100), (1, 300)])
+        {
+            (tenant.group, tenant.weight) = (group, weight);
+        }
+        plan.tenants[3].cap = Some(2);
+        let (report, served) = World::new(plan).run();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        for window in 0..12 {
+            let from = 50 + window * 100;
+            let had = [0, 1, 2, 3].map(|tenant| served.between(tenant, from, from + 100) as f64);
+            let all: f64 = had.iter().sum();
+            let [first, second, rest, capped] = had.map(|had| had / all);
+            used.push(capped / (2.0 / 16.0));
+            let due = [(first, 2.0 / 9.0), (second, 4.0 / 9.0), (rest, 1.0 / 3.0 - capped)];
+            errors.push(due.map(|(had, due)| (had / due - 1.0).abs()).into_iter().fold(0.0, f64::max));
+        }
+    }
+    let (median, p95) = (quantile(&errors, 0.5) * 100.0, quantile(&errors, 0.95) * 100.0);
+    println!("{median:.2} / {p95:.2} %, {:.1} % of the cap at least", quantile(&used, 0.0) * 100.0);
+    assert!(median <= 0.5 && p95 <= 2.0, "shares beside it");
+    // A slot that falls free is its group's only when it is the group's turn.
+    assert!(used.iter().all(|used| (0.9..=1.01).contains(used)), "{used:?}");
+}
+
 /// The worst error of a window of five seconds that begins 0.4 s after `at` seconds: 0.4 s are more than two requests.
 fn error_after(at: usize, weights: &[u32], act: Act, edit: impl Fn(&mut Plan)) -> f64 {
     let mut worst = 0.0_f64;
