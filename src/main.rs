@@ -255,6 +255,7 @@ fn sidecar_settings(
             log: log.to_owned(),
             retention_days: config.usage_retention_days,
             clickhouse: config.clickhouse(),
+            give_back: allocator::give_back,
         },
         master_key: secrets.master_key.clone(),
         admin_token: secrets.admin_token.clone(),

@@ -161,6 +161,8 @@ pub struct UsageSettings {
     pub retention_days: u32,
     /// A server that keeps them instead. `OBLETH_CLICKHOUSE_URL`.
     pub clickhouse: Option<ClickHouseSettings>,
+    /// Called on a thread that has become quiet: gives to the system what the thread has freed.
+    pub give_back: fn(),
 }
 
 /// The backend of models that name none.
@@ -290,6 +292,8 @@ impl Sidecar {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(RESOLVER_THREADS)
+            // Of one that ends, what others freed meanwhile would stay.
+            .on_thread_stop(self.settings.usage.give_back)
             .build()?;
         let mut threads = Vec::new();
         let result = runtime.block_on(self.serve(links, listeners, stop, &mut threads));
@@ -330,7 +334,8 @@ impl Sidecar {
         let pump = Arc::clone(&app.pump).run(app.store.clone());
         let names = Arc::clone(&app.publisher);
         let keeper = Arc::clone(&app.keeper);
-        let shipper = Shipper { tail, ledger, names, shipping, keeper };
+        let give_back = settings.usage.give_back;
+        let shipper = Shipper { tail, ledger, names, shipping, keeper, give_back };
         let shipper = tokio::spawn(shipper.run(stop.clone()));
         let watch = watch.run(Arc::clone(&app.pump), app.store.clone(), settings.alert_webhook.clone());
         tokio::spawn(watch);

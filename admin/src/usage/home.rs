@@ -77,7 +77,7 @@ impl Home {
                 let ledger = ClickHouse::open(&server, source, days).map_err(io::Error::other)?;
                 let threads = match left {
                     Some(file) => {
-                        let (left, threads) = file.start(tail.log_id())?;
+                        let (left, threads) = file.start(tail.log_id(), settings.give_back)?;
                         tokio::spawn(retention::keep(left, settings.retention_days));
                         threads.into()
                     }
@@ -86,7 +86,7 @@ impl Home {
                 Ok((Ledger::ClickHouse(ledger), threads))
             }
             Self::Embedded(file) => {
-                let (ledger, threads) = file.start(tail.log_id())?;
+                let (ledger, threads) = file.start(tail.log_id(), settings.give_back)?;
                 tokio::spawn(retention::keep(ledger.clone(), settings.retention_days));
                 Ok((Ledger::Embedded(ledger), threads.into()))
             }

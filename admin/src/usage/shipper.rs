@@ -31,6 +31,8 @@ use crate::{bell::AsyncBell, budget::keeper::Keeper, stop::StopSignal};
 const MOST_AGE: Duration = Duration::from_secs(1);
 /// First and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Time without a record after which what the last ones took is given back.
+const QUIET: Duration = Duration::from_secs(2);
 /// How long what is left may take when the process ends.
 const LAST_TIME: Duration = Duration::from_secs(1);
 /// How often it is said again that a ledger takes nothing.
@@ -88,6 +90,8 @@ pub(crate) struct Shipper<N> {
     pub(crate) shipping: Arc<Shipping>,
     /// Counts what was used, and lets the log go.
     pub(crate) keeper: Arc<Keeper>,
+    /// Called on the runtime's thread when it has become quiet.
+    pub(crate) give_back: fn(),
 }
 
 impl<N: Names> Shipper<N> {
@@ -182,6 +186,7 @@ impl<N: Names> Shipper<N> {
 
     /// The next batch: what is there at once if that is a full one, and else what comes within [`MOST_AGE`].
     async fn gather(&self, at: Position, bell: &AsyncBell) -> io::Result<Batch> {
+        let mut has_given_back = false;
         let mut batch = loop {
             self.tail.bell().going_to_sleep();
             let batch = self.present(at).await?;
@@ -193,6 +198,10 @@ impl<N: Names> Shipper<N> {
             tokio::select! {
                 rung = bell.rung() => rung?,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.keeper.flush().await,
+                () = sleep(QUIET), if !has_given_back => {
+                    (self.give_back)();
+                    has_given_back = true;
+                }
             }
         };
         self.tail.bell().awake();

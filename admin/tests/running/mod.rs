@@ -69,6 +69,7 @@ pub(crate) fn settings(dir: &TempDir) -> Settings {
             log: dir.path().join("wal"),
             retention_days: 0,
             clickhouse: None,
+            give_back: || (),
         },
         master_key: MasterKey::parse(&"07".repeat(32)).unwrap(),
         admin_token: Secret::new(TOKEN),

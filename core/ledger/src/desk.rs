@@ -107,12 +107,12 @@ impl Desk {
         self.stop.awake();
     }
 
-    /// The log thread sleeps until there is something to do, or it is to stop.
-    pub(crate) fn sleep(&self, is_idle: impl FnOnce() -> bool) {
+    /// The log thread sleeps until there is something to do, or it is to stop, or so long at most.
+    pub(crate) fn sleep(&self, most: Option<Duration>, is_idle: impl FnOnce() -> bool) {
         self.notes.going_to_sleep();
         self.stop.going_to_sleep();
         if is_idle() && !self.is_stopping() {
-            wait(&[&self.notes, &self.stop], None);
+            wait(&[&self.notes, &self.stop], most);
         }
         self.notes.awake();
         self.stop.awake();

@@ -8,7 +8,7 @@
 
 use std::{fs::File, io, ptr::NonNull, slice, sync::atomic::AtomicU64};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// See the module's text. Dropping it takes the memory away; what was stored stays in the file.
 #[derive(Debug)]
@@ -47,6 +47,14 @@ impl Mapping {
         // locked, so no other process writes it.
         unsafe { slice::from_raw_parts(self.first.as_ptr(), self.words) }
     }
+
+    /// Takes its pages out of this process. They are the file's, and remain: whoever looks or stores next finds them there,
+    /// at the price of a fault. Others may store at the same time.
+    pub(crate) fn let_go(&self) {
+        // SAFETY: exactly what `new` mapped. A page of a file that is mapped shared is not emptied by this: what was stored
+        // is in the file, and it is the file that is mapped again. Where the kernel refuses, everything stays as it is.
+        let _ = unsafe { madvise(self.first.as_ptr().cast(), self.words * 8, Advice::LinuxDontNeed) };
+    }
 }
 
 impl Drop for Mapping {
@@ -58,9 +66,18 @@ impl Drop for Mapping {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, sync::atomic::Ordering};
+    use std::{io::Read, sync::atomic::Ordering, thread};
 
     use super::*;
+
+    /// What of a mapping counts as this process's memory.
+    fn resident_kib(mapping: &Mapping) -> u64 {
+        let begins = format!("{:x}-", mapping.first.as_ptr().addr());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&begins));
+        let line = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
 
     #[test]
     fn what_is_stored_is_in_the_file_and_outlives_the_mapping() {
@@ -72,6 +89,39 @@ mod tests {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();
         assert_eq!(&bytes[8184..], b"outlives");
+    }
+
+    #[test]
+    fn memory_that_was_let_go_is_not_the_process_s_any_more_and_nothing_is_lost() {
+        const WORDS: usize = 1 << 16;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(WORDS as u64 * 8).unwrap();
+        let mapping = Mapping::new(&file, WORDS).unwrap();
+        mapping.words().iter().zip(0..).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+        assert_eq!(resident_kib(&mapping), WORDS as u64 * 8 / 1024);
+        mapping.let_go();
+        assert_eq!(resident_kib(&mapping), 0);
+        assert!(mapping.words().iter().zip(0..).all(|(word, value)| word.load(Ordering::Relaxed) == value));
+    }
+
+    #[test]
+    fn memory_may_be_let_go_while_others_store() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let mapping = Mapping::new(&file, 1024).unwrap();
+        let words = mapping.words();
+        thread::scope(|scope| {
+            let storing = scope.spawn(|| {
+                for value in 1..200_000 {
+                    assert_eq!(words[700].load(Ordering::Relaxed), value - 1);
+                    words[700].store(value, Ordering::Relaxed);
+                }
+            });
+            while !storing.is_finished() {
+                mapping.let_go();
+            }
+        });
+        assert_eq!(words[700].load(Ordering::Relaxed), 199_999);
     }
 
     #[test]

@@ -29,6 +29,8 @@ use crate::{
 const LEAST_BYTES: usize = 64 << 10;
 /// Bytes that are zeroed at a time; a ring has several of them.
 const CHUNK: usize = 64 << 10;
+/// Bytes of notes after which a quiet ring's memory is let go: it is that much, or nearly.
+const LET_GO_AFTER: u64 = 128 << 10;
 /// The part of a ring, one in so many, that start notes leave free, so that who began finds room to end.
 const FOR_ENDS: u64 = 8;
 
@@ -49,6 +51,8 @@ struct Ring {
     head: CachePadded<AtomicU64>,
     /// How far the log has got. Written by the log thread.
     reached: CachePadded<AtomicU64>,
+    /// Where the head was when memory was let go last. The log thread's.
+    let_go: AtomicU64,
     lost: AtomicU64,
 }
 
@@ -91,6 +95,7 @@ impl Slate {
             desk: Arc::clone(desk),
             head: AtomicU64::new(head).into(),
             reached: AtomicU64::new(first.position).into(),
+            let_go: AtomicU64::new(head),
             lost: AtomicU64::new(0),
         })))
     }
@@ -156,6 +161,18 @@ impl Slate {
             left -= words.len();
         }
         head
+    }
+
+    /// Whether so much was noted since memory was let go last that it is worth while again.
+    pub(crate) fn has_much(&self) -> bool {
+        self.head() - self.0.let_go.load(Ordering::Relaxed) >= LET_GO_AFTER
+    }
+
+    /// Nobody notes anything for a while: what the ring has of the process's memory goes. The notes stay in the file, those
+    /// that are not in the log too, and outlive the process as before.
+    pub(crate) fn let_go(&self) {
+        self.0.memory.let_go();
+        self.0.let_go.store(self.head(), Ordering::Relaxed);
     }
 
     /// The log has got there, and it is on the disk: the room in front of it is free.

@@ -28,6 +28,8 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 const LEAST_SEGMENTS: u64 = 8;
 /// The part of a log, one in so many, that is left for the ends of what is in it already.
 const RESERVE: u64 = 64;
+/// Time without a note after which the slates' memory is let go. Whoever notes something then pays for getting it back.
+const QUIET: Duration = Duration::from_secs(2);
 /// Pause between tries while the disk refuses.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -128,7 +130,14 @@ impl LogWriter {
     fn rest(&mut self) {
         debug_assert!(self.drained.bytes().is_empty(), "the round before has nothing left");
         (self.drained, self.taken) = Default::default();
-        self.desk.sleep(|| self.is_idle());
+        if self.slates.iter().any(Slate::has_much) {
+            self.desk.sleep(Some(QUIET), || self.is_idle());
+            if !self.is_idle() {
+                return;
+            }
+            self.slates.iter().for_each(Slate::let_go);
+        }
+        self.desk.sleep(None, || self.is_idle());
     }
 
     fn is_idle(&self) -> bool {

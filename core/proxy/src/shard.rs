@@ -260,9 +260,17 @@ impl Shard {
         loop {
             self.pool.until_due().await;
             if self.pool.close_expired() {
-                (self.settings.give_back)();
+                self.give_back();
             }
         }
+    }
+
+    /// Gives back what a busier time took. What is in use stays as it is.
+    fn give_back(&self) {
+        self.buffers.let_go();
+        self.timers.tidy();
+        self.connections.borrow_mut().shrink_to_fit();
+        (self.settings.give_back)();
     }
 
     pub(crate) fn each_connection(&self, act: impl Fn(&Downstream)) {

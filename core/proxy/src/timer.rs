@@ -163,7 +163,7 @@ impl Timers {
         cell.queued.set(at);
         let mut heap = self.heap.borrow_mut();
         if heap.len() > self.living.get().saturating_mul(2).saturating_add(SWEEP_SLACK) {
-            heap.retain(|entry| !entry.cell.dead.get() && entry.cell.queued.get() == entry.at);
+            heap.retain(Entry::is_wanted);
         }
         heap.push(Entry { at, cell: Rc::clone(cell) });
         if at < self.sleeps_until.get()
@@ -171,6 +171,13 @@ impl Timers {
         {
             waker.wake_by_ref();
         }
+    }
+
+    /// Lets go of what was queued for alarms that are no more, and of the room for it.
+    pub(crate) fn tidy(&self) {
+        let mut heap = self.heap.borrow_mut();
+        heap.retain(Entry::is_wanted);
+        heap.shrink_to_fit();
     }
 
     /// The task that keeps the alarms. Never returns.
@@ -263,6 +270,13 @@ impl Drop for Alarm {
     }
 }
 
+impl Entry {
+    /// Whether its alarm is still there, and is not queued for another time.
+    fn is_wanted(&self) -> bool {
+        !self.cell.dead.get() && self.cell.queued.get() == self.at
+    }
+}
+
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         self.at == other.at
@@ -322,6 +336,20 @@ mod tests {
             timers.alarm().set(now(&timers).plus(Duration::from_secs(300)));
         }
         assert!(timers.heap.borrow().len() <= SWEEP_SLACK + 1);
+    }
+
+    #[test]
+    fn tidying_keeps_every_alarm_that_is_set_and_nothing_else() {
+        let timers = Timers::new(std::time::Instant::now());
+        let alarm = timers.alarm();
+        alarm.set(Instant(0));
+        for _ in 0..100 {
+            timers.alarm().set(now(&timers).plus(Duration::from_secs(300)));
+        }
+        timers.tidy();
+        assert_eq!((timers.heap.borrow().len(), timers.heap.borrow().capacity()), (1, 1));
+        assert_eq!(timers.fire_due(), None);
+        assert!(alarm.cell.fired.get());
     }
 
     #[test]

@@ -8,9 +8,10 @@ use super::{Asked, Field, Group, body, measure, per_request, plan, rounds, value
 use crate::{
     peers::Peer,
     processors::{self, Placement},
-    rounds::FLOOR,
-    rows::{FLOOR_32, Finding, HAPROXY_32, HAPROXY_256, NGINX_32, NGINX_256, Row},
+    rounds::{FLOOR, Round},
+    rows::{FLOOR_32, Finding, HAPROXY_32, HAPROXY_256, NGINX_32, NGINX_256, Row, figure},
     scenario::{self, Chat},
+    statistics::median,
 };
 
 /// Which row a subject and a number of connections are for.
@@ -21,6 +22,13 @@ const ROWS: [(&str, usize, Row); 5] = [
     ("nginx", 256, NGINX_256),
     (FLOOR, 32, FLOOR_32),
 ];
+
+/// What moving the bytes alone costs beside a peer: below that nobody who forwards can be.
+fn floor(rounds: &[Round], peer: &str) -> Option<String> {
+    let ratios: Vec<_> =
+        values(rounds, |round| round.ratio("cpu_us", FLOOR, peer)).into_iter().flatten().collect();
+    (peer != FLOOR).then_some(format!("the floor: {}", figure(median(&ratios)?)))
+}
 
 pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
     let scenario: Chat = scenario::read(&asked.scenarios, "chat")?;
@@ -43,7 +51,7 @@ pub(super) fn run(asked: &Asked) -> Result<Vec<Group>> {
             let absent = Peer::ALL.into_iter().find(|peer| peer.name() == *other);
             let ratios = values(&rounds, |round| round.ratio("cpu_us", "obleth", other));
             let why = void(&rounds).or_else(|| field.why_absent(absent?));
-            Finding::new(*row, ratios).with_remark(why)
+            Finding::new(*row, ratios).with_remark(why.or_else(|| floor(&rounds, other)))
         });
         let findings = findings.collect();
         groups.push(Group { name, rounds, findings, distributions: Vec::new() });

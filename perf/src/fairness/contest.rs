@@ -37,6 +37,9 @@ struct Contest {
     errors: Vec<f64>,
     /// Of the worst tenant over all windows together.
     error_of_all: f64,
+    /// What tenants at their caps took of what these let them have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caps_used: Option<f64>,
     /// Requests of the weakest tenant in a window, on average.
     n: f64,
     /// Part of the slots in use.
@@ -68,7 +71,10 @@ pub(super) fn shares(ground: Ground<'_>, shares: &Shares, repeat: Repeat) -> Res
     };
     let busy = median(&contests.iter().map(|one| one.busy).collect::<Vec<_>>()).unwrap_or_default();
     let used = median(&contests.iter().map(|one| one.used).collect::<Vec<_>>()).unwrap_or_default();
-    let circumstances = format!("{:.1} % of the slots in use, {}", used * 100.0, super::busy_text(busy));
+    let caps = contests.iter().filter_map(|one| one.caps_used).min_by(f64::total_cmp);
+    let caps = caps.map_or(String::new(), |used| format!(", {:.1} % of what the cap allows", used * 100.0));
+    let circumstances =
+        format!("{:.1} % of the slots in use{caps}, {}", used * 100.0, super::busy_text(busy));
     chapter.findings = vec![
         finding("median", asked.median, median(&errors)).remark(circumstances),
         finding("p95", asked.p95, quantile(&errors, 0.95)),
@@ -188,13 +194,16 @@ fn contest(ground: Ground<'_>, setting: &Setting, repeat: Repeat, run: Run) -> R
     let entitled = setting.entitled();
     let counts = windows.counts(&tokens);
     let all = Windows { length: length.mul_f64(repeat.windows as f64), count: 1, ..windows };
+    let of_all = all.counts(&tokens);
+    let of_all = of_all.first().context("a run without a window")?;
     let weakest = entitled.iter().enumerate().min_by(|(_, left), (_, right)| left.total_cmp(right));
     let weakest = weakest.and_then(|(at, _)| seen.get(at)).context("a pool without tenants")?;
     let contest = Contest {
         seed: run.seed,
         shards: setting.shards,
-        errors: counts.iter().filter_map(|counts| worst(counts, &entitled)).collect(),
-        error_of_all: all.counts(&tokens).first().and_then(|counts| worst(counts, &entitled)).unwrap_or(1.0),
+        errors: counts.iter().filter_map(|counts| worst(counts, &setting.entitled_beside(counts))).collect(),
+        error_of_all: worst(of_all, &setting.entitled_beside(of_all)).unwrap_or(1.0),
+        caps_used: setting.caps_used(of_all),
         n: weakest.finished.within(first, all.length) as f64 / repeat.windows as f64,
         used: between.used,
         busy: between.busy,

@@ -64,6 +64,39 @@ const DEFAULT_GROUP_WEIGHT: f64 = 100.0;
 impl Setting {
     /// The part of the pool that each tenant is entitled to while all of them want more.
     pub(super) fn entitled(&self) -> Vec<f64> {
+        entitlements(&self.claims(), &self.group_weights())
+    }
+
+    /// The same beside what they got. A cap is a limit and no promise: when a request of a tenant at its cap ends, the slot
+    /// goes to whose turn it is. So such a tenant is due what it took, up to its cap, and the others are due all the rest.
+    pub(super) fn entitled_beside(&self, counts: &[u64]) -> Vec<f64> {
+        let all = counts.iter().sum::<u64>().max(1) as f64;
+        let mut claims = self.claims();
+        for at in self.capped() {
+            if let (Some(claim), Some(count)) = (claims.get_mut(at), counts.get(at)) {
+                claim.most = claim.most.min(*count as f64 / all);
+            }
+        }
+        entitlements(&claims, &self.group_weights())
+    }
+
+    /// How much tenants at their caps took of what these let them have: the part of who took least. None without such.
+    pub(super) fn caps_used(&self, counts: &[u64]) -> Option<f64> {
+        let all = counts.iter().sum::<u64>().max(1) as f64;
+        let (capped, claims) = (self.capped(), self.claims());
+        let used =
+            capped.iter().filter_map(|at| Some(*counts.get(*at)? as f64 / all / claims.get(*at)?.most));
+        used.min_by(f64::total_cmp)
+    }
+
+    /// Tenants who would be entitled to more if they had no cap.
+    fn capped(&self) -> Vec<usize> {
+        let (entitled, claims) = (self.entitled(), self.claims());
+        let places = claims.iter().zip(&entitled).enumerate();
+        places.filter(|(_, (claim, due))| claim.most < 1.0 && **due >= claim.most).map(|(at, _)| at).collect()
+    }
+
+    fn claims(&self) -> Vec<Claim> {
         let slots = f64::from(self.slots);
         let group = |tenant: &TenantSetting| {
             let name = tenant.group.as_ref()?;
@@ -74,10 +107,12 @@ impl Setting {
             group: group(tenant).map_or(0, |at| at + 1),
             most: tenant.max_in_flight.map_or(1.0, |most| (f64::from(most) / slots).min(1.0)),
         };
-        let claims: Vec<Claim> = self.tenants.iter().map(claim).collect();
+        self.tenants.iter().map(claim).collect()
+    }
+
+    fn group_weights(&self) -> Vec<f64> {
         let weights = self.groups.iter().map(|group| f64::from(group.weight));
-        let weights: Vec<f64> = std::iter::once(DEFAULT_GROUP_WEIGHT).chain(weights).collect();
-        entitlements(&claims, &weights)
+        std::iter::once(DEFAULT_GROUP_WEIGHT).chain(weights).collect()
     }
 }
 
@@ -196,6 +231,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::fairness::shares::worst;
 
     #[test]
     fn the_scenario_that_is_delivered_can_be_read_and_its_shares_add_up() {
@@ -211,5 +247,24 @@ mod tests {
         }
         assert!(scenario.shares.iter().any(|shares| shares.repeat.is_some()));
         assert!(scenario.saturation.len() == 2 && scenario.change.tolerance == 0.05);
+    }
+
+    #[test]
+    fn what_a_tenant_at_its_cap_leaves_is_due_to_its_siblings_and_what_it_takes_beyond_is_an_error() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let scenario: Scenario = crate::scenario::read(&folder, "fairness").unwrap();
+        let setting =
+            &scenario.shares.iter().find(|shares| !shares.setting.groups.is_empty()).unwrap().setting;
+        let error = |counts: &[u64]| worst(counts, &setting.entitled_beside(counts)).unwrap();
+        // Of 16 slots 2 are the last one's at most; a third of them all is its group's.
+        let exact = [640_000, 1_280_000, 600_000, 360_000];
+        assert!(error(&exact) < 1e-9 && (setting.caps_used(&exact).unwrap() - 1.0).abs() < 1e-9);
+        let less = [640_000, 1_280_000, 618_000, 342_000];
+        assert!(error(&less) < 1e-9 && (setting.caps_used(&less).unwrap() - 0.95).abs() < 1e-9);
+        assert!(error(&[649_000, 1_289_000, 600_000, 342_000]) > 0.02, "its group is due a third");
+        assert!(error(&[640_000, 1_280_000, 582_000, 378_000]) > 0.04, "more than the cap");
+        let flat = &scenario.shares.first().unwrap().setting;
+        assert_eq!(flat.caps_used(&[1, 2, 3, 4]), None);
+        assert_eq!(flat.entitled_beside(&[4, 3, 2, 1]), flat.entitled());
     }
 }

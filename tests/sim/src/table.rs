@@ -47,11 +47,12 @@ pub struct Row {
 }
 
 /// The loads: what they are called, and their lengths.
-pub const LOADS: [(&str, Lengths); 4] = [
+pub const LOADS: [(&str, Lengths); 5] = [
     ("equal", Lengths::Equal(165)),
     ("sigma 1.0", Lengths::LogNormal { mean: 165, sigma: 1.0 }),
     ("sigma 1.5", Lengths::LogNormal { mean: 165, sigma: 1.5 }),
     ("bimodal", Lengths::Bimodal { short: 50, long: 1200, part: 0.1 }),
+    ("fifth long", Lengths::Bimodal { short: 20, long: 745, part: 0.2 }),
 ];
 
 /// The rivals.
@@ -137,7 +138,7 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>2} {:<9} n {:>4.0}", self.slots, self.name, self.n)?;
+        write!(f, "{:>2} {:<10} n {:>4.0}", self.slots, self.name, self.n)?;
         write!(f, "  obleth {:5.2} / {:5.2}", self.ours.median, self.ours.p95)?;
         for (rival, error) in &self.theirs {
             let name = match rival {

@@ -13,16 +13,17 @@ use obleth_sim::{
 
 const TAIL: Lengths = Lengths::LogNormal { mean: 165, sigma: 1.0 };
 
-/// Rows 11, 12, 13 and 17 of the performance table, for one load on 16 slots: 12 seeds, 144 windows.
-fn holds_on(load: usize, vtc: f64) {
+/// Rows 11, 12, 13 and 17 of the performance table at their goals, for one load on 16 slots: 12 seeds, 144 windows.
+fn reaches_the_goals_with(load: usize, vtc: f64) {
     let row = row(LOADS[load], 16, (12, 12));
     println!("{row}");
     assert!(row.ours.windows >= 144 && row.n >= 90.0);
-    assert!(row.ours.p95 <= 3.0, "worst tenant's error");
-    assert!(row.against(Rival::AtCompletion) <= 0.2, "against charging at completion");
+    assert!(row.ours.median <= f64::max(0.5, 50.0 / row.n), "worst tenant's error, median");
+    assert!(row.ours.p95 <= f64::max(1.0, 200.0 / row.n), "worst tenant's error, 95th percentile");
+    assert!(row.against(Rival::AtCompletion) <= 0.1, "against charging at completion");
     assert!(row.against(Rival::Vtc) <= vtc, "against plain virtual token counters");
-    assert!(row.bound <= 1.0, "the bound");
-    assert!(row.throughput >= 0.99, "against first come, first served");
+    assert!(row.bound <= 0.5, "the bound");
+    assert!(row.throughput >= 0.998, "against first come, first served");
     for rival in [Rival::Fifo, Rival::PerCoreDrr { cores: 2 }] {
         assert!(row.against(rival) <= 0.5, "against {rival:?}");
     }
@@ -30,22 +31,27 @@ fn holds_on(load: usize, vtc: f64) {
 
 #[test]
 fn with_equal_lengths_shares_are_closer_than_those_of_token_counters() {
-    holds_on(0, 0.6);
+    reaches_the_goals_with(0, 0.35);
 }
 
 #[test]
-fn with_a_heavy_tail_shares_are_as_close_as_those_of_token_counters() {
-    holds_on(1, 1.3);
+fn with_a_heavy_tail_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(1, 0.5);
 }
 
 #[test]
-fn with_a_heavier_tail_shares_are_as_close_as_those_of_token_counters() {
-    holds_on(2, 1.3);
+fn with_a_heavier_tail_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(2, 0.7);
 }
 
 #[test]
-fn with_two_kinds_of_length_shares_are_as_close_as_those_of_token_counters() {
-    holds_on(3, 1.3);
+fn with_two_kinds_of_length_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(3, 0.7);
+}
+
+#[test]
+fn with_a_fifth_of_much_longer_answers_shares_are_closer_than_those_of_token_counters() {
+    reaches_the_goals_with(4, 0.7);
 }
 
 #[test]
@@ -77,6 +83,36 @@ fn a_second_core_with_other_connections_costs_no_fairness() {
     let (one, two) = (median(1), median(2));
     println!("median error: {one:.2} % on one core, {two:.2} % on two");
     assert!(two - one <= 2.0);
+}
+
+#[test]
+fn a_tenant_at_its_cap_takes_nearly_all_of_it_and_what_it_leaves_is_its_sibling_s() {
+    let (mut errors, mut used) = (Vec::new(), Vec::new());
+    for seed in 0..5 {
+        let mut plan = rig(seed, 16, TAIL, 12);
+        plan.groups = vec![100, 50];
+        for (tenant, (group, weight)) in plan.tenants.iter_mut().zip([(0, 100), (0, 200), (1, 100), (1, 300)])
+        {
+            (tenant.group, tenant.weight) = (group, weight);
+        }
+        plan.tenants[3].cap = Some(2);
+        let (report, served) = World::new(plan).run();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        for window in 0..12 {
+            let from = 50 + window * 100;
+            let had = [0, 1, 2, 3].map(|tenant| served.between(tenant, from, from + 100) as f64);
+            let all: f64 = had.iter().sum();
+            let [first, second, rest, capped] = had.map(|had| had / all);
+            used.push(capped / (2.0 / 16.0));
+            let due = [(first, 2.0 / 9.0), (second, 4.0 / 9.0), (rest, 1.0 / 3.0 - capped)];
+            errors.push(due.map(|(had, due)| (had / due - 1.0).abs()).into_iter().fold(0.0, f64::max));
+        }
+    }
+    let (median, p95) = (quantile(&errors, 0.5) * 100.0, quantile(&errors, 0.95) * 100.0);
+    println!("{median:.2} / {p95:.2} %, {:.1} % of the cap at least", quantile(&used, 0.0) * 100.0);
+    assert!(median <= 0.5 && p95 <= 2.0, "shares beside it");
+    // A slot that falls free is its group's only when it is the group's turn.
+    assert!(used.iter().all(|used| (0.9..=1.01).contains(used)), "{used:?}");
 }
 
 /// The worst error of a window of five seconds that begins 0.4 s after `at` seconds: 0.4 s are more than two requests.

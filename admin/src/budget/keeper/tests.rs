@@ -99,7 +99,7 @@ impl Home {
         let file = EmbeddedFile::open(&self.dir.path().join("usage.db")).unwrap();
         let at = file.checkpoint().unwrap();
         let start = |log_id| {
-            let (ledger, threads) = file.start(log_id).unwrap();
+            let (ledger, threads) = file.start(log_id, || ()).unwrap();
             (Ledger::Embedded(ledger), threads.into())
         };
         self.begin_with(at, start).await

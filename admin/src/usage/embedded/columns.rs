@@ -49,24 +49,37 @@ impl<'b> Bytes<'b> {
     }
 }
 
-/// Writes numbers.
-pub(super) fn write_numbers(numbers: &[Option<u64>], out: &mut Vec<u8>) {
-    let some_none = numbers.contains(&None);
-    let plain = |number: &Option<u64>| match number {
-        Some(number) => number.saturating_add(some_none.into()),
-        None => 0,
-    };
-    let largest = numbers.iter().map(plain).max().unwrap_or_default();
-    let width = (u64::BITS - largest.leading_zeros()).div_ceil(8) as usize;
-    out.push(width as u8 | if some_none { SOME_NONE } else { 0 });
-    // Each is written whole, and the next one over what is too much of it.
-    let (mut at, end) = (out.len(), out.len() + width * numbers.len());
-    out.resize(end + 8, 0);
-    for number in numbers {
-        out[at..at + 8].copy_from_slice(&plain(number).to_le_bytes());
-        at += width;
+/// Writes numbers, which are gone through twice.
+pub(super) fn write_numbers(numbers: impl ExactSizeIterator<Item = Option<u64>> + Clone, out: &mut Vec<u8>) {
+    let (mut largest, mut some_none) = (None, false);
+    for number in numbers.clone() {
+        largest = largest.max(number);
+        some_none |= number.is_none();
     }
-    out.truncate(end);
+    let plain = |number: Option<u64>| number.map_or(0, |number| number.saturating_add(some_none.into()));
+    let width = (u64::BITS - plain(largest).leading_zeros()).div_ceil(8) as u8;
+    out.push(width | if some_none { SOME_NONE } else { 0 });
+    let plain = numbers.map(plain);
+    match width {
+        0 => {}
+        1 => pack::<1>(plain, out),
+        2 => pack::<2>(plain, out),
+        3 => pack::<3>(plain, out),
+        4 => pack::<4>(plain, out),
+        5 => pack::<5>(plain, out),
+        6 => pack::<6>(plain, out),
+        7 => pack::<7>(plain, out),
+        _ => pack::<8>(plain, out),
+    }
+}
+
+/// Writes so many bytes of each number, and leaves the others out, which are zero.
+fn pack<const WIDTH: usize>(numbers: impl ExactSizeIterator<Item = u64>, out: &mut Vec<u8>) {
+    let begin = out.len();
+    out.resize(begin + WIDTH * numbers.len(), 0);
+    for (bytes, number) in out[begin..].as_chunks_mut::<WIDTH>().0.iter_mut().zip(numbers) {
+        bytes.copy_from_slice(&number.to_le_bytes()[..WIDTH]);
+    }
 }
 
 /// Numbers of every row.
@@ -115,8 +128,7 @@ fn unpack<const WIDTH: usize>(packed: &[u8]) -> Vec<u64> {
 pub(super) fn write_times(times: &[UnixMs], out: &mut Vec<u8>) {
     let first = times.first().copied().unwrap_or_default().0;
     out.extend(first.to_le_bytes());
-    let later: Vec<_> = times.iter().map(|at| Some(at.0.wrapping_sub(first).cast_unsigned())).collect();
-    write_numbers(&later, out);
+    write_numbers(times.iter().map(|at| Some(at.0.wrapping_sub(first).cast_unsigned())), out);
 }
 
 pub(super) fn read_times(bytes: &mut Bytes<'_>, rows: usize) -> Result<Vec<UnixMs>, Torn> {
@@ -134,7 +146,7 @@ pub(super) fn write_ids(ids: &[Uuid], times: &[UnixMs], out: &mut Vec<u8>) {
         let apart = own_time(*id).wrapping_sub(at.0);
         Some(((apart << 1) ^ (apart >> 63)).cast_unsigned())
     };
-    write_numbers(&ids.iter().zip(times).map(apart).collect::<Vec<_>>(), out);
+    write_numbers(ids.iter().zip(times).map(apart), out);
     ids.iter().for_each(|id| out.extend(&id.as_bytes()[6..]));
 }
 
@@ -179,7 +191,7 @@ pub(super) fn write_texts(texts: &[Option<Cow<'_, str>>], ids: &[Uuid], out: &mu
             rest.extend(text.as_bytes());
         }
     }
-    write_numbers(&tags, out);
+    write_numbers(tags.iter().copied(), out);
     out.append(&mut rest);
 }
 

@@ -4,12 +4,13 @@
 //! on few rows at a time, column by column, while they are at hand, and then lets whoever waits go first. What it is given
 //! is in order, and fits into one block.
 
-use std::{borrow::Cow, thread};
+use std::{borrow::Cow, sync::Arc, thread};
 
 use obleth_policy::unit::UnixMs;
 use uuid::Uuid;
 
 use super::{
+    bands::{Alike, Band},
     block::{self, CHECKED, COUNT, FORMAT, MOST_ROWS, SHAPES, Shape, WHO},
     columns::{write_ids, write_numbers, write_texts, write_times},
     names::NamesWriter,
@@ -32,11 +33,29 @@ pub(super) trait Cells {
             _ => (UnixMs::default(), Uuid::nil()),
         }
     }
+
+    /// The same for rows that are alike in the band, and mostly another one for others.
+    fn mark(&self, _: Band) -> u64 {
+        0
+    }
+
+    /// Whether it has the same names in the band. Where that is not quickly said, nothing is alike.
+    fn is_like(&self, _: &Self, _: Band) -> bool {
+        false
+    }
 }
 
 impl<R: Cells> Cells for &R {
     fn cell(&self, at: usize) -> Option<Cell<'_>> {
         R::cell(self, at)
+    }
+
+    fn mark(&self, band: Band) -> u64 {
+        R::mark(self, band)
+    }
+
+    fn is_like(&self, other: &Self, band: Band) -> bool {
+        R::is_like(self, other, band)
     }
 
     fn place(&self) -> (UnixMs, Uuid) {
@@ -51,6 +70,50 @@ impl Cells for Row {
 
     fn place(&self) -> (UnixMs, Uuid) {
         (self.record.ts, self.record.id)
+    }
+
+    fn mark(&self, band: Band) -> u64 {
+        let record = &self.record;
+        let end = |id: Option<Uuid>| id.map_or(0, |id| id.as_u64_pair().1);
+        match band {
+            Band::Caller => end(Some(record.key.0)),
+            Band::Backend => {
+                end(record.model.map(|id| id.0)) ^ end(record.upstream.map(|id| id.0)).rotate_left(32)
+            }
+            Band::Course => {
+                let admission = (record.admission as u64) << 16 | u64::from(record.streamed) << 24;
+                u64::from(record.status) | admission | u64::from(record.retries) << 32
+            }
+        }
+    }
+
+    fn is_like(&self, other: &Self, band: Band) -> bool {
+        let (one, two) = (&self.record, &other.record);
+        match band {
+            Band::Caller => {
+                (one.key, one.tenant, one.group) == (two.key, two.tenant, two.group)
+                    && is_same(Some(&self.node), Some(&other.node))
+                    && is_same(self.group_name.as_ref(), other.group_name.as_ref())
+            }
+            Band::Backend => {
+                (one.model, one.upstream) == (two.model, two.upstream)
+                    && is_same(self.model_name.as_ref(), other.model_name.as_ref())
+            }
+            Band::Course => {
+                (one.endpoint, one.status, one.outcome, one.code, one.admission)
+                    == (two.endpoint, two.status, two.outcome, two.code, two.admission)
+                    && (one.usage_source, one.price_version, one.streamed, one.retries)
+                        == (two.usage_source, two.price_version, two.streamed, two.retries)
+            }
+        }
+    }
+}
+
+/// Whether two texts are the same. Mostly they are the very same bytes in memory.
+fn is_same(one: Option<&Arc<str>>, other: Option<&Arc<str>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
+        _ => one.is_none() && other.is_none(),
     }
 }
 
@@ -86,7 +149,7 @@ impl<'r> Gathered<'r> {
             Shape::Ids | Shape::Times => Self::Places,
             Shape::Texts => Self::Texts(Vec::with_capacity(rows)),
             Shape::Numbers => Self::Numbers(Vec::with_capacity(rows)),
-            Shape::Names => Self::Names(NamesWriter::new(rows)),
+            Shape::Names => Self::Names(NamesWriter::new()),
         }
     }
 
@@ -94,8 +157,8 @@ impl<'r> Gathered<'r> {
     fn extend<R: Cells>(&mut self, at: usize, rows: &'r [R]) {
         let cells = rows.iter().map(|row| row.cell(at));
         match self {
-            Self::Places => {}
-            Self::Names(names) => cells.for_each(|cell| names.push(cell)),
+            // Names are gathered by bands.
+            Self::Places | Self::Names(_) => {}
             Self::Texts(texts) => texts.extend(cells.map(|cell| match cell {
                 Some(Cell::Text(text)) => Some(text),
                 _ => None,
@@ -107,13 +170,13 @@ impl<'r> Gathered<'r> {
         }
     }
 
-    fn write(&self, shape: Shape, (times, ids): (&[UnixMs], &[Uuid]), out: &mut Vec<u8>) {
+    fn write(&self, shape: Shape, (times, ids): (&[UnixMs], &[Uuid]), sorts: &[u16], out: &mut Vec<u8>) {
         match self {
             Self::Places if shape == Shape::Times => write_times(times, out),
             Self::Places => write_ids(ids, times, out),
             Self::Texts(texts) => write_texts(texts, ids, out),
-            Self::Numbers(numbers) => write_numbers(numbers, out),
-            Self::Names(names) => names.write(out),
+            Self::Numbers(numbers) => write_numbers(numbers.iter().copied(), out),
+            Self::Names(names) => names.write(sorts, out),
         }
     }
 }
@@ -124,10 +187,14 @@ pub(super) fn encode<R: Cells>(rows: &[R]) -> Encoded {
     debug_assert!((1..=MOST_ROWS).contains(&rows.len()), "{} rows", rows.len());
     let (times, ids): (Vec<_>, Vec<_>) = rows.iter().map(Cells::place).unzip();
     let mut columns = SHAPES.map(|(_, shape)| Gathered::new(shape, rows.len()));
+    let mut bands = Band::ALL.map(|band| Alike::new(band, rows.len()));
     for turn in rows.chunks(TURN) {
         thread::yield_now();
         for (at, column) in columns.iter_mut().enumerate() {
             column.extend(at, turn);
+        }
+        for band in &mut bands {
+            gather(rows, turn.len(), band, &mut columns);
         }
     }
     let mut body = vec![FORMAT];
@@ -138,7 +205,8 @@ pub(super) fn encode<R: Cells>(rows: &[R]) -> Encoded {
     body.resize(lengths + COUNT * 4, 0);
     for (at, (column, (_, shape))) in columns.iter().zip(SHAPES).enumerate() {
         let begin = body.len();
-        column.write(shape, (&times, &ids), &mut body);
+        let sorts = bands.iter().find(|band| band.columns().contains(&at)).map_or(&[][..], Alike::sorts);
+        column.write(shape, (&times, &ids), sorts, &mut body);
         let length = (body.len() - begin) as u32;
         body[lengths + at * 4..][..4].copy_from_slice(&length.to_le_bytes());
     }
@@ -147,6 +215,18 @@ pub(super) fn encode<R: Cells>(rows: &[R]) -> Encoded {
     let edge = |at: Option<&UnixMs>| at.copied().unwrap_or_default();
     let (from, to) = (edge(times.first()), edge(times.last()));
     Encoded { rows: count, from, to, who: who(&columns), body }
+}
+
+/// Looks at so many more rows of a block, and adds the names of those that are the first of their sort in the band.
+fn gather<'r, R: Cells>(rows: &'r [R], count: usize, band: &mut Alike, columns: &mut [Gathered<'r>; COUNT]) {
+    for _ in 0..count {
+        let Some(row) = band.first_of_sort(rows) else { continue };
+        for at in band.columns() {
+            if let Gathered::Names(names) = &mut columns[*at] {
+                names.push(row.cell(*at));
+            }
+        }
+    }
 }
 
 /// Tenants and keys that are there.

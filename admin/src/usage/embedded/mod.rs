@@ -9,6 +9,7 @@
 //! | file | what |
 //! |---|---|
 //! | `block.rs`, `columns.rs`, `names.rs`, `encode.rs` | many requests as bytes, column by column: every byte is explained there |
+//! | `bands.rs` | names that mostly come together, looked up once |
 //! | `principals.rs` | who may be in a block, for questions to pass it over |
 //! | `stored.rs` | blocks in the file |
 //! | `write.rs`, `merge.rs` | what goes in, what leaves after its time, and how small blocks become large ones |
@@ -24,6 +25,7 @@
 //! without privileges cannot leave that again (`RLIMIT_NICE`), not even when records pile up in the log because all
 //! processors are busy, and its share is then a fifth of what the nicest thread has.
 
+mod bands;
 mod block;
 mod columns;
 mod convert;
@@ -44,7 +46,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::{Builder, JoinHandle},
     time::{Duration, Instant},
@@ -91,6 +93,9 @@ const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 /// Size to which SQLite's log is cut when a long question had kept it growing, in bytes.
 const LOG_BYTES: i64 = 64 << 20;
 
+/// Time without work after which a thread gives back what its work took.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// How nice the threads are: nobody waits for them as a request waits for its shard, whose processor they may share.
 const NICE: i32 = 19;
 
@@ -118,18 +123,21 @@ impl EmbeddedFile {
         write::checkpoint(&self.writer)
     }
 
-    /// Starts the threads, for rows of this log. Join the handles after the last clone of the ledger is dropped.
-    pub(crate) fn start(self, log_id: Uuid) -> io::Result<(Embedded, [JoinHandle<()>; 2])> {
+    /// Starts the threads, for rows of this log. Join the handles after the last clone of the ledger is dropped. `give_back`
+    /// is called on a thread that has become quiet.
+    pub(crate) fn start(self, log_id: Uuid, give_back: fn()) -> io::Result<(Embedded, [JoinHandle<()>; 2])> {
         let (writes, to_write) = sync_channel(QUEUE);
         let (questions, to_answer) = sync_channel(QUEUE);
         let Self { writer, reader } = self;
         let threads = [
             Builder::new().name("obleth-usage".into()).spawn(move || {
-                let writer = run(writer, &to_write);
+                let writer = run(writer, &to_write, give_back);
                 // The log stays if somebody else reads it just now; nothing is lost either way.
                 let _ = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             })?,
-            Builder::new().name("obleth-reports".into()).spawn(move || drop(run(reader, &to_answer)))?,
+            Builder::new()
+                .name("obleth-reports".into())
+                .spawn(move || drop(run(reader, &to_answer, give_back)))?,
         ];
         Ok((Embedded { log_id, writes, questions, fails: Arc::default() }, threads))
     }
@@ -141,16 +149,29 @@ fn prepare(writer: &Connection) -> rusqlite::Result<()> {
     writer.pragma_update(None, "journal_size_limit", LOG_BYTES)
 }
 
-fn run(mut conn: Connection, queue: &Receiver<Work>) -> Connection {
+fn run(mut conn: Connection, queue: &Receiver<Work>, give_back: fn()) -> Connection {
     // Of the calling thread alone, as Linux has it. Refused, it is as urgent as the shards, and they wait for it now and
     // then.
     if let Err(error) = setpriority_process(None, NICE) {
         tracing::debug!(target: "obleth_admin", %error, "the usage ledger's threads are as urgent as others");
     }
-    while let Ok(work) = queue.recv() {
-        work(&mut conn);
+    let mut has_worked = false;
+    loop {
+        let work = match has_worked {
+            true => queue.recv_timeout(QUIET),
+            false => queue.recv().map_err(RecvTimeoutError::from),
+        };
+        has_worked = work.is_ok();
+        match work {
+            Ok(work) => work(&mut conn),
+            Err(RecvTimeoutError::Timeout) => {
+                // Pages that it has read, of SQLite's own memory. It has no result that says more than that.
+                let _ = conn.execute_batch("PRAGMA shrink_memory");
+                give_back();
+            }
+            Err(RecvTimeoutError::Disconnected) => return conn,
+        }
     }
-    conn
 }
 
 /// The way to the ledger's threads. Cheap to clone; the threads end when the last clone is gone.

@@ -26,7 +26,7 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Names as they are gathered.
 #[derive(Debug)]
 pub(super) struct NamesWriter<'r> {
-    /// Where each stands among `different`, by row.
+    /// Where each stands among `different`, by sort of row: see `bands.rs`.
     codes: Vec<u16>,
     different: Vec<Option<Cell<'r>>>,
     places: HashMap<Option<Cell<'r>>, u16, RandomState>,
@@ -35,20 +35,15 @@ pub(super) struct NamesWriter<'r> {
 }
 
 impl<'r> NamesWriter<'r> {
-    pub(super) fn new(rows: usize) -> Self {
-        Self {
-            codes: Vec::with_capacity(rows),
-            different: Vec::new(),
-            places: HashMap::default(),
-            recent: [0; RECENT],
-        }
+    pub(super) fn new() -> Self {
+        Self { codes: Vec::new(), different: Vec::new(), places: HashMap::default(), recent: [0; RECENT] }
     }
 
     pub(super) fn different(&self) -> &[Option<Cell<'r>>] {
         &self.different
     }
 
-    /// A block must not have more rows than numbers of 16 bits.
+    /// Adds the name of the next sort of rows. A block must not have more of them than numbers of 16 bits.
     #[inline]
     pub(super) fn push(&mut self, name: Option<Cell<'r>>) {
         let slot = slot(&name);
@@ -69,7 +64,8 @@ impl<'r> NamesWriter<'r> {
         self.codes.push(code);
     }
 
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    /// Writes it for rows of these sorts.
+    pub(super) fn write(&self, sorts: &[u16], out: &mut Vec<u8>) {
         out.extend((self.different.len() as u16).to_le_bytes());
         for name in &self.different {
             out.push(name.is_some().into());
@@ -86,14 +82,15 @@ impl<'r> NamesWriter<'r> {
                 Some(Cell::Flag(flag)) => out.extend(u64::from(*flag).to_le_bytes()),
             }
         }
+        let code = |sort: &u16| self.codes[usize::from(*sort)];
         match bits(self.different.len()) {
             0 => {}
-            8 => out.extend(self.codes.iter().map(|code| *code as u8)),
-            16 => out.extend(self.codes.iter().flat_map(|code| code.to_le_bytes())),
+            8 => out.extend(sorts.iter().map(|sort| code(sort) as u8)),
+            16 => sorts.iter().for_each(|sort| out.extend(code(sort).to_le_bytes())),
             bits => out.extend(
-                self.codes
+                sorts
                     .chunks(8 / bits)
-                    .map(|codes| codes.iter().rev().fold(0, |byte, code| byte << bits | *code as u8)),
+                    .map(|sorts| sorts.iter().rev().fold(0, |byte, sort| byte << bits | code(sort) as u8)),
             ),
         }
     }

@@ -136,6 +136,7 @@ impl Ship {
             names: Arc::new(Known),
             shipping: Arc::clone(&shipping),
             keeper: Arc::clone(&keeper),
+            give_back: || (),
         };
         let stop = StopSignal::new();
         let signal = stop.clone();
@@ -185,7 +186,7 @@ async fn records_arrive_with_names_and_the_log_lets_them_go() {
     let folder = tempfile::tempdir().unwrap();
     let log = Log::open(&folder.path().join("wal"));
     let (embedded, threads) =
-        EmbeddedFile::open(&folder.path().join("usage.db")).unwrap().start(log.tail.log_id()).unwrap();
+        EmbeddedFile::open(&folder.path().join("usage.db")).unwrap().start(log.tail.log_id(), || ()).unwrap();
     let ledger = Ledger::Embedded(embedded);
     let ship = Ship::start(&log, &ledger);
     log.note(0..100);

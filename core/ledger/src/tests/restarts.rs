@@ -25,6 +25,28 @@ fn notes_that_the_log_had_not_got_yet_are_there_after_a_restart_and_once_only() 
 }
 
 #[test]
+fn a_slate_whose_memory_was_let_go_still_has_what_the_log_had_not_got() {
+    let dir = tempdir().unwrap();
+    let options = || Options { slate_bytes: 1 << 20, ..options(dir.path()) };
+    let mut log = open(options()).unwrap();
+    for number in 0..1000 {
+        assert!(log.slates[0].note(Kind::End, &record(number)));
+    }
+    assert!(log.slates[0].has_much());
+    log.slates[0].let_go();
+    log.writer.round().unwrap();
+    for number in 1000..2000 {
+        assert!(log.slates[0].note(Kind::End, &record(number)));
+    }
+    log.slates[0].let_go();
+    assert!(!log.slates[0].has_much());
+    drop(log);
+    let log = open(options()).unwrap();
+    assert_eq!(log.recovered, Recovered { drained: 1000, ..Recovered::default() });
+    assert_eq!(log.shipped(Position::default()), (0..2000).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_start_without_an_end_becomes_one_row_however_often_the_process_dies() {
     let dir = tempdir().unwrap();
     let mut log = opened(dir.path());

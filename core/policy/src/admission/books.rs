@@ -10,7 +10,7 @@ use foldhash::HashMap;
 
 use super::{
     Ask, Counted, Slot,
-    lengths::{Density, Lengths},
+    lengths::{Density, Lengths, Usual},
 };
 use crate::{
     cost::Cost,
@@ -41,6 +41,7 @@ struct PoolSide {
     /// Running requests whose cost cannot be seen as it grows.
     silent: u32,
     lengths: Lengths,
+    usual: Usual,
     density: Density,
 }
 
@@ -61,6 +62,8 @@ struct Leaf {
 struct Run {
     leaf: u32,
     input: Cost,
+    /// What it is charged beyond what it has brought, until it ends.
+    ahead: Cost,
     charged: Cost,
     /// What its backend counted, where it did.
     counted: Option<Counted>,
@@ -131,7 +134,12 @@ impl Books {
 
     /// What a request of this leaf is charged at its start.
     pub(super) fn estimate(&self, leaf: u32, input: Cost) -> Cost {
-        self.leaves.get(leaf as usize).map_or(input, |leaf| input.plus(leaf.lengths.low()))
+        let Some(leaf) = self.leaves.get(leaf as usize) else { return input };
+        input.plus(leaf.lengths.low().max(self.ahead(leaf.totals.leaf.pool)))
+    }
+
+    fn ahead(&self, pool: PoolIx) -> Cost {
+        self.pools.get(pool.at()).map_or(Cost(0), |side| side.usual.ahead())
     }
 
     /// A ticket of this leaf is under way.
@@ -174,6 +182,7 @@ impl Books {
         let run = Run {
             leaf,
             input: ask.input,
+            ahead: self.ahead(ask.leaf.pool),
             charged: estimate,
             counted: None,
             began: now,
@@ -213,11 +222,12 @@ impl Books {
     /// A running request has cost this much so far.
     pub(super) fn progress(&mut self, now: Instant, run: u32, cost: Cost) {
         let Some(Some(run)) = self.runs.get_mut(run as usize) else { return };
-        if cost <= run.charged {
+        let charge = cost.plus(run.ahead);
+        if charge <= run.charged {
             return;
         }
-        let more = cost.minus(run.charged);
-        run.charged = cost;
+        let more = charge.minus(run.charged);
+        run.charged = charge;
         let leaf = run.leaf;
         if let Some(account) = self.leaves.get_mut(leaf as usize) {
             account.totals.outstanding = account.totals.outstanding.plus(more);
@@ -247,6 +257,7 @@ impl Books {
         side.totals.cost = side.totals.cost.plus(cost);
         side.output = side.output.plus(output);
         side.lengths.learn(output);
+        side.usual.learn(output);
         if let Some(account) = self.leaves.get_mut(run.leaf as usize) {
             account.totals.settled = account.totals.settled.plus(cost);
             account.lengths.learn(output);

@@ -4,8 +4,9 @@
 //! child with the least key, at every level from the root down (virtual token counters, "Fairness in Serving Large
 //! Language Models", OSDI '24, made hierarchical). The rules that make it exact:
 //!
-//! - *What is charged.* What was delivered, and for a request in flight at least the low end of its expected cost:
-//!   so a tenant cannot be admitted in bulk before its first token. What was charged too much is refunded once.
+//! - *What is charged.* What was delivered, for a request in flight three quarters of a usual answer more, and at least
+//!   the low end of its expected cost: so a tenant cannot be admitted in bulk before its first token, nor because it is a
+//!   little behind. What was charged too much is refunded once.
 //! - *Virtual time.* Every inner node keeps V, the highest key that was granted among its children; it never falls.
 //!   A node that was idle starts at V less one request: idleness earns nothing, and the one request lets a tenant
 //!   that waits for each answer reach its share.

@@ -267,6 +267,7 @@ impl Bounds {
         let more = request.delivered.minus(before).0;
         let after = Commit {
             left: commit.left.saturating_sub(more),
+            // What a core charges beyond this, as long as the request runs, would make the bound larger; it holds without.
             charged: commit.charged.max(request.delivered.0),
             ..commit
         };

@@ -4,7 +4,11 @@ mod bodies;
 mod cost;
 mod files;
 
-use std::{sync::mpsc, thread::JoinHandle};
+use std::{
+    sync::{Condvar, Mutex, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use obleth_ledger::Position;
 use obleth_policy::{unit::MicroUsd, unit::UnixMs};
@@ -31,8 +35,10 @@ struct Open {
 
 impl Open {
     fn new(dir: &TempDir) -> Self {
-        let (ledger, threads) =
-            EmbeddedFile::open(&dir.path().join("usage.db")).unwrap().start(Uuid::from_u128(1)).unwrap();
+        let (ledger, threads) = EmbeddedFile::open(&dir.path().join("usage.db"))
+            .unwrap()
+            .start(Uuid::from_u128(1), || ())
+            .unwrap();
         Self { ledger: Some(ledger), threads: threads.into() }
     }
 
@@ -149,6 +155,38 @@ async fn more_groups_than_fit_are_refused_and_not_cut_off() {
     assert_eq!(fewer.groups.len(), 50_000);
 }
 
+/// Names of the threads that gave back.
+static GAVE_BACK: (Mutex<Vec<String>>, Condvar) = (Mutex::new(Vec::new()), Condvar::new());
+
+fn give_back() {
+    GAVE_BACK.0.lock().unwrap().push(thread::current().name().unwrap().to_owned());
+    GAVE_BACK.1.notify_all();
+}
+
+/// Waits until so many have given back, and says which.
+fn gave_back(count: usize) -> Vec<String> {
+    let (names, more) = &GAVE_BACK;
+    let few = |names: &mut Vec<String>| names.len() < count;
+    let (names, _) = more.wait_timeout_while(names.lock().unwrap(), Duration::from_secs(30), few).unwrap();
+    names.clone()
+}
+
+#[tokio::test]
+async fn threads_that_have_become_quiet_give_back_once_and_go_on_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = golden::rows();
+    let file = EmbeddedFile::open(&dir.path().join("usage.db")).unwrap();
+    let (ledger, threads) = file.start(Uuid::from_u128(1), give_back).unwrap();
+    ledger.put(rows[..10].to_vec(), place(10)).await.unwrap();
+    assert_eq!(gave_back(1), ["obleth-usage"]);
+    assert_eq!(requests(&ledger).await, 10);
+    assert_eq!(gave_back(2), ["obleth-usage", "obleth-reports"]);
+    ledger.put(rows[10..20].to_vec(), place(20)).await.unwrap();
+    assert_eq!(requests(&ledger).await, 20);
+    drop(ledger);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
 #[tokio::test]
 async fn another_log_begins_anew() {
     let dir = tempfile::tempdir().unwrap();
@@ -156,7 +194,7 @@ async fn another_log_begins_anew() {
     let path = dir.path().join("usage.db");
     for (log, from, expected) in [(1, 0, 10), (2, 10, 20)] {
         let file = EmbeddedFile::open(&path).unwrap();
-        let (ledger, threads) = file.start(Uuid::from_u128(log)).unwrap();
+        let (ledger, threads) = file.start(Uuid::from_u128(log), || ()).unwrap();
         assert_eq!(ledger.reached().await, Ok(None), "of this log");
         ledger.put(rows[from..from + 10].to_vec(), place(10)).await.unwrap();
         assert_eq!(requests(&ledger).await, expected);
