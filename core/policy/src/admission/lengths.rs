@@ -5,7 +5,10 @@
 //! its pool costs, beyond what it has brought so far. A good guess of the whole would be worse: with lengths of a heavy
 //! tail it makes service swing. Of the input, its tokens by its bytes.
 
-use crate::{cost::Cost, mean::Mean};
+use crate::{
+    cost::Cost,
+    mean::{LongMean, Mean},
+};
 
 /// Bytes of a request per token, before anything is known of a pool's requests.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -40,21 +43,14 @@ impl Lengths {
     }
 }
 
-/// The mean of what a pool's answers cost, without their input: of all, and of the last thousand once there are more.
+/// What a pool's answers cost as a rule, without their input.
 ///
 /// It is the pool's and learns slowly on purpose. What all requests in flight are charged alike puts nobody ahead of
 /// another; what differs by tenant, or swings with every long answer, does.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usual {
-    /// In parts, so that small differences are not lost.
-    mean: u64,
-    seen: u64,
-}
+pub(super) struct Usual(LongMean);
 
 impl Usual {
-    /// Answers after which the oldest ones count less.
-    const MEMORY: u64 = 1024;
-
     /// What a running request is charged beyond what it has brought.
     ///
     /// Whoever has more under way will be ahead by the time that the next slot falls free; without this a tenant that is
@@ -63,16 +59,11 @@ impl Usual {
     /// mean: lognormal with σ 1.5 0.54 (2.3) → 0.26 (1.3) → 0.25 (1.2) %, a fifth of the answers 37 times as long as the
     /// others 1.4 (4.9) → 0.53 (1.2) → 0.49 (1.2) %.
     pub(super) const fn ahead(self) -> Cost {
-        Cost(self.mean / PARTS * 3 / 4)
+        Cost(self.0.get().saturating_mul(3) / 4)
     }
 
     pub(super) fn learn(&mut self, cost: Cost) {
-        self.seen = self.seen.saturating_add(1).min(Self::MEMORY);
-        let value = cost.0.saturating_mul(PARTS);
-        self.mean = match value >= self.mean {
-            true => self.mean.saturating_add(value.saturating_sub(self.mean) / self.seen),
-            false => self.mean.saturating_sub(self.mean.saturating_sub(value) / self.seen),
-        };
+        self.0.learn(cost.0);
     }
 }
 
@@ -113,25 +104,6 @@ mod tests {
             lengths.learn(cost);
         }
         assert!((2_000..3_000).contains(&shorter), "{shorter}");
-    }
-
-    #[test]
-    fn what_is_usual_is_the_mean_of_the_first_answers_and_moves_little_with_one_more() {
-        let mut usual = Usual::default();
-        assert_eq!(usual.ahead(), Cost(0), "nothing is known");
-        for cost in [10_000, 20_000, 90_000] {
-            usual.learn(Cost(cost));
-        }
-        assert!((29_999..=30_000).contains(&usual.ahead().0), "three quarters of 40,000");
-        for _ in 0..2000 {
-            usual.learn(Cost(40_000));
-        }
-        usual.learn(Cost(4_000_000));
-        assert!((30_000..34_000).contains(&usual.ahead().0), "{usual:?}");
-        for _ in 0..20_000 {
-            usual.learn(Cost(2000));
-        }
-        assert!((1500..1600).contains(&usual.ahead().0), "it forgets: {usual:?}");
     }
 
     #[test]
