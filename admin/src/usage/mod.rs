@@ -30,7 +30,10 @@ pub(crate) mod retention;
 pub(crate) mod row;
 pub(crate) mod shipper;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use obleth_ledger::Position;
 
@@ -42,6 +45,9 @@ use embedded::Embedded;
 use fault::LedgerFault;
 use report::{Page, Report, Reported};
 use row::{Entry, Row};
+
+/// Time without work after which a thread gives back to the system what its work took.
+pub(crate) const QUIET: Duration = Duration::from_secs(2);
 
 /// Where rows go and reports come from. Cheap to clone. All of them give the same numbers.
 #[derive(Clone)]

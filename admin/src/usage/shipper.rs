@@ -24,15 +24,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Ledger, fault::LedgerFault, row::Row};
+use super::{Ledger, QUIET, fault::LedgerFault, row::Row};
 use crate::{bell::AsyncBell, budget::keeper::Keeper, stop::StopSignal};
 
 /// How long a batch that is not full waits for more.
 const MOST_AGE: Duration = Duration::from_secs(1);
 /// First and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// Time without a record after which what the last ones took is given back.
-const QUIET: Duration = Duration::from_secs(2);
 /// How long what is left may take when the process ends.
 const LAST_TIME: Duration = Duration::from_secs(1);
 /// How often it is said again that a ledger takes nothing.

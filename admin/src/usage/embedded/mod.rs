@@ -60,6 +60,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
+    QUIET,
     fault::LedgerFault,
     report::{Page, Report, Reported},
     row::{Entry, Row},
@@ -92,9 +93,6 @@ const MOST_TIME: Duration = Duration::from_secs(30);
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 /// Size to which SQLite's log is cut when a long question had kept it growing, in bytes.
 const LOG_BYTES: i64 = 64 << 20;
-
-/// Time without work after which a thread gives back what its work took.
-const QUIET: Duration = Duration::from_secs(2);
 
 /// How nice the threads are: nobody waits for them as a request waits for its shard, whose processor they may share.
 const NICE: i32 = 19;
