@@ -26,6 +26,10 @@ const TAIL: Duration = Duration::from_millis(50);
 /// Windows of a picture per window of a figure, at least.
 const FINER: u32 = 4;
 
+/// Part of its cap that a tenant at it must use, and should, in percent: between two of its requests it waits until a slot
+/// falls free when it is its group's turn, a part of a service time.
+const CAP_USED: (f64, f64) = (90.0, 95.0);
+
 /// One seed.
 #[derive(Clone, Debug, Serialize)]
 struct Contest {
@@ -71,15 +75,18 @@ pub(super) fn shares(ground: Ground<'_>, shares: &Shares, repeat: Repeat) -> Res
     };
     let busy = median(&contests.iter().map(|one| one.busy).collect::<Vec<_>>()).unwrap_or_default();
     let used = median(&contests.iter().map(|one| one.used).collect::<Vec<_>>()).unwrap_or_default();
+    let circumstances = format!("{:.1} % of the slots in use, {}", used * 100.0, super::busy_text(busy));
     let caps = contests.iter().filter_map(|one| one.caps_used).min_by(f64::total_cmp);
-    let caps = caps.map_or(String::new(), |used| format!(", {:.1} % of what the cap allows", used * 100.0));
-    let circumstances =
-        format!("{:.1} % of the slots in use{caps}, {}", used * 100.0, super::busy_text(busy));
+    let of_cap = format!("part of its cap that a tenant at it uses, {}, least of the seeds", shares.name);
     chapter.findings = vec![
         finding("median", asked.median, median(&errors)).remark(circumstances),
         finding("p95", asked.p95, quantile(&errors, 0.95)),
         finding("largest", asked.largest, quantile(&errors, 1.0)),
     ];
+    chapter.findings.extend(caps.map(|used| {
+        let asked = Asked::at_least(CAP_USED.0, CAP_USED.1);
+        Finding::new(Some(11), of_cap, Unit::Percent, asked, Some(used * 100.0)).from(from.clone())
+    }));
     chapter.record = json!(contests);
     Ok(chapter)
 }
