@@ -14,6 +14,8 @@ pub const MAX_USAGE: usize = 4096;
 pub const MOST_TOKENS: u64 = 1 << 40;
 /// Bytes of a `usage` value kept without an allocation.
 const INLINE_USAGE: usize = 384;
+/// Objects at the end of a whole answer among which its `usage` is looked for first. Few members follow it.
+const LAST_OBJECTS: usize = 8;
 /// Bytes that are looked at one by one before a vector search begins.
 const NEAR: usize = 16;
 /// Longest spelling of the name `usage`: every letter as a `\u` escape.
@@ -40,15 +42,14 @@ impl Usage {
         let mut cached = None;
         let [prompt, completion, input, output] = &mut found;
         json::members(value, |member| {
-            let count = count(&member);
             if member.is("prompt_tokens") {
-                *prompt = count;
+                *prompt = count(&member);
             } else if member.is("completion_tokens") {
-                *completion = count;
+                *completion = count(&member);
             } else if member.is("input_tokens") {
-                *input = count;
+                *input = count(&member);
             } else if member.is("output_tokens") {
-                *output = count;
+                *output = count(&member);
             } else if member.is("prompt_tokens_details") || member.is("input_tokens_details") {
                 cached = cached_tokens(&member).or(cached);
             }
@@ -197,22 +198,26 @@ impl JsonUsage {
         }
     }
 
-    /// Reads from the last name `usage` to the end of the answer. A quote within a string is escaped, so these bytes
-    /// are a string of their own; if what follows closes exactly one object, it was a member of the outermost.
+    /// Reads from a name `usage` near the end of the answer, strictly. The quote before it begins a string, as it is not
+    /// escaped and a colon follows the string; if what follows closes exactly one object, its value was a member of the
+    /// outermost.
     fn of_tail(answer: &[u8]) -> Option<Self> {
-        const NAME: &[u8] = b"\"usage\"";
-        let blank = |bytes: &[u8]| bytes.trim_ascii_start().is_empty();
-        let at = memchr::memmem::rfind(answer, NAME)?;
+        let at = name_before_object(answer)?;
         let (before, tail) = answer.split_at_checked(at)?;
-        let is_name = tail.get(NAME.len()..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b":"));
-        // A name written with escapes could be a later one.
-        if !is_name || !before.trim_ascii_start().starts_with(b"{") || memchr::memchr(b'\\', tail).is_some() {
+        if !before.trim_ascii_start().starts_with(b"{") {
             return None;
         }
-        let mut found = Self { expect: Expect::Key, ..Self::default() };
-        let end = found.push_until_over(tail);
-        let rest = tail.get(end..).unwrap_or_default();
-        (found.expect == Expect::Over && blank(rest)).then_some(found)
+        let mut found = Self { expect: Expect::Over, ..Self::default() };
+        json::last_members(tail, |member| {
+            if member.is("usage") {
+                found.captured.clear();
+                found.captured_too_long = false;
+                found.capture(member.raw().as_bytes());
+            }
+            Ok(())
+        })
+        .ok()?;
+        Some(found)
     }
 
     /// The usage found so far; of several `usage` members the last counts.
@@ -370,6 +375,16 @@ impl JsonUsage {
             self.captured.extend_from_slice(seen);
         }
     }
+}
+
+/// Where a name `usage` stands whose value is an object, as near to the end as one of the last few objects.
+fn name_before_object(answer: &[u8]) -> Option<usize> {
+    let braces = memchr::memrchr_iter(b'{', answer).take(LAST_OBJECTS);
+    let mut names = braces.filter_map(|brace| {
+        let before = answer.get(..brace)?.trim_ascii_end().strip_suffix(b":")?.trim_ascii_end();
+        before.strip_suffix(b"\"usage\"")
+    });
+    names.find(|before| !before.ends_with(b"\\")).map(<[u8]>::len)
 }
 
 /// The first byte that is wanted, and where it is: the first few bytes are looked at one by one, because most names
