@@ -79,39 +79,36 @@ impl HeaderKind {
     /// option: only the head as a whole knows those.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
-        let starts =
-            |wanted: &[u8]| name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted));
         match name.len() {
-            2 if is(b"te") => Self::HopByHop,
-            4 if is(b"host") => Self::Host,
-            6 if is(b"cookie") => Self::Cookie,
-            6 if is(b"expect") => Self::Expect,
-            7 if is(b"api-key") => Self::ApiKey,
-            7 if is(b"upgrade") || is(b"trailer") => Self::HopByHop,
-            9 if is(b"x-api-key") => Self::XApiKey,
-            10 if is(b"connection") => Self::Connection,
-            10 if is(b"set-cookie") => Self::SetCookie,
-            10 if is(b"keep-alive") => Self::HopByHop,
-            11 if is(b"retry-after") => Self::RetryAfter,
-            12 if is(b"content-type") => Self::ContentType,
-            12 if is(b"x-request-id") => Self::RequestId,
-            12 if is(b"x-session-id") => Self::SessionId,
-            13 if is(b"authorization") => Self::Authorization,
-            13 if is(b"cache-control") => Self::CacheControl,
-            14 if is(b"content-length") => Self::ContentLength,
-            14 if is(b"http2-settings") => Self::HopByHop,
-            15 if is(b"accept-encoding") => Self::AcceptEncoding,
-            15 if is(b"x-forwarded-for") => Self::ForwardedFor,
-            16 if is(b"content-encoding") => Self::ContentEncoding,
-            17 if is(b"transfer-encoding") => Self::TransferEncoding,
-            19 if is(b"x-stainless-timeout") => Self::Patience,
-            24 if is(b"x-stainless-read-timeout") => Self::Patience,
+            2 if is(name, b"te") => Self::HopByHop,
+            4 if is(name, b"host") => Self::Host,
+            6 if is(name, b"cookie") => Self::Cookie,
+            6 if is(name, b"expect") => Self::Expect,
+            7 if is(name, b"api-key") => Self::ApiKey,
+            7 if is(name, b"upgrade") || is(name, b"trailer") => Self::HopByHop,
+            9 if is(name, b"x-api-key") => Self::XApiKey,
+            10 if is(name, b"connection") => Self::Connection,
+            10 if is(name, b"set-cookie") => Self::SetCookie,
+            10 if is(name, b"keep-alive") => Self::HopByHop,
+            11 if is(name, b"retry-after") => Self::RetryAfter,
+            12 if is(name, b"content-type") => Self::ContentType,
+            12 if is(name, b"x-request-id") => Self::RequestId,
+            12 if is(name, b"x-session-id") => Self::SessionId,
+            13 if is(name, b"authorization") => Self::Authorization,
+            13 if is(name, b"cache-control") => Self::CacheControl,
+            14 if is(name, b"content-length") => Self::ContentLength,
+            14 if is(name, b"http2-settings") => Self::HopByHop,
+            15 if is(name, b"accept-encoding") => Self::AcceptEncoding,
+            15 if is(name, b"x-forwarded-for") => Self::ForwardedFor,
+            16 if is(name, b"content-encoding") => Self::ContentEncoding,
+            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            19 if is(name, b"x-stainless-timeout") => Self::Patience,
+            24 if is(name, b"x-stainless-read-timeout") => Self::Patience,
             _ => match name.first() {
-                Some(b'x' | b'X') if starts(b"x-obleth-") => Self::Obleth,
-                Some(b'x' | b'X') if starts(b"x-ratelimit-") => Self::RateLimit,
-                Some(b'o' | b'O') if starts(b"openai-") => Self::OpenAi,
-                Some(b'p' | b'P') if starts(b"proxy-") => Self::HopByHop,
+                Some(b'x' | b'X') if starts(name, b"x-obleth-") => Self::Obleth,
+                Some(b'x' | b'X') if starts(name, b"x-ratelimit-") => Self::RateLimit,
+                Some(b'o' | b'O') if starts(name, b"openai-") => Self::OpenAi,
+                Some(b'p' | b'P') if starts(name, b"proxy-") => Self::HopByHop,
                 _ => Self::Other,
             },
         }
@@ -156,6 +153,19 @@ impl HeaderKind {
     pub fn comes_back(self) -> bool {
         matches!(self, Self::ContentType | Self::ContentEncoding | Self::CacheControl | Self::OpenAi)
     }
+}
+
+/// Whether `name` is `wanted`, which is in lower case, in any case.
+#[inline]
+fn is<const N: usize>(name: &[u8], wanted: &[u8; N]) -> bool {
+    name.len() == N && starts(name, wanted)
+}
+
+/// Whether `name` begins with `wanted`, which is in lower case, in any case. Of arrays, so that all bytes are compared
+/// at once.
+#[inline]
+fn starts<const N: usize>(name: &[u8], wanted: &[u8; N]) -> bool {
+    name.first_chunk::<N>().is_some_and(|start| start.map(|byte| byte.to_ascii_lowercase()) == *wanted)
 }
 
 /// The first header of a kind.
