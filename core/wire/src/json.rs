@@ -162,9 +162,49 @@ pub fn members<'b>(
     if body.starts_with(BYTE_ORDER_MARK) {
         return Err(JsonError::Bom);
     }
-    let body = simdutf8::basic::from_utf8(body).map_err(|_| JsonError::NotUtf8)?;
+    let body = text(body)?;
     let mut cursor = Cursor::new(body.as_bytes());
     cursor.skip_blank();
+    let shape = object(body, &mut cursor, visit)?;
+    end(cursor)?;
+    Ok(shape)
+}
+
+/// As [`members`], of the object that `bytes` begins with; gives its length. What follows it is another's to judge, but
+/// that it is UTF-8.
+pub(crate) fn leading_members<'b>(
+    bytes: &'b [u8],
+    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+) -> Result<usize, JsonError> {
+    let body = text(bytes)?;
+    let mut cursor = Cursor::new(body.as_bytes());
+    object(body, &mut cursor, visit)?;
+    Ok(cursor.at())
+}
+
+/// As [`members`], of the rest of an object, from the name of one of its members on.
+pub(crate) fn last_members<'b>(
+    rest: &'b [u8],
+    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+) -> Result<(), JsonError> {
+    let body = text(rest)?;
+    let mut cursor = Cursor::new(body.as_bytes());
+    cursor.skip_blank();
+    walk(body, &mut cursor, 0, visit)?;
+    cursor.advance(1);
+    end(cursor)
+}
+
+fn text(body: &[u8]) -> Result<&str, JsonError> {
+    simdutf8::basic::from_utf8(body).map_err(|_| JsonError::NotUtf8)
+}
+
+/// Moves over the object that the next value must be.
+fn object<'b>(
+    body: &'b str,
+    cursor: &mut Cursor<'b>,
+    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+) -> Result<ObjectShape, JsonError> {
     match cursor.peek() {
         Some(b'{') => cursor.advance(1),
         Some(_) => return Err(JsonError::NotAnObject),
@@ -172,31 +212,20 @@ pub fn members<'b>(
     }
     let open = cursor.at();
     cursor.skip_blank();
-    if cursor.peek() == Some(b'}') {
-        let close = cursor.at();
-        end(cursor)?;
-        return Ok(ObjectShape { open, close, members: 0 });
-    }
-    let (close, members) = members_to_end(body, cursor, open, visit)?;
+    let members = if cursor.peek() == Some(b'}') { 0 } else { walk(body, cursor, open, visit)? };
+    let close = cursor.at();
+    cursor.advance(1);
     Ok(ObjectShape { open, close, members })
 }
 
-/// As [`members`], for the rest of an object: `body` begins with the name of one of its members.
-pub(crate) fn last_members<'b>(
-    body: &'b [u8],
-    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
-) -> Result<(), JsonError> {
-    let body = simdutf8::basic::from_utf8(body).map_err(|_| JsonError::NotUtf8)?;
-    members_to_end(body, Cursor::new(body.as_bytes()), 0, visit).map(|_| ())
-}
-
-/// Walks members from the name under the cursor to the end of the text; gives the offset of `}` and how many they were.
-fn members_to_end<'b>(
+/// Moves from the name of a member to the object's `}`, and gives the number of members on the way. The value before
+/// the first of them, if there is one, ends at `lead`.
+fn walk<'b>(
     body: &'b str,
-    mut cursor: Cursor<'b>,
+    cursor: &mut Cursor<'b>,
     mut lead: usize,
     mut visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
-) -> Result<(usize, usize), JsonError> {
+) -> Result<usize, JsonError> {
     let mut members = 0_usize;
     loop {
         let key_start = cursor.at();
@@ -214,19 +243,15 @@ fn members_to_end<'b>(
         cursor.skip_blank();
         match cursor.peek() {
             Some(b',') => cursor.advance(1),
-            Some(b'}') => break,
+            Some(b'}') => return Ok(members),
             _ => return Err(cursor.fault("expected `,` or `}`")),
         }
         cursor.skip_blank();
     }
-    let close = cursor.at();
-    end(cursor)?;
-    Ok((close, members))
 }
 
-/// Moves over the object's `}`, behind which only white space may stand.
+/// Only white space may follow.
 fn end(mut cursor: Cursor<'_>) -> Result<(), JsonError> {
-    cursor.advance(1);
     cursor.skip_blank();
     if cursor.peek().is_some() {
         return Err(JsonError::Trailing { at: cursor.at() });

@@ -31,16 +31,17 @@ pub(crate) const fn each(byte: u8) -> u64 {
 /// the first byte of a word that is marked at all.
 #[inline]
 pub(crate) fn run(bytes: &[u8], marks: impl Fn(u64) -> u64, is_marked: impl Fn(u8) -> bool) -> usize {
+    // The sums below are offsets into `bytes`: they cannot wrap, and a check of each would cost as much as the search.
     let (words, tail) = bytes.as_chunks();
     let mut run = 0_usize;
     for word in words {
         let found = marks(u64::from_le_bytes(*word));
         if found != 0 {
-            return run.saturating_add((found.trailing_zeros() / 8) as usize);
+            return run.wrapping_add((found.trailing_zeros() / 8) as usize);
         }
-        run = run.saturating_add(word.len());
+        run = run.wrapping_add(word.len());
     }
-    run.saturating_add(tail.iter().position(|&byte| is_marked(byte)).unwrap_or(tail.len()))
+    run.wrapping_add(tail.iter().position(|&byte| is_marked(byte)).unwrap_or(tail.len()))
 }
 
 /// The place of the first byte that ends a line or a text for somebody: CR, LF or NUL.
@@ -50,10 +51,10 @@ pub(crate) fn line_break(bytes: &[u8]) -> Option<usize> {
     loop {
         let rest = bytes.get(from..)?;
         // Hardly another byte is as low: few are looked at twice.
-        let at = from.saturating_add(run(rest, |word| below(word, b'\r' + 1), |byte| byte <= b'\r'));
+        let at = from.wrapping_add(run(rest, |word| below(word, b'\r' + 1), |byte| byte <= b'\r'));
         match bytes.get(at)? {
             b'\r' | b'\n' | 0 => return Some(at),
-            _ => from = at.saturating_add(1),
+            _ => from = at.wrapping_add(1),
         }
     }
 }
@@ -65,11 +66,35 @@ pub(crate) fn is_visible(bytes: &[u8]) -> bool {
     run(bytes, marks, |byte| !byte.is_ascii_graphic()) == bytes.len()
 }
 
+/// The first and the last eight bytes of `text` in lower case, ASCII letters only; of shorter text two halves that
+/// overlap. With the length this is all of a text of up to 16 bytes.
+#[inline]
+pub(crate) fn lower_ends(text: &[u8]) -> (u64, u64) {
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        return (lower(u64::from_le_bytes(*first)), lower(u64::from_le_bytes(*last)));
+    }
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        return (lower(u32::from_le_bytes(*first).into()), lower(u32::from_le_bytes(*last).into()));
+    }
+    let short = text.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    (lower(short), 0)
+}
+
+/// Each byte of the word in lower case, if it is an ASCII letter. Nothing is carried from byte to byte: without its
+/// high bit a byte and less than 0x80 stay below 0x100.
+#[inline]
+fn lower(word: u64) -> u64 {
+    let low = word & !HIGH;
+    let from_a = low.wrapping_add(each(0x80 - b'A'));
+    let past_z = low.wrapping_add(each(0x80 - b'Z' - 1));
+    word | ((from_a & !past_z & !word & HIGH) >> 2)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{below, equal, is_visible, line_break, run};
+    use super::{below, equal, is_visible, line_break, lower_ends, run};
 
     /// Text in which the bytes at the edges of what is looked for are as frequent as ordinary ones.
     fn text() -> impl Strategy<Value = Vec<u8>> {
@@ -89,6 +114,18 @@ mod tests {
             prop_assert_eq!(is_visible(&bytes), bytes.iter().all(u8::is_ascii_graphic));
             let visible: Vec<u8> = bytes.into_iter().filter(u8::is_ascii_graphic).collect();
             prop_assert!(is_visible(&visible));
+        }
+
+        #[test]
+        fn the_ends_of_text_are_those_of_its_lower_case(bytes in prop::collection::vec(any::<u8>(), 0..24)) {
+            let lower = bytes.to_ascii_lowercase();
+            prop_assert_eq!(lower_ends(&bytes), lower_ends(&lower));
+            let alike = |other: &[u8]| other.len() == lower.len() && lower_ends(other) == lower_ends(&lower);
+            for at in 0..lower.len().min(16) {
+                let mut other = lower.clone();
+                other[at] ^= 0x80;
+                prop_assert!(lower.len() > 16 || !alike(&other), "byte {} counts", at);
+            }
         }
 
         #[test]

@@ -5,6 +5,7 @@
 //! nowhere else, so that no stage can leak a credential by listing headers of its own.
 
 use super::head::Span;
+use crate::word;
 
 /// The header lines of a head, in their order. On the heap, because a head is moved from stage to stage.
 pub type Headers = Vec<Header>;
@@ -79,36 +80,42 @@ impl HeaderKind {
     /// option: only the head as a whole knows those.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
+        let ends = word::lower_ends(name);
+        // The ends are the whole of a name of up to 16 bytes.
+        let is = |wanted: &[u8]| ends == word::lower_ends(wanted);
+        let is_long = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+        let starts =
+            |wanted: &[u8]| name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted));
         match name.len() {
-            2 if is(name, b"te") => Self::HopByHop,
-            4 if is(name, b"host") => Self::Host,
-            6 if is(name, b"cookie") => Self::Cookie,
-            6 if is(name, b"expect") => Self::Expect,
-            7 if is(name, b"api-key") => Self::ApiKey,
-            7 if is(name, b"upgrade") || is(name, b"trailer") => Self::HopByHop,
-            9 if is(name, b"x-api-key") => Self::XApiKey,
-            10 if is(name, b"connection") => Self::Connection,
-            10 if is(name, b"set-cookie") => Self::SetCookie,
-            10 if is(name, b"keep-alive") => Self::HopByHop,
-            11 if is(name, b"retry-after") => Self::RetryAfter,
-            12 if is(name, b"content-type") => Self::ContentType,
-            12 if is(name, b"x-request-id") => Self::RequestId,
-            12 if is(name, b"x-session-id") => Self::SessionId,
-            13 if is(name, b"authorization") => Self::Authorization,
-            13 if is(name, b"cache-control") => Self::CacheControl,
-            14 if is(name, b"content-length") => Self::ContentLength,
-            14 if is(name, b"http2-settings") => Self::HopByHop,
-            15 if is(name, b"accept-encoding") => Self::AcceptEncoding,
-            15 if is(name, b"x-forwarded-for") => Self::ForwardedFor,
-            16 if is(name, b"content-encoding") => Self::ContentEncoding,
-            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
-            19 if is(name, b"x-stainless-timeout") => Self::Patience,
-            24 if is(name, b"x-stainless-read-timeout") => Self::Patience,
+            2 if is(b"te") => Self::HopByHop,
+            4 if is(b"host") => Self::Host,
+            6 if is(b"cookie") => Self::Cookie,
+            6 if is(b"expect") => Self::Expect,
+            7 if is(b"api-key") => Self::ApiKey,
+            7 if is(b"upgrade") || is(b"trailer") => Self::HopByHop,
+            9 if is(b"x-api-key") => Self::XApiKey,
+            10 if is(b"connection") => Self::Connection,
+            10 if is(b"set-cookie") => Self::SetCookie,
+            10 if is(b"keep-alive") => Self::HopByHop,
+            11 if is(b"retry-after") => Self::RetryAfter,
+            12 if is(b"content-type") => Self::ContentType,
+            12 if is(b"x-request-id") => Self::RequestId,
+            12 if is(b"x-session-id") => Self::SessionId,
+            13 if is(b"authorization") => Self::Authorization,
+            13 if is(b"cache-control") => Self::CacheControl,
+            14 if is(b"content-length") => Self::ContentLength,
+            14 if is(b"http2-settings") => Self::HopByHop,
+            15 if is(b"accept-encoding") => Self::AcceptEncoding,
+            15 if is(b"x-forwarded-for") => Self::ForwardedFor,
+            16 if is(b"content-encoding") => Self::ContentEncoding,
+            17 if is_long(b"transfer-encoding") => Self::TransferEncoding,
+            19 if is_long(b"x-stainless-timeout") => Self::Patience,
+            24 if is_long(b"x-stainless-read-timeout") => Self::Patience,
             _ => match name.first() {
-                Some(b'x' | b'X') if starts(name, b"x-obleth-") => Self::Obleth,
-                Some(b'x' | b'X') if starts(name, b"x-ratelimit-") => Self::RateLimit,
-                Some(b'o' | b'O') if starts(name, b"openai-") => Self::OpenAi,
-                Some(b'p' | b'P') if starts(name, b"proxy-") => Self::HopByHop,
+                Some(b'x' | b'X') if starts(b"x-obleth-") => Self::Obleth,
+                Some(b'x' | b'X') if starts(b"x-ratelimit-") => Self::RateLimit,
+                Some(b'o' | b'O') if starts(b"openai-") => Self::OpenAi,
+                Some(b'p' | b'P') if starts(b"proxy-") => Self::HopByHop,
                 _ => Self::Other,
             },
         }
@@ -155,19 +162,6 @@ impl HeaderKind {
     }
 }
 
-/// Whether `name` is `wanted`, which is in lower case, in any case.
-#[inline]
-fn is<const N: usize>(name: &[u8], wanted: &[u8; N]) -> bool {
-    name.len() == N && starts(name, wanted)
-}
-
-/// Whether `name` begins with `wanted`, which is in lower case, in any case. Of arrays, so that all bytes are compared
-/// at once.
-#[inline]
-fn starts<const N: usize>(name: &[u8], wanted: &[u8; N]) -> bool {
-    name.first_chunk::<N>().is_some_and(|start| start.map(|byte| byte.to_ascii_lowercase()) == *wanted)
-}
-
 /// The first header of a kind.
 pub(super) fn first<'b>(headers: &[Header], buf: &'b [u8], kind: HeaderKind) -> Option<&'b [u8]> {
     headers.iter().find(|header| header.kind == kind).map(|header| header.value.of(buf))
@@ -179,4 +173,57 @@ pub(super) fn iter<'b>(
     buf: &'b [u8],
 ) -> impl Iterator<Item = (&'b [u8], &'b [u8], HeaderKind)> {
     headers.iter().map(move |header| (header.name.of(buf), header.value.of(buf), header.kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HeaderKind;
+
+    const NAMES: [&str; 25] = [
+        "te",
+        "host",
+        "cookie",
+        "expect",
+        "api-key",
+        "upgrade",
+        "trailer",
+        "x-api-key",
+        "connection",
+        "set-cookie",
+        "keep-alive",
+        "retry-after",
+        "content-type",
+        "x-request-id",
+        "x-session-id",
+        "authorization",
+        "cache-control",
+        "content-length",
+        "http2-settings",
+        "accept-encoding",
+        "x-forwarded-for",
+        "content-encoding",
+        "transfer-encoding",
+        "x-stainless-timeout",
+        "x-stainless-read-timeout",
+    ];
+
+    #[test]
+    fn a_name_counts_in_any_case_and_with_no_byte_changed() {
+        for name in NAMES {
+            let kind = HeaderKind::of(name.as_bytes());
+            assert_ne!(kind, HeaderKind::Other, "{name}");
+            assert_eq!(HeaderKind::of(name.to_ascii_uppercase().as_bytes()), kind, "{name}");
+            for (at, byte) in (0..name.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
+                let mut changed = name.as_bytes().to_vec();
+                changed[at] = byte;
+                let expected =
+                    if changed.eq_ignore_ascii_case(name.as_bytes()) { kind } else { HeaderKind::Other };
+                assert_eq!(HeaderKind::of(&changed), expected, "{name} with {byte:#x} at {at}");
+            }
+            for other in [&name[1..], &name[..name.len() - 1], &format!("{name}x"), &format!("x{name}")] {
+                let known = NAMES.contains(&other);
+                assert_eq!(HeaderKind::of(other.as_bytes()) == HeaderKind::Other, !known, "{other}");
+            }
+        }
+    }
 }

@@ -41,8 +41,8 @@ impl HeadScan {
                 self.check(self.next, self.next, limits)?;
                 return Ok(None);
             };
-            let at = self.next.saturating_add(hit);
-            let behind = at.saturating_add(2);
+            let at = self.next.wrapping_add(hit);
+            let behind = at.wrapping_add(2);
             match rest.get(hit..).unwrap_or_default() {
                 [b'\r', b'\n', ..] => {
                     self.check(at, behind, limits)?;

@@ -24,13 +24,15 @@ pub(super) fn split(buf: &[u8], target: Span) -> Result<(Span, Option<Span>), He
     if !word::is_visible(bytes) {
         return Err(HeadError::Bad("the target has a character that must be percent-encoded"));
     }
-    if memchr::memchr(b'#', bytes).is_some() {
-        return Err(HeadError::Bad("the target has a fragment"));
-    }
-    let (path, query) = match memchr::memchr(b'?', bytes) {
+    let mark = memchr::memchr2(b'?', b'#', bytes);
+    let (path, query) = match mark {
         Some(at) => (target.take(at), Some(target.skip(at.saturating_add(1)))),
         None => (target, None),
     };
+    // One before the query was the mark itself.
+    if mark.and_then(|at| bytes.get(at..)).is_some_and(|rest| rest.contains(&b'#')) {
+        return Err(HeadError::Bad("the target has a fragment"));
+    }
     check_path(path.of(buf))?;
     Ok((path, query))
 }

@@ -30,9 +30,10 @@ impl<'b> Cursor<'b> {
         self.bytes.get(self.at).copied()
     }
 
+    /// Does not saturate: a position is at most a few bytes behind a text, which is never that long.
     #[inline]
     pub(super) fn advance(&mut self, count: usize) {
-        self.at = self.at.saturating_add(count);
+        self.at = self.at.wrapping_add(count);
     }
 
     #[cold]
@@ -252,11 +253,12 @@ fn plain_run(bytes: &[u8]) -> usize {
     // Flipping bit 1 brings the quote next to the control characters, and moves no other byte in or out of them.
     let marks = |word| word::below(word ^ word::each(0x02), 0x21) | word::equal(word, b'\\');
     let run = word::run(near, marks, is_special);
-    if run < NEAR { run } else { run.saturating_add(plain_far(far)) }
+    if run < NEAR { run } else { run.wrapping_add(plain_far(far)) }
 }
 
 /// As [`plain_run`], for long text: one vector search for the end, and one pass without a branch per byte that looks
-/// for what must not stand before it.
+/// for what must not stand before it. A call of its own, so that short strings pay nothing for it.
+#[inline(never)]
 fn plain_far(bytes: &[u8]) -> usize {
     let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
     let run = bytes.get(..end).unwrap_or_default();
