@@ -29,7 +29,7 @@ pub(super) fn split(buf: &[u8], target: Span) -> Result<(Span, Option<Span>), He
         Some(at) => (target.take(at), Some(target.skip(at.saturating_add(1)))),
         None => (target, None),
     };
-    // One before the query was the mark itself.
+    // The mark itself, or one in what would be the query.
     if mark.and_then(|at| bytes.get(at..)).is_some_and(|rest| rest.contains(&b'#')) {
         return Err(HeadError::Bad("the target has a fragment"));
     }
