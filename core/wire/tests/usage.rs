@@ -97,6 +97,13 @@ fn only_the_top_level_usage_of_an_answer_counts() {
         (format!(r#"[{{"usage":{inner}}}]"#), None),
         (format!(r#"{{"usage":{{"prompt_tokens":7}},"usage":{inner}}}"#), found),
         (format!(r#"{{"a":1}}{{"usage":{inner}}}"#), None),
+        (format!(r#"{{"\"usage":{inner}}}"#), None),
+        (format!(r#"{{"a\\":1,"usage":{inner}}}"#), found),
+        (format!(r#"{{"usage":{inner},"usage":null}}"#), None),
+        (format!(r#"{{"usage":{{}},"\u0075sage":{inner},"n":null}}"#), found),
+        (format!(r#"{{"usage":{inner},"text":"\"usage\":{{}}"}}"#), found),
+        (format!(r#"{{"usage":{inner},"x":{{"usage":{{"prompt_tokens":7}}}}}}"#), found),
+        (format!(r#"{{"usage" : {inner},"many":[{}0]}}"#, "{},".repeat(40)), found),
         (String::new(), None),
     ] {
         assert_eq!(whole(answer.as_bytes()), expected, "{answer}");

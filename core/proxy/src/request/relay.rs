@@ -95,8 +95,9 @@ pub(super) async fn relay(
             held.clear();
             head_sent = true;
             tally.first_byte(down.now());
-            tally.used(usage.finish(), None);
-            permit.used(usage.finish(), 0);
+            let used = usage.finish();
+            tally.used(used, None);
+            permit.used(used, 0);
             if !ended {
                 out = match down.send(out).await {
                     Ok(emptied) => emptied,
