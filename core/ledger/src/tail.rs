@@ -279,7 +279,7 @@ impl<'t> Reading<'t> {
     /// Takes the frames of a chunk that begins at that offset. Returns where the last one ended, and whether something that is
     /// none stands behind it.
     fn chunk(&mut self, bytes: &[u8], offset: u64) -> (u64, bool) {
-        let mut walk = Walk::of_segment(bytes, self.tail.desk.salt);
+        let mut walk = Walk::of_segment(bytes, self.tail.desk.salt.clone());
         while !self.is_done() {
             let before = offset + walk.end() as u64;
             match walk.next() {
