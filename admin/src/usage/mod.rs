@@ -99,14 +99,14 @@ impl Ledger {
     /// if it fails, or the process dies meanwhile, the same rows may be put again and are not taken twice.
     pub(crate) async fn put(
         &self,
-        rows: impl Into<Arc<[Row]>>,
+        rows: impl Into<Arc<Vec<Row>>>,
         from: Position,
         to: Position,
     ) -> Result<(), LedgerFault> {
         debug_assert!(from <= to, "{from} to {to}");
         match self.opened()? {
             Self::Embedded(ledger) => ledger.put(rows, to).await,
-            Self::ClickHouse(ledger) => ledger.put(&rows.into(), from, to).await,
+            Self::ClickHouse(ledger) => ledger.put(&*rows.into(), from, to).await,
             Self::Late(_) => Err(LedgerFault::NotOpened),
         }
     }

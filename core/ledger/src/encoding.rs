@@ -17,6 +17,8 @@ use crate::record::{Admission, MAX_TEXT, Record, Text, Tokens, UsageSource};
 const MAX_CODE: usize = 64;
 /// What every record has, before its texts.
 const FIXED: usize = 168;
+/// Shortest record.
+pub(crate) const LEAST_RECORD: usize = FIXED;
 /// Longest record: a multiple of 8.
 pub(crate) const MAX_RECORD: usize = FIXED + MAX_CODE + 2 * MAX_TEXT;
 /// A record's bytes. What is behind its end stays zero.

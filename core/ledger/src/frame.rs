@@ -7,12 +7,14 @@ use crc32fast::Hasher;
 use uuid::Uuid;
 
 use crate::{
-    encoding::{self, MAX_RECORD},
+    encoding::{self, LEAST_RECORD, MAX_RECORD},
     record::{Kind, Record},
 };
 
 /// Bytes before the record.
 pub(crate) const HEAD: usize = 24;
+/// Shortest frame of a note.
+pub(crate) const LEAST_NOTE: usize = HEAD + LEAST_RECORD;
 /// Longest frame of a note.
 pub(crate) const MAX_NOTE: usize = HEAD + MAX_RECORD;
 /// Longest frame of any kind. What claims to be longer is damaged.
