@@ -106,7 +106,7 @@ impl Ledger {
         debug_assert!(from <= to, "{from} to {to}");
         match self.opened()? {
             Self::Embedded(ledger) => ledger.put(rows, to).await,
-            Self::ClickHouse(ledger) => ledger.put(&*rows.into(), from, to).await,
+            Self::ClickHouse(ledger) => ledger.put(&rows.into(), from, to).await,
             Self::Late(_) => Err(LedgerFault::NotOpened),
         }
     }
