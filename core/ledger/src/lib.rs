@@ -105,9 +105,12 @@
 //!
 //! The first frame says how far every stream is; then come copies of the starts that are still without an end, so that older
 //! segments may go; then the first frame once more, so that no damaged sector takes both. What follows are notes as they
-//! came from the slates. A segment is preallocated, and cut to its length when the next one begins. It is begun as `spare.log`
-//! and gets its name when its beginning is durable; where it cannot be begun, the last one gets longer. A damaged header costs
-//! nothing: the file's name and `log.meta` say the same.
+//! came from the slates, but for starts whose ends came with them: the slate has both until the end is durable, and the end
+//! says that its stream is past the start.
+//!
+//! A segment is preallocated, and cut to its length when the next one begins. It is begun as `spare.log` and gets its name
+//! when its beginning is durable; where it cannot be begun, the last one gets longer. A damaged header costs nothing: the
+//! file's name and `log.meta` say the same.
 //!
 //! # Recovery
 //!
