@@ -213,15 +213,17 @@ impl JsonUsage {
 
     /// Reads the value of a name `usage` near the end of the answer, and what follows it, strictly. The quote before the
     /// name begins a string, as it is not escaped and a colon follows the string; if what follows the value closes
-    /// exactly one object, it was a member of the outermost. `None` if that is not so, or another `usage` follows.
+    /// exactly one object, it was a member of the outermost. `None` if that is not so, or another `usage` follows, or
+    /// something is escaped: then it is the text of an answer that was broken off, rather than its end.
     fn of_tail(answer: &[u8]) -> Option<Self> {
         let (before, value) = answer.split_at_checked(usage_object(answer)?)?;
-        if !before.trim_ascii_start().starts_with(b"{") {
+        if !before.trim_ascii_start().starts_with(b"{") || memchr::memchr(b'\\', value).is_some() {
             return None;
         }
         let mut counts = Counts::default();
         let len = json::leading_members(value, |member| counts.take(&member)).ok()?;
-        let usage = counts.usage().filter(|_| len <= MAX_USAGE)?;
+        let blank = before.len().saturating_sub(before.trim_ascii_end().len());
+        let usage = counts.usage().filter(|_| len.saturating_add(blank) <= MAX_USAGE)?;
         match value.get(len..)?.trim_ascii() {
             b"}" => {}
             [b',', rest @ ..] => {

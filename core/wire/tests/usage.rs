@@ -189,6 +189,22 @@ fn usage_value() -> impl Strategy<Value = Value> {
     })
 }
 
+#[test]
+fn an_answer_read_at_once_has_no_longer_usage_than_one_that_passes_by() {
+    for blank in [MAX_USAGE - 19, MAX_USAGE - 18, MAX_USAGE] {
+        let answer = format!("{{\"usage\":{}{{\"prompt_tokens\":1}}}}", " ".repeat(blank));
+        let found = whole(answer.as_bytes());
+        assert_eq!(found.is_some(), blank <= MAX_USAGE - 19, "{blank}");
+        assert_eq!(at_once(answer.as_bytes()), (found, false), "{blank}");
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_in_its_text_behind_a_nested_usage_is_unfinished() {
+    let cut = br#"{"choices":[{"usage":{"prompt_tokens":7},"text":"a\nb"}"#;
+    assert_eq!(at_once(cut), (None, true));
+}
+
 /// The same answer read through a document model.
 fn expected(answer: &Map<String, Value>) -> Option<Usage> {
     let usage = answer.get("usage")?.as_object()?;
