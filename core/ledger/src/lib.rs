@@ -21,7 +21,7 @@
 //! |---|---|
 //! | the process dies, at any moment, also in recovery | nothing that [`Slate::note`] took is lost, and nothing is there twice |
 //! | the power goes | what [`Tail::durable`] covers is there; the rest, 50 ms or so, may be lost, but never doubled |
-//! | a byte is damaged | one note at most is lost; what follows is read; it is counted |
+//! | a byte is damaged | one note at most is lost, and with it the row of a request that began and ended in one round of the log thread; what follows is read; it is counted |
 //! | the disk is full, read-only, or slow | slates hold what they can; after that notes are lost and counted; it is tried again every second |
 //! | the disk is full at a start | a log that was set up before opens, with what its slates hold and the room that they still have |
 //! | the log is full | new notes are dropped and counted; what has begun may still end, in a reserve; released segments make room |

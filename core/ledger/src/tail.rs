@@ -64,7 +64,7 @@ pub struct Batch<R = Record> {
     pub from: Position,
     /// Where it ends, and the next one begins.
     pub to: Position,
-    /// Damaged stretches in it, each one note or several that stood together.
+    /// Damaged stretches in it, each one note or several that stood together; a long one counts once per piece that is read.
     pub corrupt: u64,
 }
 

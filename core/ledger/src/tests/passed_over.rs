@@ -85,6 +85,36 @@ fn a_process_killed_at_any_byte_of_such_a_write_loses_nothing_and_doubles_nothin
 }
 
 #[test]
+fn a_damaged_byte_of_such_a_write_loses_one_row_at_most_and_is_counted() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    let slate = &log.slates[0];
+    for id in 1..=3 {
+        assert!(slate.note(Kind::Start, &begun(id)));
+        assert!(slate.note(Kind::End, &record(id)));
+    }
+    let from = log.tail.durable().offset as usize;
+    log.writer.round().unwrap();
+    let to = log.tail.durable().offset as usize;
+    // Behind what is damaged stands something whole: else it may as well never have been finished.
+    assert!(log.slates[0].note(Kind::End, &record(4)));
+    log.writer.round().unwrap();
+    drop(log);
+    let written = fs::read(dir.path().join(FIRST_SEGMENT)).unwrap();
+    for at in from..to {
+        let dir = left(dir.path());
+        let mut damaged = written.clone();
+        damaged[at] ^= 0x5A;
+        fs::write(dir.path().join(FIRST_SEGMENT), damaged).unwrap();
+        let log = opened(dir.path());
+        let there = log.shipped(Position::default());
+        let is_once = there.is_sorted_by(|one, next| one < next);
+        assert!(is_once && there.len() >= 3 && there.contains(&4), "damaged at {at}: {there:?}");
+        assert_eq!(log.recovered.corrupt, 1, "damaged at {at}");
+    }
+}
+
+#[test]
 fn a_start_is_in_the_log_if_its_end_has_no_room_there() {
     let salt = Salt::of(Uuid::from_u128(7));
     let [mut one, mut two] = [[0; MAX_NOTE]; 2];
