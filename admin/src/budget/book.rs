@@ -4,14 +4,18 @@
 //! the first record of the period came, or because the usage ledger was asked. One that is not whole is a lower bound, and
 //! totals are only ever raised: a budget must not be given twice because a part of its past could not be read.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod account;
+
+use std::collections::BTreeSet;
 
 use foldhash::{HashMap, HashSet};
 use obleth_ledger::{Position, Record};
 use obleth_policy::{
-    limit::{Definition, Limits, Measure, Meter, Scope, Spent, Turn, Unit},
+    limit::{Definition, Measure, Meter, Scope, Spent, Unit},
     unit::UnixMs,
 };
+
+use account::{Account, Place, ends, kind, note, turn};
 
 use crate::usage::row::MOST;
 
@@ -27,6 +31,8 @@ pub(crate) struct Book {
     /// Time of the newest one that was folded.
     folded: UnixMs,
     accounts: HashMap<Scope, Account>,
+    /// Of which kinds there may be any, as [`kind`] says it: most scopes have no budget, and need not be looked for.
+    kinds: u8,
     alerts: Vec<Alert>,
     /// Totals that differ from what was saved.
     unsaved: HashSet<(Meter, UnixMs)>,
@@ -45,18 +51,6 @@ pub(crate) struct Total {
     pub(crate) told: u8,
     /// That it has refused a request was told.
     pub(crate) is_refusal_told: bool,
-}
-
-/// Which total: a measure, and the first moment of a period.
-type Place = (Measure, UnixMs);
-
-/// The budgets of one scope.
-#[derive(Clone, Debug)]
-struct Account {
-    limits: Limits,
-    day: Turn,
-    month: Turn,
-    totals: BTreeMap<Place, Total>,
 }
 
 /// What somebody should hear of a budget, once in its period.
@@ -122,6 +116,7 @@ impl Book {
             before: None,
             folded: UnixMs(i64::MIN),
             accounts: HashMap::default(),
+            kinds: 0,
             alerts: Vec::new(),
             unsaved: HashSet::default(),
             saved_at: None,
@@ -132,6 +127,7 @@ impl Book {
     pub(crate) fn restored(saved: Saved) -> Self {
         let mut book = Self { before: saved.newest, saved_at: Some(saved.at), ..Self::new(saved.at) };
         for Entry { meter, since, total } in saved.entries {
+            book.kinds |= kind(meter.scope);
             let account = book.accounts.entry(meter.scope).or_default();
             account.totals.insert((meter.measure, since), total);
         }
@@ -172,8 +168,10 @@ impl Book {
             .collect();
         let scope = definition.scope;
         let newest = self.newest();
+        self.kinds |= kind(scope);
         let account = self.accounts.entry(scope).or_default();
         (account.limits, account.day, account.month) = (definition.limits, definition.day, definition.month);
+        account.noted = 0;
         let meter = |measure| Meter { scope, measure };
         let gone = account.totals.extract_if(.., |place, _| !periods.contains(place));
         self.unsaved.extend(gone.map(|((measure, since), _)| (meter(measure), since)));
@@ -212,6 +210,7 @@ impl Book {
             self.unsaved.extend(gone.map(|(measure, since)| (Meter { scope, measure }, since)));
             differs = true;
         }
+        self.kinds = self.accounts.keys().fold(0, |kinds, scope| kinds | kind(*scope));
         differs
     }
 
@@ -226,7 +225,7 @@ impl Book {
             }
             let group = record.group.map(Scope::Group);
             let scopes = [Some(Scope::Key(record.key)), Some(Scope::Tenant(record.tenant)), group];
-            for scope in scopes.into_iter().flatten() {
+            for scope in scopes.into_iter().flatten().filter(|scope| self.kinds & kind(*scope) != 0) {
                 if let Some(account) = self.accounts.get_mut(&scope) {
                     has_counted |= account.count(scope, record, (&mut self.alerts, &mut self.unsaved));
                 }
@@ -301,9 +300,11 @@ impl Book {
 
     /// The same budgets with nothing used, at another place: what it folds can be added.
     pub(crate) fn blank(&self, at: Position) -> Self {
-        let mut blank = Self { accounts: self.accounts.clone(), ..Self::new(at) };
-        let totals = blank.accounts.values_mut().flat_map(|account| account.totals.values_mut());
-        totals.for_each(|total| *total = Total { told: 100, ..Total::default() });
+        let mut blank = Self { accounts: self.accounts.clone(), kinds: self.kinds, ..Self::new(at) };
+        for account in blank.accounts.values_mut() {
+            account.noted = 0;
+            account.totals.values_mut().for_each(|total| *total = Total { told: 100, ..Total::default() });
+        }
         blank
     }
 
@@ -373,6 +374,9 @@ impl Book {
         for Entry { meter, since, total } in &changes.entries {
             if self.total(*meter, *since) == Some(*total) {
                 self.unsaved.remove(&(*meter, *since));
+                if let Some(account) = self.accounts.get_mut(&meter.scope) {
+                    account.noted = 0;
+                }
             }
         }
         for (meter, since) in &changes.gone {
@@ -382,72 +386,6 @@ impl Book {
         }
         self.saved_at = Some(changes.at);
     }
-}
-
-impl Default for Account {
-    fn default() -> Self {
-        Self { limits: Limits::NONE, day: Turn::FOREVER, month: Turn::FOREVER, totals: BTreeMap::new() }
-    }
-}
-
-impl Account {
-    fn is_of(&self, definition: &Definition) -> bool {
-        (self.limits, self.day, self.month) == (definition.limits, definition.day, definition.month)
-    }
-
-    fn count(
-        &mut self,
-        scope: Scope,
-        record: &Record,
-        (alerts, unsaved): (&mut Vec<Alert>, &mut HashSet<(Meter, UnixMs)>),
-    ) -> bool {
-        let mut has_counted = false;
-        for (&(measure, since), total) in &mut self.totals {
-            let ends = ends(turn(self.day, self.month, measure), since);
-            let amount = amount(measure, record);
-            if record.ts < since || record.ts >= ends || amount == 0 {
-                continue;
-            }
-            total.spent = total.spent.saturating_add(amount);
-            has_counted = true;
-            let meter = Meter { scope, measure };
-            unsaved.insert((meter, since));
-            note(alerts, (meter, since, ends), total, self.limits.get(measure));
-        }
-        has_counted
-    }
-}
-
-/// Notes the thresholds that a total has come to, each once. A budget of nothing has none.
-fn note(
-    alerts: &mut Vec<Alert>,
-    (meter, since, ends): (Meter, UnixMs, UnixMs),
-    total: &mut Total,
-    limit: Option<u64>,
-) {
-    let Some(limit) = limit.filter(|limit| *limit > 0) else { return };
-    for threshold in THRESHOLDS {
-        let is_there = u128::from(total.spent) * 100 >= u128::from(limit) * u128::from(threshold);
-        if threshold > total.told && is_there {
-            total.told = threshold;
-            let cause = Cause::Threshold(threshold);
-            alerts.push(Alert { meter, since, ends, limit, spent: total.spent, cause });
-        }
-    }
-}
-
-const fn turn(day: Turn, month: Turn, measure: Measure) -> Turn {
-    use obleth_policy::limit::Period;
-    match measure.period() {
-        Period::Daily => day,
-        Period::Monthly => month,
-        Period::Minute | Period::Lifetime => Turn::FOREVER,
-    }
-}
-
-/// Where the period ends that begins at `since`: the one under way, or the next.
-fn ends(turn: Turn, since: UnixMs) -> UnixMs {
-    if since == turn.begins { turn.ends } else { turn.next_ends }
 }
 
 /// What a record counts for: the figures of its row in the usage ledger.

@@ -99,7 +99,7 @@ impl Ledger {
     /// if it fails, or the process dies meanwhile, the same rows may be put again and are not taken twice.
     pub(crate) async fn put(
         &self,
-        rows: impl Into<Arc<[Row]>>,
+        rows: impl Into<Arc<Vec<Row>>>,
         from: Position,
         to: Position,
     ) -> Result<(), LedgerFault> {

@@ -4,6 +4,8 @@
 //! batch at hand waits with it, and everything else waits in the log. It sleeps while there is nothing to ship. It must
 //! never release a place before the ledger has it for good, and never slow a request down.
 
+mod namer;
+
 use std::{
     io,
     sync::{
@@ -13,8 +15,7 @@ use std::{
     time::Duration,
 };
 
-use foldhash::HashMap;
-use obleth_ledger::{Batch, Position, Record, Tail};
+use obleth_ledger::{Batch, Position, Tail};
 use obleth_policy::{
     id::{GroupId, ModelId},
     unit::UnixMs,
@@ -23,6 +24,8 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep, sleep_until, timeout},
 };
+
+use namer::Namer;
 
 use super::{Ledger, QUIET, fault::LedgerFault, row::Row};
 use crate::{bell::AsyncBell, budget::keeper::Keeper, stop::StopSignal};
@@ -132,7 +135,7 @@ impl<N: Names> Shipper<N> {
         };
         loop {
             let read = match under_way {
-                Some(to) => self.read(move |tail| tail.read_again(at, to)).await,
+                Some(to) => self.again(at, to).await,
                 None => self.gather(at, &bell).await,
             };
             match read {
@@ -154,7 +157,7 @@ impl<N: Names> Shipper<N> {
         let Ok((mut at, mut under_way)) = self.place().await else { return left() };
         loop {
             let read = match under_way.take() {
-                Some(to) => self.read(move |tail| tail.read_again(at, to)).await,
+                Some(to) => self.again(at, to).await,
                 None => self.present(at).await,
             };
             let Ok(batch) = read else { return left() };
@@ -162,7 +165,7 @@ impl<N: Names> Shipper<N> {
             if to == at {
                 return None;
             }
-            if self.put(&self.rows(batch.records), from, to).await.is_err() {
+            if self.put(&Arc::new(batch.records), from, to).await.is_err() {
                 return left();
             }
             at = to;
@@ -176,14 +179,22 @@ impl<N: Names> Shipper<N> {
     }
 
     /// What is there now, up to a full batch.
-    async fn present(&self, at: Position) -> io::Result<Batch> {
-        let mut batch = Batch { from: at, to: at, ..Batch::default() };
-        self.read_on(&mut batch).await?;
-        Ok(batch)
+    async fn present(&self, at: Position) -> io::Result<Batch<Row>> {
+        self.read_on(Batch::at(at)).await
+    }
+
+    /// What lies between these places, of which a part may be in the ledger.
+    async fn again(&self, at: Position, to: Position) -> io::Result<Batch<Row>> {
+        let batch = self.read(move |tail, mut namer| {
+            let Batch { records, from, to, corrupt } = tail.read_again(at, to)?;
+            let records = records.into_iter().map(|record| namer.row(record)).collect();
+            Ok(Batch { records, from, to, corrupt })
+        });
+        batch.await
     }
 
     /// The next batch: what is there at once if that is a full one, and else what comes within [`MOST_AGE`].
-    async fn gather(&self, at: Position, bell: &AsyncBell) -> io::Result<Batch> {
+    async fn gather(&self, at: Position, bell: &AsyncBell) -> io::Result<Batch<Row>> {
         let mut has_given_back = false;
         let mut batch = loop {
             self.tail.bell().going_to_sleep();
@@ -197,6 +208,7 @@ impl<N: Names> Shipper<N> {
                 rung = bell.rung() => rung?,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.keeper.flush().await,
                 () = sleep(QUIET), if !has_given_back => {
+                    self.tail.let_go();
                     (self.give_back)();
                     has_given_back = true;
                 }
@@ -205,49 +217,46 @@ impl<N: Names> Shipper<N> {
         self.tail.bell().awake();
         if batch.records.len() < self.ledger.batch() {
             sleep(MOST_AGE).await;
-            self.read_on(&mut batch).await?;
+            batch = self.read_on(batch).await?;
         }
         Ok(batch)
     }
 
     /// Adds what is durable by now, until the batch is full.
-    async fn read_on(&self, batch: &mut Batch) -> io::Result<()> {
-        while batch.records.len() < self.ledger.batch() {
-            let (at, room) = (batch.to, self.ledger.batch() - batch.records.len());
-            let more = self.read(move |tail| tail.read(at, room)).await?;
-            if more.to == at {
+    async fn read_on(&self, mut batch: Batch<Row>) -> io::Result<Batch<Row>> {
+        let full = self.ledger.batch();
+        while batch.records.len() < full {
+            let at = batch.to;
+            batch = self
+                .read(move |tail, mut namer| tail.read_on(batch, full, |record| namer.row(record)))
+                .await?;
+            if batch.to == at {
                 break;
-            }
-            batch.to = more.to;
-            batch.corrupt += more.corrupt;
-            if batch.records.is_empty() {
-                batch.records = more.records;
-            } else {
-                batch.records.extend(more.records);
             }
             self.note_oldest(&batch.records);
         }
-        Ok(())
+        Ok(batch)
     }
 
     /// Off the runtime's thread, because it waits for the disk.
     async fn read(
         &self,
-        read: impl FnOnce(&Tail) -> io::Result<Batch> + Send + 'static,
-    ) -> io::Result<Batch> {
+        read: impl FnOnce(&Tail, Namer<N>) -> io::Result<Batch<Row>> + Send + 'static,
+    ) -> io::Result<Batch<Row>> {
         let tail = self.tail.clone();
-        spawn_blocking(move || read(&tail)).await.map_err(io::Error::other)?
+        let namer = Namer::new(Arc::clone(&self.names), Arc::clone(tail.node()));
+        spawn_blocking(move || read(&tail, namer)).await.map_err(io::Error::other)?
     }
 
-    fn note_oldest(&self, records: &[Record]) {
-        let oldest = records.iter().map(|record| record.ts.0).min();
+    fn note_oldest(&self, rows: &[Row]) {
+        let oldest = rows.iter().map(|row| row.record.ts.0).min();
         self.shipping.oldest.store(oldest.unwrap_or(NONE), Ordering::Relaxed);
     }
 
     /// Puts a batch until it is taken, and then lets the log go.
-    async fn ship(&self, batch: Batch, trouble: &mut Trouble) {
+    async fn ship(&self, batch: Batch<Row>, trouble: &mut Trouble) {
         let (from, to) = (batch.from, batch.to);
-        let rows = self.rows(batch.records);
+        let rows = Arc::new(batch.records);
         let mut pause = PAUSE.0;
         while let Err(fault) = self.put(&rows, from, to).await {
             self.shipping.failures.fetch_add(1, Ordering::Relaxed);
@@ -261,28 +270,13 @@ impl<N: Names> Shipper<N> {
     }
 
     /// Puts a batch once; what the ledger has taken is counted.
-    async fn put(&self, rows: &Arc<[Row]>, from: Position, to: Position) -> Result<(), LedgerFault> {
+    async fn put(&self, rows: &Arc<Vec<Row>>, from: Position, to: Position) -> Result<(), LedgerFault> {
         {
             let _alone = self.keeper.putting().await;
             self.ledger.put(Arc::clone(rows), from, to).await?;
         }
         self.keeper.took(rows.iter().map(|row| &row.record), from, to).await;
         Ok(())
-    }
-
-    /// With the names of now: models and groups can be deleted. Where nobody knows a name the id stands for it.
-    fn rows(&self, records: Vec<Record>) -> Arc<[Row]> {
-        let model = |id: ModelId| self.names.model(id).unwrap_or_else(|| id.to_string().into());
-        let group = |id: GroupId| self.names.group(id).unwrap_or_else(|| id.to_string().into());
-        // Many records have few of them, and whoever knows them all is asked under a lock.
-        let (mut models, mut groups) = (HashMap::default(), HashMap::default());
-        let mut row = |record: Record| Row {
-            node: Arc::clone(self.tail.node()),
-            model_name: record.model.map(|id| models.entry(id).or_insert_with(|| model(id)).clone()),
-            group_name: record.group.map(|id| groups.entry(id).or_insert_with(|| group(id)).clone()),
-            record,
-        };
-        records.into_iter().map(&mut row).collect()
     }
 }
 

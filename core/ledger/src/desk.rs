@@ -16,7 +16,7 @@ use std::{
 use obleth_link::Doorbell;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{folder::Folder, frame::Salt, position::Position, tail::Batch};
+use crate::{folder::Folder, frame::Salt, position::Position};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -85,16 +85,16 @@ impl Desk {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// The tail has read that: so many end notes, and damage there.
-    pub(crate) fn note_read(&self, batch: &Batch, ends: u64, damage: &[Position]) {
+    /// The tail has read what lies between two places: so many end notes, and damage there.
+    pub(crate) fn note_read(&self, (start, end): (Position, Position), ends: u64, damage: &[Position]) {
         let mut books = self.books();
-        if let Some(before) = books.ends_before(batch.from) {
-            books.read.insert(batch.to, before + ends);
+        if let Some(before) = books.ends_before(start) {
+            books.read.insert(end, before + ends);
         }
         let (from, to) = books.counted;
         let is_news = |place: &&Position| **place >= books.seen && !(from..to).contains(*place);
         let news = damage.iter().filter(is_news).count();
-        books.seen = books.seen.max(batch.to);
+        books.seen = books.seen.max(end);
         self.corrupt.fetch_add(news as u64, Ordering::Relaxed);
     }
 

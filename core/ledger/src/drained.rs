@@ -3,6 +3,9 @@
 //! One stream's notes are looked through first and entered together with how far the stream is. A thread that dies in
 //! between must leave the books as if it had not begun, because the next one goes on with them.
 //!
+//! A start whose end was copied with it is passed over: the slate has both until the end is durable, and whoever reads the
+//! log from then on would find that it has ended. It must never be passed over for an end that has no room in the log.
+//!
 //! Both lie in one piece of memory, so that a note is copied once, and it is kept from round to round while there is
 //! anything to do: new memory costs more than the copying.
 
@@ -50,19 +53,28 @@ impl Drained {
         slate.copy_from(position, &mut self.words)
     }
 
-    /// Enters these parts of what was copied, which are in order. They begin and end at words.
-    fn enter(&mut self, parts: &[Range<usize>]) {
+    /// Enters these notes of what was copied, which are in order. They begin and end at words.
+    fn enter(&mut self, notes: &[Range<usize>]) {
         let mut end = self.entered;
-        for part in parts {
-            let (from, to) = (self.entered + part.start / 8, self.entered + part.end / 8);
-            // Mostly all of it is entered, and stands where it should.
+        // Those that touch go together.
+        for part in notes.chunk_by(|one, next| one.end == next.start) {
+            let [first, ..] = part else { continue };
+            let length: usize = part.iter().map(Range::len).sum();
+            let (from, words) = (self.entered + first.start / 8, length / 8);
+            // What stands where it should need not be moved.
             if from != end {
-                self.words.copy_within(from..to, end);
+                self.words.copy_within(from..from + words, end);
             }
-            end += to - from;
+            end += words;
         }
         self.words.truncate(end);
         self.entered = end;
+    }
+
+    /// As if that had been copied.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self { words: bytes.as_chunks().0.to_vec(), ..Self::default() }
     }
 
     /// Enters a frame of the log's own.
@@ -93,13 +105,13 @@ pub(crate) struct Room {
 /// One stream's notes.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    /// What is taken of the bytes that were copied, in order; parts that touch are one.
-    parts: Vec<Range<usize>>,
-    /// Bytes of all parts.
+    /// What is taken of the bytes that were copied, in order. Empty where a start is passed over.
+    notes: Vec<Range<usize>>,
+    /// Bytes of all of them.
     length: u64,
     ends: u64,
-    /// Which requests began, with the place of the note, and which ended. Not those that did both.
-    changed: HashMap<Uuid, Option<Range<usize>>>,
+    /// Which requests began, with the number of the note, and which ended. Not those that did both.
+    changed: HashMap<Uuid, Option<usize>>,
     /// End notes for which there was no room.
     pub(crate) lost: u64,
     pub(crate) damage: u64,
@@ -108,7 +120,7 @@ pub(crate) struct Taken {
 impl Taken {
     /// Takes nothing yet.
     pub(crate) fn clear(&mut self) {
-        self.parts.clear();
+        self.notes.clear();
         self.changed.clear();
         (self.length, self.ends, self.lost, self.damage) = (0, 0, 0, 0);
     }
@@ -123,22 +135,30 @@ impl Taken {
             self.lost += u64::from(frame.kind == frame::END);
             return;
         }
-        let note = at..at + frame.bytes.len();
+        let number = self.notes.len();
+        self.notes.push(at..at + frame.bytes.len());
         self.length += length;
-        match self.parts.last_mut() {
-            Some(last) if last.end == at => last.end = note.end,
-            _ => self.parts.push(note.clone()),
-        }
         match (frame.kind, id) {
-            (frame::START, Some(id)) => drop(self.changed.insert(id, Some(note))),
+            (frame::START, Some(id)) => drop(self.changed.insert(id, Some(number))),
             (frame::END, Some(id)) => {
                 self.ends += 1;
-                let began_here = matches!(self.changed.remove(&id), Some(Some(_)));
-                if !began_here || open.contains_key(&id) {
+                let began_here = self.changed.remove(&id).flatten();
+                if let Some(start) = began_here {
+                    self.pass_over(start);
+                }
+                if began_here.is_none() || open.contains_key(&id) {
                     self.changed.insert(id, None);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The log needs no note of this number: it gets one that says more.
+    fn pass_over(&mut self, number: usize) {
+        if let Some(note) = self.notes.get_mut(number) {
+            self.length -= note.len() as u64;
+            note.end = note.start;
         }
     }
 
@@ -149,12 +169,13 @@ impl Taken {
     /// Enters all of it.
     pub(crate) fn enter(&mut self, drained: &mut Drained, open: &mut Open) {
         for (id, begun) in self.changed.drain() {
-            match begun.and_then(|note| drained.copied().get(note)) {
+            let note = begun.and_then(|number| self.notes.get(number).cloned());
+            match note.and_then(|note| drained.copied().get(note)) {
                 Some(start) => drop(open.insert(id, start.into())),
                 None => drop(open.remove(&id)),
             }
         }
-        drained.enter(&self.parts);
+        drained.enter(&self.notes);
         drained.ends += self.ends;
     }
 }

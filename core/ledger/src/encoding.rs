@@ -17,6 +17,8 @@ use crate::record::{Admission, MAX_TEXT, Record, Text, Tokens, UsageSource};
 const MAX_CODE: usize = 64;
 /// What every record has, before its texts.
 const FIXED: usize = 168;
+/// Shortest record.
+pub(crate) const LEAST_RECORD: usize = FIXED;
 /// Longest record: a multiple of 8.
 pub(crate) const MAX_RECORD: usize = FIXED + MAX_CODE + 2 * MAX_TEXT;
 /// A record's bytes. What is behind its end stays zero.
@@ -112,13 +114,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
     let has = |flag| flags & flag != 0;
     let [endpoint, outcome, admission, source, retries, code, request_id, session_id] = get(bytes, 160)?;
 
-    let mut rest = bytes.get(FIXED..)?;
-    let mut text = |length: u8| {
-        let (text, after) = rest.split_at_checked(usize::from(length))?;
-        rest = after;
-        std::str::from_utf8(text).ok()
-    };
-    let (code, request_id, session_id) = (text(code)?, text(request_id)?, text(session_id)?);
+    let [code, request_id, session_id] = [code, request_id, session_id].map(usize::from);
+    let texts = bytes.get(FIXED..FIXED + code + request_id + session_id)?;
+    // All of them at once; each is a text if none begins in the middle of a character.
+    let (code, texts) = std::str::from_utf8(texts).ok()?.split_at_checked(code)?;
+    let (request_id, session_id) = texts.split_at_checked(request_id)?;
     Some(Record {
         id: id(8)?,
         ts: UnixMs(number(0)?.cast_signed()),

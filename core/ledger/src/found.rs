@@ -137,7 +137,7 @@ impl Found {
             self.recovered.corrupt += 1;
             return Ok(());
         };
-        let missing = left.missing(desk.salt);
+        let missing = left.missing(&desk.salt);
         for note in &missing.notes {
             match (note.kind, encoding::id_of(note.body())) {
                 (frame::START, Some(id)) => drop(self.unended.insert(id)),

@@ -7,12 +7,14 @@ use crc32fast::Hasher;
 use uuid::Uuid;
 
 use crate::{
-    encoding::{self, MAX_RECORD},
+    encoding::{self, LEAST_RECORD, MAX_RECORD},
     record::{Kind, Record},
 };
 
 /// Bytes before the record.
 pub(crate) const HEAD: usize = 24;
+/// Shortest frame of a note.
+pub(crate) const LEAST_NOTE: usize = HEAD + LEAST_RECORD;
 /// Longest frame of a note.
 pub(crate) const MAX_NOTE: usize = HEAD + MAX_RECORD;
 /// Longest frame of any kind. What claims to be longer is damaged.
@@ -27,8 +29,10 @@ pub(crate) const END: u8 = 2;
 pub(crate) const REACHED: u8 = 3;
 
 /// What every checksum of a log begins with, so that no other log's frame, and nothing that a client could send, fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Salt(u32);
+///
+/// A sum that has begun with it, and not its number: to begin one is to ask what the processor can do.
+#[derive(Clone, Debug)]
+pub(crate) struct Salt(Hasher);
 
 /// A frame whose checksum is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +48,11 @@ pub(crate) struct Frame<'b> {
 
 impl Salt {
     pub(crate) fn of(log_id: Uuid) -> Self {
-        Self(crc32fast::hash(log_id.as_bytes()))
+        Self(Hasher::new_with_initial(crc32fast::hash(log_id.as_bytes())))
     }
 
-    pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {
-        let mut sum = Hasher::new_with_initial(self.0);
+    pub(crate) fn checksum(&self, bytes: &[u8]) -> u32 {
+        let mut sum = self.0.clone();
         sum.update(bytes);
         sum.finalize()
     }
@@ -67,7 +71,7 @@ pub(crate) fn note<'b>(
     bytes: &'b mut [u8; MAX_NOTE],
     (kind, record): (Kind, &Record),
     place: Place,
-    salt: Salt,
+    salt: &Salt,
 ) -> &'b [u8] {
     let mut length = HEAD;
     if let Some(body) = bytes.last_chunk_mut::<MAX_RECORD>() {
@@ -79,7 +83,7 @@ pub(crate) fn note<'b>(
 }
 
 /// A frame of the log's own.
-pub(crate) fn own(kind: u8, body: &[u8], salt: Salt) -> Vec<u8> {
+pub(crate) fn own(kind: u8, body: &[u8], salt: &Salt) -> Vec<u8> {
     let mut bytes = vec![0; HEAD];
     bytes.extend_from_slice(body);
     bytes.resize(bytes.len().next_multiple_of(8), 0);
@@ -87,7 +91,7 @@ pub(crate) fn own(kind: u8, body: &[u8], salt: Salt) -> Vec<u8> {
     bytes
 }
 
-fn seal(bytes: &mut [u8], kind: u8, place: Place, salt: Salt) {
+fn seal(bytes: &mut [u8], kind: u8, place: Place, salt: &Salt) {
     // At most MAX_FRAME, so the number of words fits.
     let words = (bytes.len() / 8) as u16;
     bytes[4..6].copy_from_slice(&words.to_le_bytes());
@@ -108,7 +112,7 @@ fn number_of(kind: Kind) -> u8 {
 
 impl<'b> Frame<'b> {
     /// The frame at the beginning of `bytes`, if a whole one is there.
-    pub(crate) fn parse(bytes: &'b [u8], salt: Salt) -> Option<Self> {
+    pub(crate) fn parse(bytes: &'b [u8], salt: &Salt) -> Option<Self> {
         let [c0, c1, c2, c3, w0, w1, kind, MAGIC, rest @ ..] = bytes.first_chunk::<HEAD>()? else {
             return None;
         };
@@ -182,7 +186,7 @@ impl<'b> Walk<'b> {
     }
 
     fn frame_at(&self, at: usize) -> Option<Frame<'b>> {
-        let frame = Frame::parse(self.bytes.get(at..)?, self.salt)?;
+        let frame = Frame::parse(self.bytes.get(at..)?, &self.salt)?;
         let fits = |first: Place| {
             frame.stream == first.stream && frame.position == first.position.wrapping_add(at as u64)
         };

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | the process dies, at any moment, also in recovery | nothing that [`Slate::note`] took is lost, and nothing is there twice |
 //! | the power goes | what [`Tail::durable`] covers is there; the rest, 50 ms or so, may be lost, but never doubled |
-//! | a byte is damaged | one note at most is lost; what follows is read; it is counted |
+//! | a byte is damaged | one note at most is lost, and with it the row of a request that began and ended in one round of the log thread; what follows is read; it is counted |
 //! | the disk is full, read-only, or slow | slates hold what they can; after that notes are lost and counted; it is tried again every second |
 //! | the disk is full at a start | a log that was set up before opens, with what its slates hold and the room that they still have |
 //! | the log is full | new notes are dropped and counted; what has begun may still end, in a reserve; released segments make room |
@@ -105,9 +105,12 @@
 //!
 //! The first frame says how far every stream is; then come copies of the starts that are still without an end, so that older
 //! segments may go; then the first frame once more, so that no damaged sector takes both. What follows are notes as they
-//! came from the slates. A segment is preallocated, and cut to its length when the next one begins. It is begun as `spare.log`
-//! and gets its name when its beginning is durable; where it cannot be begun, the last one gets longer. A damaged header costs
-//! nothing: the file's name and `log.meta` say the same.
+//! came from the slates, but for starts whose ends came with them: the slate has both until the end is durable, and the end
+//! says that its stream is past the start.
+//!
+//! A segment is preallocated, and cut to its length when the next one begins. It is begun as `spare.log` and gets its name
+//! when its beginning is durable; where it cannot be begun, the last one gets longer. A damaged header costs nothing: the
+//! file's name and `log.meta` say the same.
 //!
 //! # Recovery
 //!

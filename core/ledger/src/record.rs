@@ -61,7 +61,7 @@ pub struct Tokens {
 }
 
 /// A text of a client's, at most [`MAX_TEXT`] bytes. One as long as a UUID lies in place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Text(SmallVec<[u8; 40]>);
 
 /// One request. An end note is one row of the ledger.
@@ -164,7 +164,15 @@ impl Text {
     }
 
     /// Those of the text.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl Clone for Text {
+    /// In one piece, where the vector's own way goes byte by byte.
+    fn clone(&self) -> Self {
+        Self(SmallVec::from_slice(&self.0))
     }
 }

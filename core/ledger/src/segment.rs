@@ -132,7 +132,7 @@ pub(crate) fn beginning<'f>(
     header: Header,
     streams: &Streams,
     open: impl Iterator<Item = &'f [u8]>,
-    salt: Salt,
+    salt: &Salt,
 ) -> Vec<u8> {
     let mut body = Vec::with_capacity(streams.len() * 16);
     for (stream, position) in streams {

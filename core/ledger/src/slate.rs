@@ -91,7 +91,7 @@ impl Slate {
             memory,
             mask: words - 1,
             stream: first.stream,
-            salt: desk.salt,
+            salt: desk.salt.clone(),
             desk: Arc::clone(desk),
             head: AtomicU64::new(head).into(),
             reached: AtomicU64::new(first.position).into(),
@@ -117,7 +117,7 @@ impl Slate {
         }
         let mut bytes = [0; MAX_NOTE];
         let place = Place { stream: ring.stream, position };
-        let note = frame::note(&mut bytes, (kind, record), place, ring.salt);
+        let note = frame::note(&mut bytes, (kind, record), place, &ring.salt);
         ring.put(position, note);
         ring.head.store(position + note.len() as u64, Ordering::Release);
         ring.desk.notes.ring();
@@ -246,7 +246,7 @@ impl Left {
         Ok(Some(Self { bytes, size: size as u64, reached }))
     }
 
-    pub(crate) fn missing(&self, salt: Salt) -> Missing<'_> {
+    pub(crate) fn missing(&self, salt: &Salt) -> Missing<'_> {
         let (mut notes, mut at) = (Vec::new(), 0);
         while (at as u64) < self.size {
             match Frame::parse(&self.bytes[at..], salt).filter(|frame| self.is_missing(frame, at)) {

@@ -17,15 +17,15 @@ use crate::{
     desk::Desk,
     encoding,
     folder::Folder,
-    frame::{self, MAX_FRAME, Step, Walk},
+    frame::{self, LEAST_NOTE, MAX_FRAME, Step, Walk},
     position::Position,
     record::Record,
     segment::HEADER,
     slate::Slate,
 };
 
-/// Bytes that are read at a time; several of the longest frames fit.
-const CHUNK: usize = 1 << 20;
+/// Bytes that are read at a time; several of the longest frames fit, and a processor's own memory holds it.
+const CHUNK: usize = 256 << 10;
 /// Bytes that one call reads at most: start notes count too, and a call should not take long for few records.
 const MOST_BYTES: u64 = 8 << 20;
 
@@ -56,16 +56,24 @@ impl Kept {
 }
 
 /// A part of the log.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    /// Its end notes.
-    pub records: Vec<Record>,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch<R = Record> {
+    /// Its end notes, or what the reader has made of them.
+    pub records: Vec<R>,
     /// Where it begins.
     pub from: Position,
     /// Where it ends, and the next one begins.
     pub to: Position,
-    /// Damaged stretches in it, each one note or several that stood together.
+    /// Damaged stretches in it, each one note or several that stood together; a long one counts once per piece that is read.
     pub corrupt: u64,
+}
+
+impl<R> Batch<R> {
+    /// Nothing yet, at that place.
+    #[must_use]
+    pub fn at(place: Position) -> Self {
+        Self { records: Vec::new(), from: place, to: place, corrupt: 0 }
+    }
 }
 
 /// What all shards had noted at one moment: where each of them was. See [`Tail::noted`].
@@ -146,8 +154,20 @@ impl Tail {
     /// # Errors
     /// The disk's.
     pub fn read(&self, from: Position, max_records: usize) -> io::Result<Batch> {
-        let upto = self.durable();
-        let mut reading = Reading::new(self, from, upto, max_records);
+        self.read_on(Batch::at(from), max_records, |record| record)
+    }
+
+    /// As [`Tail::read`], behind a batch: adds to it until it has so many records, each as `make` makes it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read_on<R>(
+        &self,
+        batch: Batch<R>,
+        max_records: usize,
+        make: impl FnMut(Record) -> R,
+    ) -> io::Result<Batch<R>> {
+        let mut reading = Reading::new(self, (batch, self.durable()), max_records, make);
         reading.most_bytes = MOST_BYTES;
         reading.run()
     }
@@ -158,8 +178,13 @@ impl Tail {
     /// # Errors
     /// The disk's.
     pub fn read_again(&self, from: Position, to: Position) -> io::Result<Batch> {
-        let batch = Reading::new(self, from, to, usize::MAX).run()?;
+        let batch = Reading::new(self, (Batch::at(from), to), usize::MAX, |record| record).run()?;
         Ok(Batch { to, ..batch })
+    }
+
+    /// Nobody will read for a while: what is kept for the next reading goes.
+    pub fn let_go(&self) {
+        self.kept().bytes = Vec::new();
     }
 
     /// The sink has everything before this place: segments wholly before it go. Batches without records should be released
@@ -174,7 +199,7 @@ impl Tail {
         }
         // A place that was not read in this process: the figures need to know how many end notes are before it.
         let ends = ends.or_else(|| {
-            let reading = Reading::new(self, released, upto, usize::MAX);
+            let reading = Reading::new(self, (Batch::at(released), upto), usize::MAX, drop);
             reading.run().ok().and_then(|_| self.desk.books().ends_before(upto))
         });
         let released = {
@@ -194,31 +219,31 @@ impl Tail {
 }
 
 /// One call's way through the segments.
-struct Reading<'t> {
+struct Reading<'t, R, F> {
     tail: &'t Tail,
     upto: Position,
     max_records: usize,
     most_bytes: u64,
-    batch: Batch,
+    batch: Batch<R>,
+    make: F,
     /// End notes, those included that cannot be read.
     ends: u64,
     damage: Vec<Position>,
 }
 
-impl<'t> Reading<'t> {
-    fn new(tail: &'t Tail, from: Position, upto: Position, max_records: usize) -> Self {
-        let batch = Batch { records: Vec::new(), from, to: from, corrupt: 0 };
-        Self { tail, upto, max_records, most_bytes: u64::MAX, batch, ends: 0, damage: Vec::new() }
+impl<'t, R, F: FnMut(Record) -> R> Reading<'t, R, F> {
+    fn new(tail: &'t Tail, (batch, upto): (Batch<R>, Position), max_records: usize, make: F) -> Self {
+        Self { tail, upto, max_records, most_bytes: u64::MAX, batch, make, ends: 0, damage: Vec::new() }
     }
 
-    fn run(mut self) -> io::Result<Batch> {
+    fn run(mut self) -> io::Result<Batch<R>> {
+        let from = self.batch.to;
         let segments: Vec<_> = {
             let books = self.tail.desk.books();
-            let segments = books.segments.range(self.batch.from.segment..);
+            let segments = books.segments.range(from.segment..);
             segments.map(|(segment, length)| (*segment, *length)).collect()
         };
         let mut kept = std::mem::take(&mut *self.tail.kept());
-        let from = self.batch.from;
         for (segment, length) in segments {
             if segment > self.upto.segment || self.is_done() {
                 break;
@@ -234,13 +259,9 @@ impl<'t> Reading<'t> {
                 self.segment(kept.open(&self.tail.desk.folder, segment)?, length)?;
             }
         }
-        if self.batch.to == from {
-            // Nobody knows when there will be more.
-            kept.bytes = Vec::new();
-        }
         *self.tail.kept() = kept;
-        self.batch.corrupt = self.damage.len() as u64;
-        self.tail.desk.note_read(&self.batch, self.ends, &self.damage);
+        self.batch.corrupt += self.damage.len() as u64;
+        self.tail.desk.note_read((from, self.batch.to), self.ends, &self.damage);
         Ok(self.batch)
     }
 
@@ -256,6 +277,10 @@ impl<'t> Reading<'t> {
             bytes.resize(bytes.len().max(size as usize), 0);
             let bytes = &mut bytes[..size as usize];
             file.read_exact_at(bytes, offset)?;
+            // Room for all that there is, or for a few chunks: what grows is copied.
+            let there = length.saturating_sub(offset).min(4 * CHUNK as u64) as usize / LEAST_NOTE;
+            let room = self.max_records.saturating_sub(self.batch.records.len());
+            self.batch.records.reserve(room.min(there));
             let (taken, is_torn) = self.chunk(bytes, offset);
             let is_last = offset + size >= length;
             let to = match taken {
@@ -279,7 +304,7 @@ impl<'t> Reading<'t> {
     /// Takes the frames of a chunk that begins at that offset. Returns where the last one ended, and whether something that is
     /// none stands behind it.
     fn chunk(&mut self, bytes: &[u8], offset: u64) -> (u64, bool) {
-        let mut walk = Walk::of_segment(bytes, self.tail.desk.salt);
+        let mut walk = Walk::of_segment(bytes, self.tail.desk.salt.clone());
         while !self.is_done() {
             let before = offset + walk.end() as u64;
             match walk.next() {
@@ -288,7 +313,7 @@ impl<'t> Reading<'t> {
                 Some(Step::Frame(at, frame)) if frame.kind == frame::END => {
                     self.ends += 1;
                     match encoding::decode(frame.body()) {
-                        Some(record) => self.batch.records.push(record),
+                        Some(record) => self.batch.records.push((self.make)(record)),
                         None => self.damage_at(offset + at as u64, true),
                     }
                 }

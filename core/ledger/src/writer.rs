@@ -210,7 +210,7 @@ impl LogWriter {
         let number = self.next;
         let header = Header::of(number, self.desk.folder.log_id, self.desk.books().ends);
         let open = self.open.values().map(|start| &start[..]);
-        let beginning = segment::beginning(header, &self.streams, open, self.desk.salt);
+        let beginning = segment::beginning(header, &self.streams, open, &self.desk.salt);
         let next = Segment::begin(&self.desk.folder, number, &beginning, self.limits.segment)?;
         let length = next.length;
         let before = self.segment.replace(next);
@@ -239,7 +239,7 @@ impl LogWriter {
     fn end_inherited(&mut self) -> bool {
         let mut ends = Vec::new();
         for start in self.inherited.unended.iter().filter_map(|id| self.open.get(id)) {
-            ends.push(frame::own(frame::END, start.get(frame::HEAD..).unwrap_or_default(), self.desk.salt));
+            ends.push(frame::own(frame::END, start.get(frame::HEAD..).unwrap_or_default(), &self.desk.salt));
         }
         for id in std::mem::take(&mut self.inherited.unended) {
             self.open.remove(&id);
@@ -265,7 +265,9 @@ impl LogWriter {
             let room = Room { all, reserve: self.limits.reserve };
             let taken = &mut self.taken;
             taken.clear();
-            for step in Walk::of_stream(self.drained.copied(), Place { stream, position }, self.desk.salt) {
+            for step in
+                Walk::of_stream(self.drained.copied(), Place { stream, position }, self.desk.salt.clone())
+            {
                 match step {
                     Step::Frame(at, frame) => taken.take((at, &frame), &self.open, room),
                     Step::Damage => taken.damage += 1,

@@ -58,9 +58,13 @@ impl Shard {
         self.speak_of_credits();
     }
 
-    /// How the tightest rate of this measure stands.
-    pub(crate) fn rate(&self, scopes: &Scopes<'_>, measure: Measure) -> Option<Rate> {
-        self.credits.purses.borrow().rate(self.both_clocks(), scopes, measure)
+    /// How the tightest rate of each of these measures stands.
+    pub(crate) fn rates<const N: usize>(
+        &self,
+        scopes: &Scopes<'_>,
+        measures: [Measure; N],
+    ) -> [Option<Rate>; N] {
+        self.credits.purses.borrow().rates(self.both_clocks(), scopes, measures)
     }
 
     /// What the owner of the limits said.

@@ -49,7 +49,8 @@ impl Line {
     }
 }
 
-/// One connection to a backend. Dropping it closes it.
+/// One connection to a backend. Dropping it closes it. It lies on the heap for as long as it lasts, because every request
+/// hands it on several times.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) line: Line,
@@ -69,10 +70,10 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(line: Line, handle: Handle, endpoint: &Endpoint) -> Self {
+    pub(crate) fn new(line: Line, handle: Handle, endpoint: &Endpoint) -> Box<Self> {
         let credential = endpoint.credential.clone();
         let (endpoint, revision) = (endpoint.id, endpoint.revision);
-        Self {
+        Box::new(Self {
             line,
             handle,
             buf: Vec::new(),
@@ -82,7 +83,7 @@ impl Upstream {
             credential,
             endpoint,
             revision,
-        }
+        })
     }
 
     /// Whether an idle connection can still be used: open, and nothing unasked has arrived on it.
@@ -97,7 +98,7 @@ impl Upstream {
 
 #[derive(Debug)]
 struct Idle {
-    upstream: Upstream,
+    upstream: Box<Upstream>,
     until: Instant,
 }
 
@@ -123,7 +124,7 @@ impl Pool {
     }
 
     /// A connection to this endpoint that looks usable.
-    pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Upstream> {
+    pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Box<Upstream>> {
         let mut idle = self.idle.borrow_mut();
         let stack = idle.get_mut(&endpoint.id)?;
         let now = self.timers.clock().recent();
@@ -138,7 +139,7 @@ impl Pool {
 
     /// Keeps a connection whose last answer is complete. `limit` is what the backend allowed, if it said so. Its buffer
     /// stays with the core, for others.
-    pub(crate) fn put(&self, upstream: Upstream, limit: Option<Duration>) {
+    pub(crate) fn put(&self, upstream: Box<Upstream>, limit: Option<Duration>) {
         let keepalive = limit.map_or(self.keepalive, |limit| limit.min(self.keepalive));
         if keepalive.is_zero() || upstream.half_closed || !upstream.buf.is_empty() {
             return;

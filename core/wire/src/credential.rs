@@ -3,6 +3,8 @@
 //! It exists so that the rules of gate 3 that need no store stand in one place. It must never keep, print or compare a
 //! stored secret: what leaves here is a borrowed slice of the request.
 
+use crate::word;
+
 /// Every key begins with this.
 const PREFIX: &[u8] = b"sk_";
 /// Most bytes after the prefix; a longer one cannot be a key and is not looked up.
@@ -71,5 +73,5 @@ fn bearer_token(value: &[u8]) -> Option<&[u8]> {
 fn could_be_key(secret: &[u8]) -> bool {
     secret
         .strip_prefix(PREFIX)
-        .is_some_and(|tail| (1..=MAX_TAIL).contains(&tail.len()) && tail.iter().all(u8::is_ascii_graphic))
+        .is_some_and(|tail| (1..=MAX_TAIL).contains(&tail.len()) && word::is_visible(tail))
 }

@@ -11,7 +11,7 @@
 mod cursor;
 mod text;
 
-use std::{borrow::Cow, iter, ops::Range, str};
+use std::{borrow::Cow, iter, ops::Range};
 
 use cursor::Cursor;
 pub(crate) use text::{escape_into, key_is};
@@ -78,6 +78,8 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Member<'b> {
     body: &'b str,
+    /// The inside of the name as it is spelt.
+    name: &'b str,
     /// The name with its quotes.
     pub key: Range<usize>,
     /// The value, without white space round it; a string with its quotes.
@@ -94,13 +96,14 @@ pub struct Member<'b> {
 impl<'b> Member<'b> {
     /// Whether the name, its escapes undone, is `name`. Never allocates.
     pub fn is(&self, name: &str) -> bool {
-        let inner = self.key.start.saturating_add(1)..self.key.end.saturating_sub(1);
-        let raw = self.body.get(inner).unwrap_or_default();
-        if self.key_escaped { key_is(raw, name) } else { raw == name }
+        if self.key_escaped { key_is(self.name, name) } else { self.name == name }
     }
 
     /// Whether the name is `name` to a reader that ignores the case of ASCII letters, as Go's does.
     pub fn is_in_any_case(&self, name: &str) -> bool {
+        if !self.key_escaped {
+            return self.name.eq_ignore_ascii_case(name);
+        }
         let literal = self.body.get(self.key.clone()).unwrap_or_default();
         unescape(literal).is_some_and(|key| key.eq_ignore_ascii_case(name))
     }
@@ -154,53 +157,106 @@ pub struct ObjectShape {
 /// White space may stand before and after the object, nothing else. An error of `visit` ends the walk and is returned.
 pub fn members<'b>(
     body: &'b [u8],
-    mut visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
 ) -> Result<ObjectShape, JsonError> {
     if body.starts_with(BYTE_ORDER_MARK) {
         return Err(JsonError::Bom);
     }
-    let body = str::from_utf8(body).map_err(|_| JsonError::NotUtf8)?;
+    let body = text(body)?;
     let mut cursor = Cursor::new(body.as_bytes());
     cursor.skip_blank();
+    let shape = object(body, &mut cursor, visit)?;
+    end(cursor)?;
+    Ok(shape)
+}
+
+/// As [`members`], of the object that `bytes` begins with; gives its length. What follows it is another's to judge, but
+/// that it is UTF-8.
+pub(crate) fn leading_members<'b>(
+    bytes: &'b [u8],
+    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+) -> Result<usize, JsonError> {
+    let body = text(bytes)?;
+    let mut cursor = Cursor::new(body.as_bytes());
+    object(body, &mut cursor, visit)?;
+    Ok(cursor.at())
+}
+
+/// As [`members`], of the rest of an object, from the name of one of its members on.
+pub(crate) fn last_members<'b>(
+    rest: &'b [u8],
+    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+) -> Result<(), JsonError> {
+    let body = text(rest)?;
+    let mut cursor = Cursor::new(body.as_bytes());
+    cursor.skip_blank();
+    walk(body, &mut cursor, 0, visit)?;
+    cursor.advance(1);
+    end(cursor)
+}
+
+fn text(body: &[u8]) -> Result<&str, JsonError> {
+    simdutf8::basic::from_utf8(body).map_err(|_| JsonError::NotUtf8)
+}
+
+/// Moves over the object that the next value must be.
+fn object<'b>(
+    body: &'b str,
+    cursor: &mut Cursor<'b>,
+    visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+) -> Result<ObjectShape, JsonError> {
     match cursor.peek() {
         Some(b'{') => cursor.advance(1),
         Some(_) => return Err(JsonError::NotAnObject),
         None => return Err(cursor.fault("the body is empty, expected a JSON object")),
     }
-    let mut shape = ObjectShape { open: cursor.at(), close: 0, members: 0 };
-    let mut lead = shape.open;
+    let open = cursor.at();
     cursor.skip_blank();
-    if cursor.peek() == Some(b'}') {
-        shape.close = cursor.at();
-    } else {
-        loop {
-            let key_start = cursor.at();
-            let key_escaped = cursor.key()?;
-            let key = key_start..cursor.at();
-            cursor.colon()?;
-            let value_start = cursor.at();
-            let kind = cursor.value()?;
-            let value = value_start..cursor.at();
-            let end = value.end;
-            visit(Member { body, key, value, kind, first: shape.members == 0, lead, key_escaped })?;
-            shape.members = shape.members.saturating_add(1);
-            lead = end;
-            cursor.skip_blank();
-            match cursor.peek() {
-                Some(b',') => cursor.advance(1),
-                Some(b'}') => break,
-                _ => return Err(cursor.fault("expected `,` or `}`")),
-            }
-            cursor.skip_blank();
-        }
-        shape.close = cursor.at();
-    }
+    let members = if cursor.peek() == Some(b'}') { 0 } else { walk(body, cursor, open, visit)? };
+    let close = cursor.at();
     cursor.advance(1);
+    Ok(ObjectShape { open, close, members })
+}
+
+/// Moves from the name of a member to the object's `}`, and gives the number of members on the way. The value before
+/// the first of them, if there is one, ends at `lead`.
+fn walk<'b>(
+    body: &'b str,
+    cursor: &mut Cursor<'b>,
+    mut lead: usize,
+    mut visit: impl FnMut(Member<'b>) -> Result<(), JsonError>,
+) -> Result<usize, JsonError> {
+    let mut members = 0_usize;
+    loop {
+        let key_start = cursor.at();
+        let key_escaped = cursor.key()?;
+        let key = key_start..cursor.at();
+        let name = body.get(key.start.saturating_add(1)..key.end.saturating_sub(1)).unwrap_or_default();
+        cursor.colon()?;
+        let value_start = cursor.at();
+        let kind = cursor.value()?;
+        let value = value_start..cursor.at();
+        let value_end = value.end;
+        visit(Member { body, name, key, value, kind, first: members == 0, lead, key_escaped })?;
+        members = members.saturating_add(1);
+        lead = value_end;
+        cursor.skip_blank();
+        match cursor.peek() {
+            Some(b',') => cursor.advance(1),
+            Some(b'}') => return Ok(members),
+            _ => return Err(cursor.fault("expected `,` or `}`")),
+        }
+        cursor.skip_blank();
+    }
+}
+
+/// Only white space may follow.
+fn end(mut cursor: Cursor<'_>) -> Result<(), JsonError> {
     cursor.skip_blank();
     if cursor.peek().is_some() {
         return Err(JsonError::Trailing { at: cursor.at() });
     }
-    Ok(shape)
+    Ok(())
 }
 
 /// The bytes to take out so that one member disappears with exactly one comma and the white space that belongs to it.

@@ -24,3 +24,4 @@ pub mod openai;
 pub mod splice;
 pub mod sse;
 pub mod usage;
+mod word;

@@ -6,7 +6,7 @@
 
 use smallvec::SmallVec;
 
-use crate::json::{self, Kind, Member};
+use crate::json::{self, JsonError, Kind, Member};
 
 /// Longest `usage` value that is read, in bytes; a longer one counts as absent. Real ones have 60 to 400.
 pub const MAX_USAGE: usize = 4096;
@@ -14,6 +14,8 @@ pub const MAX_USAGE: usize = 4096;
 pub const MOST_TOKENS: u64 = 1 << 40;
 /// Bytes of a `usage` value kept without an allocation.
 const INLINE_USAGE: usize = 384;
+/// Objects at the end of a whole answer among which its `usage` is looked for first. Few members follow it.
+const LAST_OBJECTS: usize = 8;
 /// Bytes that are looked at one by one before a vector search begins.
 const NEAR: usize = 16;
 /// Longest spelling of the name `usage`: every letter as a `\u` escape.
@@ -36,32 +38,47 @@ impl Usage {
     ///
     /// Numbers that are not integers from 0 to [`MOST_TOKENS`] are ignored. `None` if it is not an object or names no token count.
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let mut found = [None; 4];
-        let mut cached = None;
-        let [prompt, completion, input, output] = &mut found;
-        json::members(value, |member| {
-            let count = count(&member);
-            if member.is("prompt_tokens") {
-                *prompt = count;
-            } else if member.is("completion_tokens") {
-                *completion = count;
-            } else if member.is("input_tokens") {
-                *input = count;
-            } else if member.is("output_tokens") {
-                *output = count;
-            } else if member.is("prompt_tokens_details") || member.is("input_tokens_details") {
-                cached = cached_tokens(&member).or(cached);
-            }
-            Ok(())
-        })
-        .ok()?;
-        let [prompt, completion, input, output] = found;
-        let (input, output) = (prompt.or(input), completion.or(output));
+        let mut counts = Counts::default();
+        json::members(value, |member| counts.take(&member)).ok()?;
+        counts.usage()
+    }
+}
+
+/// What a `usage` value says so far.
+#[derive(Default)]
+struct Counts {
+    prompt: Option<u64>,
+    completion: Option<u64>,
+    input: Option<u64>,
+    output: Option<u64>,
+    cached: Option<u64>,
+}
+
+impl Counts {
+    /// Never fails; what [`json::members`] calls may.
+    fn take(&mut self, member: &Member<'_>) -> Result<(), JsonError> {
+        if member.is("prompt_tokens") {
+            self.prompt = count(member);
+        } else if member.is("completion_tokens") {
+            self.completion = count(member);
+        } else if member.is("input_tokens") {
+            self.input = count(member);
+        } else if member.is("output_tokens") {
+            self.output = count(member);
+        } else if member.is("prompt_tokens_details") || member.is("input_tokens_details") {
+            self.cached = cached_tokens(member).or(self.cached);
+        }
+        Ok(())
+    }
+
+    fn usage(self) -> Option<Usage> {
+        let (input, output) = (self.prompt.or(self.input), self.completion.or(self.output));
         if input.is_none() && output.is_none() {
             return None;
         }
         let input = input.unwrap_or(0);
-        Some(Self { input, output: output.unwrap_or(0), cached_input: cached.unwrap_or(0).min(input) })
+        let cached_input = self.cached.unwrap_or(0).min(input);
+        Some(Usage { input, output: output.unwrap_or(0), cached_input })
     }
 }
 
@@ -147,6 +164,8 @@ pub struct JsonUsage {
     capturing: bool,
     captured: SmallVec<[u8; INLINE_USAGE]>,
     captured_too_long: bool,
+    /// What was read at once from the end of a whole answer.
+    of_tail: Option<Usage>,
 }
 
 impl Default for JsonUsage {
@@ -158,6 +177,7 @@ impl Default for JsonUsage {
             capturing: false,
             captured: SmallVec::new(),
             captured_too_long: false,
+            of_tail: None,
         }
     }
 }
@@ -170,11 +190,6 @@ impl JsonUsage {
 
     /// Looks at the next bytes of the answer.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.push_until_over(bytes);
-    }
-
-    /// Looks at bytes until the object has ended, and says how many that were.
-    fn push_until_over(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() && self.expect != Expect::Over {
             let capturing = self.capturing;
@@ -185,7 +200,6 @@ impl JsonUsage {
             }
             rest = after;
         }
-        bytes.len().saturating_sub(rest.len())
     }
 
     /// Looks at an answer that is there as a whole: as [`Self::push`], but an answer of the usual kind, whose usage
@@ -197,30 +211,37 @@ impl JsonUsage {
         }
     }
 
-    /// Reads from the last name `usage` to the end of the answer. A quote within a string is escaped, so these bytes
-    /// are a string of their own; if what follows closes exactly one object, it was a member of the outermost.
+    /// Reads the value of a name `usage` near the end of the answer, and what follows it, strictly. The quote before the
+    /// name begins a string, as it is not escaped and a colon follows the string; if what follows the value closes
+    /// exactly one object, it was a member of the outermost. `None` if that is not so, or another `usage` follows, or
+    /// something is escaped: then it is the text of an answer that was broken off, rather than its end.
     fn of_tail(answer: &[u8]) -> Option<Self> {
-        const NAME: &[u8] = b"\"usage\"";
-        let blank = |bytes: &[u8]| bytes.trim_ascii_start().is_empty();
-        let at = memchr::memmem::rfind(answer, NAME)?;
-        let (before, tail) = answer.split_at_checked(at)?;
-        let is_name = tail.get(NAME.len()..).is_some_and(|rest| rest.trim_ascii_start().starts_with(b":"));
-        // A name written with escapes could be a later one.
-        if !is_name || !before.trim_ascii_start().starts_with(b"{") || memchr::memchr(b'\\', tail).is_some() {
+        let (before, value) = answer.split_at_checked(usage_object(answer)?)?;
+        if !before.trim_ascii_start().starts_with(b"{") || memchr::memchr(b'\\', value).is_some() {
             return None;
         }
-        let mut found = Self { expect: Expect::Key, ..Self::default() };
-        let end = found.push_until_over(tail);
-        let rest = tail.get(end..).unwrap_or_default();
-        (found.expect == Expect::Over && blank(rest)).then_some(found)
+        let mut counts = Counts::default();
+        let len = json::leading_members(value, |member| counts.take(&member)).ok()?;
+        let blank = before.len().saturating_sub(before.trim_ascii_end().len());
+        let usage = counts.usage().filter(|_| len.saturating_add(blank) <= MAX_USAGE)?;
+        match value.get(len..)?.trim_ascii() {
+            b"}" => {}
+            [b',', rest @ ..] => {
+                let another = Err(JsonError::Duplicate("usage"));
+                json::last_members(rest, |member| if member.is("usage") { another } else { Ok(()) }).ok()?;
+            }
+            _ => return None,
+        }
+        Some(Self { expect: Expect::Over, of_tail: Some(usage), ..Self::default() })
     }
 
     /// The usage found so far; of several `usage` members the last counts.
     pub fn finish(&self) -> Option<Usage> {
-        if self.captured_too_long {
-            return None;
+        match self.of_tail {
+            Some(usage) => Some(usage),
+            None if self.captured_too_long => None,
+            None => Usage::parse(&self.captured),
         }
-        Usage::parse(&self.captured)
     }
 
     /// Whether an object has begun and not ended: an answer that ends here was broken off, whatever its framing says.
@@ -370,6 +391,15 @@ impl JsonUsage {
             self.captured.extend_from_slice(seen);
         }
     }
+}
+
+/// Where the object begins that is the value of a name `usage`, if it is one of the last few of the answer.
+fn usage_object(answer: &[u8]) -> Option<usize> {
+    memchr::memrchr_iter(b'{', answer).take(LAST_OBJECTS).find(|&brace| {
+        let before = answer.get(..brace).unwrap_or_default().trim_ascii_end();
+        let name = before.strip_suffix(b":").unwrap_or_default().trim_ascii_end();
+        name.strip_suffix(b"\"usage\"").is_some_and(|before| !before.ends_with(b"\\"))
+    })
 }
 
 /// The first byte that is wanted, and where it is: the first few bytes are looked at one by one, because most names

@@ -97,6 +97,13 @@ fn only_the_top_level_usage_of_an_answer_counts() {
         (format!(r#"[{{"usage":{inner}}}]"#), None),
         (format!(r#"{{"usage":{{"prompt_tokens":7}},"usage":{inner}}}"#), found),
         (format!(r#"{{"a":1}}{{"usage":{inner}}}"#), None),
+        (format!(r#"{{"\"usage":{inner}}}"#), None),
+        (format!(r#"{{"a\\":1,"usage":{inner}}}"#), found),
+        (format!(r#"{{"usage":{inner},"usage":null}}"#), None),
+        (format!(r#"{{"usage":{{}},"\u0075sage":{inner},"n":null}}"#), found),
+        (format!(r#"{{"usage":{inner},"text":"\"usage\":{{}}"}}"#), found),
+        (format!(r#"{{"usage":{inner},"x":{{"usage":{{"prompt_tokens":7}}}}}}"#), found),
+        (format!(r#"{{"usage" : {inner},"many":[{}0]}}"#, "{},".repeat(40)), found),
         (String::new(), None),
     ] {
         assert_eq!(whole(answer.as_bytes()), expected, "{answer}");
@@ -180,6 +187,22 @@ fn usage_value() -> impl Strategy<Value = Value> {
     .prop_map(|members| {
         Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     })
+}
+
+#[test]
+fn an_answer_read_at_once_has_no_longer_usage_than_one_that_passes_by() {
+    for blank in [MAX_USAGE - 19, MAX_USAGE - 18, MAX_USAGE] {
+        let answer = format!("{{\"usage\":{}{{\"prompt_tokens\":1}}}}", " ".repeat(blank));
+        let found = whole(answer.as_bytes());
+        assert_eq!(found.is_some(), blank <= MAX_USAGE - 19, "{blank}");
+        assert_eq!(at_once(answer.as_bytes()), (found, false), "{blank}");
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_in_its_text_behind_a_nested_usage_is_unfinished() {
+    let cut = br#"{"choices":[{"usage":{"prompt_tokens":7},"text":"a\nb"}"#;
+    assert_eq!(at_once(cut), (None, true));
 }
 
 /// The same answer read through a document model.

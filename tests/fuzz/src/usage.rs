@@ -15,6 +15,9 @@ pub(crate) fn check(bytes: &[u8]) {
     }
     let Some(dom @ Dom::Object(_)) = Dom::parse(input.text) else { return };
     assert_eq!(whole, dom.last("usage").and_then(expected));
+    let mut at_once = JsonUsage::new();
+    at_once.push_whole(input.text);
+    assert_eq!((at_once.finish(), at_once.is_unfinished()), (whole, false), "read at once");
 }
 
 fn read<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> Option<Usage> {

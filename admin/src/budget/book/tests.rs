@@ -2,6 +2,7 @@
 
 use obleth_policy::{
     id::{GroupId, KeyId, TenantId},
+    limit::{Limits, Turn},
     unit::MicroUsd,
 };
 use uuid::Uuid;

@@ -49,32 +49,78 @@ impl<'b> Bytes<'b> {
     }
 }
 
-/// Writes numbers, which are gone through twice.
-pub(super) fn write_numbers(numbers: impl ExactSizeIterator<Item = Option<u64>> + Clone, out: &mut Vec<u8>) {
-    let (mut largest, mut some_none) = (None, false);
-    for number in numbers.clone() {
-        largest = largest.max(number);
-        some_none |= number.is_none();
+/// Numbers as they are gathered, some of which are none.
+#[derive(Debug)]
+pub(super) struct NumbersWriter {
+    /// With zeros where there is none.
+    numbers: Vec<u64>,
+    largest: u64,
+    /// Rows that have none.
+    none: Vec<u32>,
+}
+
+impl NumbersWriter {
+    pub(super) fn new(rows: usize) -> Self {
+        Self { numbers: Vec::with_capacity(rows), largest: 0, none: Vec::new() }
     }
-    let plain = |number: Option<u64>| number.map_or(0, |number| number.saturating_add(some_none.into()));
-    let width = (u64::BITS - plain(largest).leading_zeros()).div_ceil(8) as u8;
-    out.push(width | if some_none { SOME_NONE } else { 0 });
-    let plain = numbers.map(plain);
+
+    /// Adds the next row's.
+    #[inline]
+    pub(super) fn push(&mut self, number: Option<u64>) {
+        if number.is_none() {
+            self.none.push(self.numbers.len() as u32);
+        }
+        let number = number.unwrap_or(0);
+        self.largest = self.largest.max(number);
+        self.numbers.push(number);
+    }
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        if self.none.is_empty() {
+            let width = width(self.largest);
+            out.push(width);
+            return pack(width, self.numbers.iter().copied(), out);
+        }
+        let has_any = self.none.len() < self.numbers.len();
+        let width = if has_any { width(self.largest.saturating_add(1)) } else { 0 };
+        out.push(width | SOME_NONE);
+        let begin = out.len();
+        pack(width, self.numbers.iter().map(|number| number.saturating_add(1)), out);
+        let width = usize::from(width);
+        for row in &self.none {
+            out[begin + *row as usize * width..][..width].fill(0);
+        }
+    }
+}
+
+/// Writes numbers none of which is missing. They are gone through twice.
+fn write_whole(numbers: impl ExactSizeIterator<Item = u64> + Clone, out: &mut Vec<u8>) {
+    let width = width(numbers.clone().max().unwrap_or(0));
+    out.push(width);
+    pack(width, numbers, out);
+}
+
+/// Bytes that it takes.
+fn width(number: u64) -> u8 {
+    (u64::BITS - number.leading_zeros()).div_ceil(8) as u8
+}
+
+fn pack(width: u8, numbers: impl ExactSizeIterator<Item = u64>, out: &mut Vec<u8>) {
     match width {
         0 => {}
-        1 => pack::<1>(plain, out),
-        2 => pack::<2>(plain, out),
-        3 => pack::<3>(plain, out),
-        4 => pack::<4>(plain, out),
-        5 => pack::<5>(plain, out),
-        6 => pack::<6>(plain, out),
-        7 => pack::<7>(plain, out),
-        _ => pack::<8>(plain, out),
+        1 => pack_in::<1>(numbers, out),
+        2 => pack_in::<2>(numbers, out),
+        3 => pack_in::<3>(numbers, out),
+        4 => pack_in::<4>(numbers, out),
+        5 => pack_in::<5>(numbers, out),
+        6 => pack_in::<6>(numbers, out),
+        7 => pack_in::<7>(numbers, out),
+        _ => pack_in::<8>(numbers, out),
     }
 }
 
 /// Writes so many bytes of each number, and leaves the others out, which are zero.
-fn pack<const WIDTH: usize>(numbers: impl ExactSizeIterator<Item = u64>, out: &mut Vec<u8>) {
+fn pack_in<const WIDTH: usize>(numbers: impl ExactSizeIterator<Item = u64>, out: &mut Vec<u8>) {
     let begin = out.len();
     out.resize(begin + WIDTH * numbers.len(), 0);
     for (bytes, number) in out[begin..].as_chunks_mut::<WIDTH>().0.iter_mut().zip(numbers) {
@@ -128,7 +174,7 @@ fn unpack<const WIDTH: usize>(packed: &[u8]) -> Vec<u64> {
 pub(super) fn write_times(times: &[UnixMs], out: &mut Vec<u8>) {
     let first = times.first().copied().unwrap_or_default().0;
     out.extend(first.to_le_bytes());
-    write_numbers(times.iter().map(|at| Some(at.0.wrapping_sub(first).cast_unsigned())), out);
+    write_whole(times.iter().map(|at| at.0.wrapping_sub(first).cast_unsigned()), out);
 }
 
 pub(super) fn read_times(bytes: &mut Bytes<'_>, rows: usize) -> Result<Vec<UnixMs>, Torn> {
@@ -144,9 +190,9 @@ pub(super) fn read_times(bytes: &mut Bytes<'_>, rows: usize) -> Result<Vec<UnixM
 pub(super) fn write_ids(ids: &[Uuid], times: &[UnixMs], out: &mut Vec<u8>) {
     let apart = |(id, at): (&Uuid, &UnixMs)| {
         let apart = own_time(*id).wrapping_sub(at.0);
-        Some(((apart << 1) ^ (apart >> 63)).cast_unsigned())
+        ((apart << 1) ^ (apart >> 63)).cast_unsigned()
     };
-    write_numbers(ids.iter().zip(times).map(apart), out);
+    write_whole(ids.iter().zip(times).map(apart), out);
     ids.iter().for_each(|id| out.extend(&id.as_bytes()[6..]));
 }
 
@@ -176,22 +222,22 @@ pub(super) fn write_texts(texts: &[Option<Cow<'_, str>>], ids: &[Uuid], out: &mu
     let mut buffer = [0; Hyphenated::LENGTH];
     for (text, id) in texts.iter().zip(ids) {
         let Some(text) = text else {
-            tags.push(Some(NO_TEXT));
+            tags.push(NO_TEXT);
             continue;
         };
         let mut is_of = |id: Uuid| *id.hyphenated().encode_lower(&mut buffer) == **text;
         let could_be = text.len() == Hyphenated::LENGTH;
         if could_be && is_of(*id) {
-            tags.push(Some(OWN_ID));
+            tags.push(OWN_ID);
         } else if let Some(other) = Uuid::try_parse(text).ok().filter(|other| could_be && is_of(*other)) {
-            tags.push(Some(OTHER_ID));
+            tags.push(OTHER_ID);
             rest.extend(other.as_bytes());
         } else {
-            tags.push(Some(LENGTH + text.len() as u64));
+            tags.push(LENGTH + text.len() as u64);
             rest.extend(text.as_bytes());
         }
     }
-    write_numbers(tags.iter().copied(), out);
+    write_whole(tags.iter().copied(), out);
     out.append(&mut rest);
 }
 

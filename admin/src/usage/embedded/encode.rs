@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     bands::{Alike, Band},
     block::{self, CHECKED, COUNT, FORMAT, MOST_ROWS, SHAPES, Shape, WHO},
-    columns::{write_ids, write_numbers, write_texts, write_times},
+    columns::{NumbersWriter, write_ids, write_texts, write_times},
     names::NamesWriter,
     principals,
 };
@@ -139,7 +139,7 @@ enum Gathered<'r> {
     /// It is made of the rows' places.
     Places,
     Texts(Vec<Option<Cow<'r, str>>>),
-    Numbers(Vec<Option<u64>>),
+    Numbers(NumbersWriter),
     Names(NamesWriter<'r>),
 }
 
@@ -148,7 +148,7 @@ impl<'r> Gathered<'r> {
         match shape {
             Shape::Ids | Shape::Times => Self::Places,
             Shape::Texts => Self::Texts(Vec::with_capacity(rows)),
-            Shape::Numbers => Self::Numbers(Vec::with_capacity(rows)),
+            Shape::Numbers => Self::Numbers(NumbersWriter::new(rows)),
             Shape::Names => Self::Names(NamesWriter::new()),
         }
     }
@@ -163,10 +163,12 @@ impl<'r> Gathered<'r> {
                 Some(Cell::Text(text)) => Some(text),
                 _ => None,
             })),
-            Self::Numbers(numbers) => numbers.extend(cells.map(|cell| match cell {
-                Some(Cell::Count(number)) => Some(number),
-                _ => None,
-            })),
+            Self::Numbers(numbers) => cells.for_each(|cell| {
+                numbers.push(match cell {
+                    Some(Cell::Count(number)) => Some(number),
+                    _ => None,
+                });
+            }),
         }
     }
 
@@ -175,7 +177,7 @@ impl<'r> Gathered<'r> {
             Self::Places if shape == Shape::Times => write_times(times, out),
             Self::Places => write_ids(ids, times, out),
             Self::Texts(texts) => write_texts(texts, ids, out),
-            Self::Numbers(numbers) => write_numbers(numbers.iter().copied(), out),
+            Self::Numbers(numbers) => numbers.write(out),
             Self::Names(names) => names.write(sorts, out),
         }
     }

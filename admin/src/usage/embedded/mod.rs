@@ -190,7 +190,7 @@ impl Embedded {
 
     /// Takes rows and the place in the log that they reach up to: both or neither, and both are on the disk when
     /// this returns. What is in already is not taken twice.
-    pub(crate) async fn put(&self, rows: impl Into<Arc<[Row]>>, to: Position) -> Result<(), LedgerFault> {
+    pub(crate) async fn put(&self, rows: impl Into<Arc<Vec<Row>>>, to: Position) -> Result<(), LedgerFault> {
         let rows = rows.into();
         let to = Checkpoint { log_id: self.log_id, position: to };
         self.write(move |conn| write::put(conn, &rows, to)).await

@@ -30,7 +30,7 @@ fn encoded(record: &Record) -> Vec<u8> {
 }
 
 fn framed(kind: Kind, record: &Record, place: Place) -> Vec<u8> {
-    frame::note(&mut [0; MAX_NOTE], (kind, record), place, Salt::of(Uuid::from_u128(SALT))).to_vec()
+    frame::note(&mut [0; MAX_NOTE], (kind, record), place, &Salt::of(Uuid::from_u128(SALT))).to_vec()
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_segment_begins_as_it_did_when_this_format_was_made() {
     let log_id = Uuid::from_u128(SALT);
     let start = framed(Kind::Start, &record(1), Place { stream: 7, position: 8 });
     let open = std::iter::once(&start[..8]);
-    let bytes = beginning(Header::of(12, log_id, 0x1_0000_0002), &streams, open, Salt::of(log_id));
+    let bytes = beginning(Header::of(12, log_id, 0x1_0000_0002), &streams, open, &Salt::of(log_id));
     assert_eq!(hex(&bytes), include_str!("segment.hex"));
 }
 
@@ -99,8 +99,8 @@ fn a_code_that_is_no_more_is_left_out_and_the_rest_is_read() {
 #[test]
 fn another_logs_frame_is_none() {
     let bytes = framed(Kind::End, &record(1), Place { stream: 0, position: 0 });
-    assert!(Frame::parse(&bytes, Salt::of(Uuid::from_u128(SALT))).is_some());
-    assert!(Frame::parse(&bytes, Salt::of(Uuid::from_u128(SALT + 1))).is_none());
+    assert!(Frame::parse(&bytes, &Salt::of(Uuid::from_u128(SALT))).is_some());
+    assert!(Frame::parse(&bytes, &Salt::of(Uuid::from_u128(SALT + 1))).is_none());
 }
 
 fn id() -> impl Strategy<Value = Uuid> {

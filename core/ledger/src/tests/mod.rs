@@ -7,6 +7,7 @@ mod format;
 mod full;
 mod killed;
 mod opening;
+mod passed_over;
 mod power;
 mod removal;
 mod restarts;

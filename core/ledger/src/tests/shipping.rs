@@ -5,7 +5,7 @@ use std::thread;
 use tempfile::tempdir;
 
 use super::{begun, light_dir, opened, options, record};
-use crate::{Checkpoint, Kind, Options, Position, open};
+use crate::{Batch, Checkpoint, Kind, Options, Position, open};
 
 #[test]
 fn what_was_noted_comes_out_as_it_was_and_in_order() {
@@ -81,6 +81,23 @@ fn a_batch_can_be_read_again_exactly_also_by_a_later_process() {
     drop(log);
     let log = opened(dir.path());
     assert_eq!(log.tail.read_again(second.from, second.to).unwrap(), second);
+}
+
+#[test]
+fn a_batch_that_is_read_on_is_the_one_that_is_read_at_once_also_when_memory_was_let_go() {
+    let dir = light_dir();
+    let mut log = opened(dir.path());
+    (0..50).for_each(|number| assert!(log.slates[0].note(Kind::End, &record(number))));
+    log.writer.round().unwrap();
+    let mut batch = Batch::at(Position::default());
+    for (upto, there) in [(7, 7), (7, 7), (20, 20), (100, 50)] {
+        batch = log.tail.read_on(batch, upto, |record| record).unwrap();
+        assert_eq!(batch.records.len(), there);
+        log.tail.let_go();
+    }
+    assert_eq!(batch, log.tail.read(Position::default(), 100).unwrap());
+    log.tail.release(batch.to);
+    assert_eq!((log.tail.figures().records, log.tail.figures().bytes), (0, 0));
 }
 
 #[test]

@@ -281,20 +281,33 @@ impl Purses {
         for part in &reserved.0 {
             let amount = came_to(part.measure);
             self.urgent |= self.change(now, part, |wallet| {
-                wallet.settle(now, part.measure, (part.stamp, part.amount), amount);
+                wallet.settle(now, part.measure, (part.stamp, part.amount), amount)
             });
         }
     }
 
-    /// How the tightest rate of this measure stands.
+    /// How the tightest rate of each of these measures stands.
     #[must_use]
-    pub fn rate(&self, now: Now, scopes: &Scopes<'_>, measure: Measure) -> Option<Rate> {
-        let rates = scopes.iter().filter_map(|(scope, limits)| {
-            let limit = limits.get(measure)?;
-            let purse = self.purse(Meter { scope: *scope, measure });
-            Some(purse.map_or(Rate { limit, remaining: limit, reset_ms: 0 }, |purse| purse.rate(now, limit)))
-        });
-        rates.min_by_key(|rate| rate.remaining)
+    pub fn rates<const N: usize>(
+        &self,
+        now: Now,
+        scopes: &Scopes<'_>,
+        measures: [Measure; N],
+    ) -> [Option<Rate>; N] {
+        let mut tightest = [None::<Rate>; N];
+        for (scope, limits) in scopes {
+            let wallet = self.wallet(*scope);
+            for (tightest, measure) in tightest.iter_mut().zip(measures) {
+                let Some(limit) = limits.get(measure) else { continue };
+                let purse = wallet.and_then(|wallet| wallet.find(measure));
+                let untouched = Rate { limit, remaining: limit, reset_ms: 0 };
+                let rate = purse.map_or(untouched, |purse| purse.rate(now, limit));
+                if tightest.is_none_or(|known| rate.remaining < known.remaining) {
+                    *tightest = Some(rate);
+                }
+            }
+        }
+        tightest
     }
 
     /// Whether somebody waits for what is unsaid.
@@ -310,8 +323,12 @@ impl Purses {
     }
 
     fn purse(&self, meter: Meter) -> Option<&Purse> {
-        let place = *self.places.get(&meter.scope)?;
-        self.wallets.get(place as usize)?.as_ref()?.find(meter.measure)
+        self.wallet(meter.scope)?.find(meter.measure)
+    }
+
+    fn wallet(&self, scope: Scope) -> Option<&Wallet> {
+        let place = *self.places.get(&scope)?;
+        self.wallets.get(place as usize)?.as_ref()
     }
 
     fn place(&mut self, now: Now, scope: Scope) -> u32 {
@@ -331,12 +348,11 @@ impl Purses {
     }
 
     /// Changes what a request has a part in; what follows is said soon. True if somebody may wait for it.
-    fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet)) -> bool {
+    fn change(&mut self, now: Now, part: &Part, change: impl FnOnce(&mut Wallet) -> &mut Purse) -> bool {
         let Some(wallet) = wallet(&mut self.wallets, part.place) else { return false };
         wallet.touched = now.monotonic;
-        change(wallet);
         let meter = Meter { scope: wallet.scope, measure: part.measure };
-        let purse = wallet.purse(part.measure);
+        let purse = change(wallet);
         let (has_news, scarce) = (purse.has_news(), purse.scarce || purse.is_hidden());
         if purse.recalled {
             self.answer_recall(now, part.place, meter);

@@ -58,9 +58,9 @@ pub(crate) struct Permit {
 
 /// A request that may run now.
 #[derive(Debug)]
-pub(crate) struct Admitted<'p> {
-    pub(crate) asked: Asked<'p>,
-    pub(crate) permit: Permit,
+pub(crate) struct Admitted<'a> {
+    pub(crate) asked: &'a Asked<'a>,
+    pub(crate) permit: &'a mut Permit,
 }
 
 /// What the tenant's policy says about waiting.
@@ -73,33 +73,33 @@ struct Patience {
     brownout: Brownout,
 }
 
-pub(super) async fn admit<'p>(
+pub(super) async fn admit(
     shard: &Rc<Shard>,
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    mut asked: Asked<'p>,
-) -> Result<Admitted<'p>, Stop> {
+    asked: &mut Asked<'_>,
+) -> Result<Permit, Stop> {
     if shard.draining.get() {
         return Err(Code::Draining.into());
     }
     let known = asked.known;
     let tenant = known.snapshot.tenant(known.key.tenant).ok_or(Code::TenantNotFound)?;
     let patience = Patience::of(shard, down, call, tenant)?;
-    let (ask, input_tokens) = ask(shard, &asked, tenant, patience);
+    let (ask, input_tokens) = ask(shard, asked, tenant, patience);
     let (slot, terms) = match shard.ask_for_slot(&ask) {
         Ok(slot) => (slot, Terms::default()),
-        Err(turn) => wait(shard, down, tally, &asked, (turn, patience)).await?,
+        Err(turn) => wait(shard, down, tally, asked, (turn, patience)).await?,
     };
     // From here on the slot comes back whatever happens.
-    let permit = Permit::new(shard, slot, &asked, ask.input);
-    tally.account.admitted(input_tokens, &asked);
+    let permit = Permit::new(shard, slot, asked, ask.input);
+    tally.account.admitted(input_tokens, asked);
     let cap = asked.output_cap.map(|cap| u32::try_from(cap).unwrap_or(u32::MAX));
     let terms = Terms { output_limit: terms.output_limit.into_iter().chain(cap).min(), ..terms };
     if terms.priority.is_some() || terms.output_limit.is_some() {
         asked.agree(down, call.route, terms);
     }
-    Ok(Admitted { asked, permit })
+    Ok(permit)
 }
 
 /// What is asked of admission, and how many tokens the input probably has.

@@ -1,6 +1,6 @@
 //! Heads of our answers, and the health page.
 
-use obleth_policy::outcome::Code;
+use obleth_policy::{limit::Rate, outcome::Code};
 use obleth_wire::http1::{HeaderKind, Method, ResponseHead, write};
 use smallvec::SmallVec;
 
@@ -57,24 +57,30 @@ pub(super) fn relayed(out: &mut Vec<u8>, call: &Call, tally: &Tally, head: &Resp
 
 /// How the caller's rates stand.
 pub(super) fn limits(out: &mut Vec<u8>, rates: Rates) {
-    const REQUESTS: [&str; 3] =
-        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
-    const TOKENS: [&str; 3] =
-        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"];
-    for ([limit, remaining, reset], rate) in [(REQUESTS, rates.requests), (TOKENS, rates.tokens)] {
-        let Some(rate) = rate else { continue };
+    let mut put = |[limit, remaining, reset]: [&'static str; 3], rate: Option<Rate>| {
+        let Some(rate) = rate else { return };
         write::header_u64(out, limit, rate.limit);
         write::header_u64(out, remaining, rate.remaining);
         write::header(out, reset, &duration(rate.reset_ms));
-    }
+    };
+    put(
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        rates.requests,
+    );
+    put(
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+        rates.tokens,
+    );
 }
 
 /// As clients of OpenAI expect it: `1m0s`, `12s`, `340ms`.
 fn duration(ms: u64) -> SmallVec<[u8; 24]> {
     let mut text = SmallVec::new();
     let mut put = |number: u64, unit: &[u8]| {
-        text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-        text.extend_from_slice(unit);
+        // Byte by byte, because there are so few.
+        for byte in itoa::Buffer::new().format(number).bytes().chain(unit.iter().copied()) {
+            text.push(byte);
+        }
     };
     match (ms / 60_000, ms / 1000 % 60) {
         (0, 0) if ms > 0 => put(ms, b"ms"),

@@ -45,12 +45,13 @@ const BRIEF: Duration = Duration::from_millis(100);
 
 /// An answer that goes to the client: its status is 2xx.
 #[derive(Debug)]
-pub(crate) struct Answering<'p> {
+pub(crate) struct Answering<'a> {
     pub(super) answer: Answer,
     pub(super) deadlines: Deadlines,
     pub(super) strip_usage: StripUsage,
-    pub(super) permit: Permit,
-    pub(super) _asked: Asked<'p>,
+    pub(super) permit: &'a mut Permit,
+    /// The client waits for a stream.
+    pub(super) streamed: bool,
 }
 
 impl Answering<'_> {
@@ -75,27 +76,27 @@ impl Answering<'_> {
     }
 }
 
-pub(super) async fn dispatch<'p>(
+pub(super) async fn dispatch<'a>(
     shard: &Rc<Shard>,
     down: &Downstream,
     call: &Call,
     tally: &mut Tally,
-    admitted: Admitted<'p>,
-) -> Result<Answering<'p>, Stop> {
+    admitted: Admitted<'a>,
+) -> Result<Answering<'a>, Stop> {
     let Admitted { asked, permit } = admitted;
     tally.dispatched(shard.timers.clock().now());
     let deadlines = Deadlines::new(asked.model.timers, tally.dispatched_at());
     down.watch();
     let traces = Traces::default();
-    let answer = Search { shard, down, call, asked: &asked, deadlines, traces: &traces }.run().await;
+    let answer = Search { shard, down, call, asked, deadlines, traces: &traces }.run().await;
     tally.searched(&traces);
     let answer = answer?;
     if !(200..300).contains(&answer.head.status) {
         return Err(verdict::refuse(shard, down, answer, verdict::BODY_TIME).await);
     }
     tally.account.taken(answer.head.status);
-    let strip_usage = asked.strip_usage;
-    Ok(Answering { answer, deadlines, strip_usage, permit, _asked: asked })
+    let &Asked { strip_usage, streamed, .. } = asked;
+    Ok(Answering { answer, deadlines, strip_usage, permit, streamed })
 }
 
 /// What a search leaves behind, however it ends.
@@ -219,7 +220,7 @@ impl Search<'_> {
     }
 
     /// A fresh connection to the first address of the endpoint that takes one, under TLS where that is asked for.
-    async fn open(&self, errand: &Errand<'_>) -> Result<Option<Upstream>, Stop> {
+    async fn open(&self, errand: &Errand<'_>) -> Result<Option<Box<Upstream>>, Stop> {
         let &Self { shard, deadlines, .. } = self;
         let endpoint = errand.endpoint;
         let mut cause = io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
@@ -256,7 +257,7 @@ impl Search<'_> {
         &self,
         endpoint: &Endpoint,
         address: SocketAddr,
-    ) -> Result<io::Result<Upstream>, Interrupt> {
+    ) -> Result<io::Result<Box<Upstream>>, Interrupt> {
         let &Self { shard, down, .. } = self;
         // A connect that has begun may be given up: its socket is ours and is closed with it.
         let (reader, writer, handle) = match down.wait(pin!(connect(shard.driver, address))).await {

@@ -157,7 +157,7 @@ impl Upstream {
 /// An answer on its way: its head is parsed, its body is wherever the backend is with it.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) upstream: Upstream,
+    pub(super) upstream: Box<Upstream>,
     pub(super) head: ResponseHead,
     /// The head's own bytes, which its spans point into.
     pub(super) head_bytes: Vec<u8>,
@@ -241,7 +241,7 @@ impl Answer {
             loop {
                 let output = {
                     let room = self.upstream.room(0);
-                    let Upstream { line, buf, handle, .. } = &mut self.upstream;
+                    let Upstream { line, buf, handle, .. } = &mut *self.upstream;
                     let mut read = pin!(line.append(mem::take(buf), room));
                     poll_fn(|cx| {
                         if alarm.poll_fired(cx) {

@@ -71,12 +71,15 @@ pub(super) struct Rates {
 impl Rates {
     /// As they stand now, for requests of this key.
     pub(super) fn of(shard: &Shard, known: &Known) -> Self {
-        let scopes = scopes(known);
+        Self::within(shard, &scopes(known))
+    }
+
+    fn within(shard: &Shard, scopes: &Scopes<'_>) -> Self {
         if scopes.is_empty() {
             return Self::default();
         }
-        let rate = |measure| shard.rate(&scopes, measure);
-        Self { requests: rate(Measure::RequestsPerMinute), tokens: rate(Measure::TokensPerMinute) }
+        let [requests, tokens] = shard.rates(scopes, [Measure::RequestsPerMinute, Measure::TokensPerMinute]);
+        Self { requests, tokens }
     }
 }
 
@@ -94,12 +97,13 @@ pub(super) async fn fund(
     }
     let claim = Claim::of(shard, tally.route(), asked);
     let funded = Funding { shard, down, scopes: &scopes, claim: &claim }.find().await;
-    tally.rates = Rates::of(shard, known);
+    tally.rates = Rates::within(shard, &scopes);
     let (reserved, output) = funded?;
     tally.reservation = Some(Reservation { shard: Rc::clone(shard), reserved: Some(reserved) });
     let is_shorter = output < claim.output;
-    let has_budget = scopes.iter().any(|(_, limits)| limits.iter().any(|(measure, _)| measure.is_budget()));
-    if is_shorter || has_budget && claim.is_ambiguous {
+    let has_budget =
+        || scopes.iter().any(|(_, limits)| limits.iter().any(|(measure, _)| measure.is_budget()));
+    if is_shorter || claim.is_ambiguous && has_budget() {
         let cap = output.min(claim.most_cap);
         (asked.output_limit, asked.output_cap) = (Some(cap), Some(cap));
         tally.capped = is_shorter.then_some(cap);

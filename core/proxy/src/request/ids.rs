@@ -5,30 +5,31 @@
 
 use std::{cell::Cell, fmt, io};
 
+use obleth_ledger::Text;
 use obleth_policy::unit::UnixMs;
-use smallvec::SmallVec;
 use uuid::Uuid;
 
 /// The longest id that is taken over from a caller.
 const MAX_LEN: usize = 128;
 
 /// An id of visible ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RequestId(SmallVec<[u8; 40]>);
+#[derive(Debug)]
+pub(crate) struct RequestId(Text);
 
 impl RequestId {
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_bytes()
     }
 
-    pub(crate) fn as_str(&self) -> &str {
-        str::from_utf8(&self.0).unwrap_or_default()
+    /// As the ledger has it.
+    pub(crate) const fn text(&self) -> &Text {
+        &self.0
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(self.0.as_str())
     }
 }
 
@@ -54,23 +55,17 @@ impl RequestIds {
     /// An id of the request's own, and the caller's if it is fit, else the same as text.
     pub(crate) fn of(&self, theirs: Option<&[u8]>, now: UnixMs) -> (Uuid, RequestId) {
         let fresh = self.fresh(now);
+        let theirs = theirs.filter(|id| is_fit(id)).and_then(|id| str::from_utf8(id).ok());
         let text = match theirs {
-            Some(id) if is_fit(id) => RequestId(SmallVec::from_slice(id)),
-            _ => {
-                let mut text = [0_u8; uuid::fmt::Hyphenated::LENGTH];
-                fresh.hyphenated().encode_lower(&mut text);
-                RequestId(SmallVec::from_slice(&text))
-            }
+            Some(id) => Text::new(id),
+            None => Text::new(fresh.hyphenated().encode_lower(&mut [0; uuid::fmt::Hyphenated::LENGTH])),
         };
-        (fresh, text)
+        (fresh, RequestId(text))
     }
 
     fn fresh(&self, now: UnixMs) -> Uuid {
-        let mut random = [0_u8; 10];
-        let words = [self.next().to_le_bytes(), self.next().to_le_bytes()];
-        for (byte, source) in random.iter_mut().zip(words.iter().flatten()) {
-            *byte = *source;
-        }
+        let words = u128::from(self.next()) | u128::from(self.next()) << 64;
+        let [random @ .., _, _, _, _, _, _] = words.to_le_bytes();
         let millis = u64::try_from(now.0).unwrap_or(0);
         uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
     }

@@ -47,7 +47,7 @@ use obleth_policy::{
 };
 
 pub(crate) use self::ids::RequestIds;
-use self::{fund::Rates, parse::Call, settle::Tally};
+use self::{admit::Admitted, fund::Rates, parse::Call, settle::Tally};
 use crate::{downstream::Downstream, shard::Shard, trouble::Cause};
 
 /// Why a request goes no further.
@@ -108,8 +108,9 @@ impl Last {
 pub(crate) async fn serve(shard: &Rc<Shard>, down: &Downstream) {
     let mut new = true;
     while parse::begins(shard, down, new).await {
-        // On the heap, so that a connection without a request is small.
-        if Box::pin(one(shard, down)).await == After::Close {
+        // On the heap, so that a connection without a request is small; made where it stays, because it is large.
+        let request = Box::write(Box::new_uninit(), one(shard, down));
+        if Box::into_pin(request).await == After::Close {
             return;
         }
         new = false;
@@ -183,9 +184,11 @@ async fn infer(
     let asked = ask::ask(down, call, tally, &known, body);
     let mut asked = asked.inspect_err(|_| tally.rates = rates())?;
     fund::fund(shard, down, tally, &mut asked).await?;
-    let admitted = admit::admit(shard, down, call, tally, asked).await?;
-    let model = admitted.asked.model;
+    // The slot is free only after the backend's connection is let go: variables go in reverse order.
+    let mut permit = admit::admit(shard, down, call, tally, &mut asked).await?;
+    let admitted = Admitted { asked: &asked, permit: &mut permit };
     let answering = dispatch::dispatch(shard, down, call, tally, admitted).await?;
+    let model = asked.model;
     let endpoint = answering.endpoint();
     if answering.encoded() {
         tally.blame(Cause::Encoded);

@@ -165,13 +165,16 @@ pub(super) fn rest_is_small(call: &Call) -> bool {
 /// After an answer: takes in what is left of the body, so that the next request can follow.
 pub(super) async fn finish(down: &Downstream, call: &mut Call) -> After {
     let start = call.used;
-    down.alarm.set_in(Some(REST_TIME));
+    let mut waits = false;
     let limit = usize::try_from(SMALL_REST).unwrap_or(usize::MAX);
     let whole = loop {
         match down.edit_inlet(|buf| take_in(buf, call)) {
             Ok(Step::Whole) => break true,
             Ok(Step::More) if call.used.saturating_sub(start) <= limit => {}
             _ => break false,
+        }
+        if !std::mem::replace(&mut waits, true) {
+            down.alarm.set_in(Some(REST_TIME));
         }
         let have = down.inlet().len();
         if !matches!(down.more_than(have).await, Woke::Done(())) {

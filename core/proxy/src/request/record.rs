@@ -19,7 +19,7 @@ use obleth_policy::{
 };
 use uuid::Uuid;
 
-use super::{admit::NOTICED, ask::Asked, dispatch::Traces, ids::RequestId, parse::Call, settle::Tally};
+use super::{admit::NOTICED, ask::Asked, dispatch::Traces, parse::Call, settle::Tally};
 
 /// Bytes of an answer per token, for one that is whole and says nothing of its usage.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -29,7 +29,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 pub(super) struct Account {
     id: Uuid,
     arrived: UnixMs,
-    request_id: RequestId,
+    request_id: Text,
     session_id: Option<Text>,
     party: Option<Party>,
     model: Option<ModelId>,
@@ -69,7 +69,7 @@ impl Account {
         Self {
             id: call.id,
             arrived: call.arrived,
-            request_id: call.request_id.clone(),
+            request_id: call.request_id.text().clone(),
             session_id: None,
             party: None,
             model: None,
@@ -132,19 +132,21 @@ impl Tally {
     pub(super) fn note_start(&mut self) {
         // Whatever becomes of the search for a backend, until it says more.
         self.account.ran = true;
-        if let Some(record) = self.record(LOST) {
-            self.shard.ledger.note(Kind::Start, &record);
+        if let Some(record) = &self.record(LOST) {
+            self.shard.ledger.note(Kind::Start, record);
         }
     }
 
     /// It is over, like this: the ledger's last note, what is learnt from it, and its reservation settled by the same record.
     pub(super) fn close(&mut self, ending: Ending) {
         self.account.closed = true;
-        let Some(record) = self.record(ending) else { return };
+        let record = self.record(ending);
+        // Looked at where it is, because it is large.
+        let Some(record) = &record else { return };
         if record.usage_source.is_some() && record.cost.is_none() {
             self.shard.end.gauges().unpriced.add(1);
         }
-        self.shard.ledger.note(Kind::End, &record);
+        self.shard.ledger.note(Kind::End, record);
         let Account { ran, pool, sent, .. } = self.account;
         if ending == Ending::OK && record.usage_source == Some(UsageSource::Upstream) {
             let Tokens { input, output, .. } = record.tokens;
@@ -152,7 +154,7 @@ impl Tally {
         }
         // After the note: whoever compares limits with the ledger finds nothing in them that it has not heard of.
         if let Some(reservation) = self.reservation.take() {
-            reservation.settle(&record, ran);
+            reservation.settle(record, ran);
         }
     }
 
@@ -189,7 +191,7 @@ impl Tally {
             price_version: Some(prices.version).filter(|version| *version > 0),
             streamed,
             retries: u8::try_from(self.account.attempts.saturating_sub(1)).unwrap_or(u8::MAX),
-            request_id: Text::new(request_id.as_str()),
+            request_id: request_id.clone(),
             session_id: session_id.clone(),
         })
     }

@@ -34,8 +34,7 @@ pub(super) async fn relay(
     tally: &mut Tally,
     answering: Answering<'_>,
 ) -> Result<Last, Stop> {
-    // The slot is free only after the backend's connection is let go: variables go in reverse order.
-    let Answering { mut permit, _asked: asked, mut answer, deadlines, .. } = answering;
+    let Answering { permit, mut answer, deadlines, streamed, .. } = answering;
     let after = answer::after(shard, call);
     let mut usage = JsonUsage::new();
     let mut held = Vec::new();
@@ -47,7 +46,7 @@ pub(super) async fn relay(
         Framing::None => Some(0),
         Framing::Chunked | Framing::UntilClose => None,
     };
-    let hold = if asked.streamed && known_length.is_none() { 0 } else { HOLD };
+    let hold = if streamed && known_length.is_none() { 0 } else { HOLD };
     if let Some(whole) = answer.take_whole() {
         usage.push_whole(&whole);
         tally.account.passed(whole.len());
@@ -95,8 +94,9 @@ pub(super) async fn relay(
             held.clear();
             head_sent = true;
             tally.first_byte(down.now());
-            tally.used(usage.finish(), None);
-            permit.used(usage.finish(), 0);
+            let used = usage.finish();
+            tally.used(used, None);
+            permit.used(used, 0);
             if !ended {
                 out = match down.send(out).await {
                     Ok(emptied) => emptied,
@@ -105,7 +105,6 @@ pub(super) async fn relay(
             }
         }
         if ended {
-            drop((permit, asked));
             shard.buffers.give(held);
             if answer.has_surplus() {
                 tally.blame(Cause::Surplus);

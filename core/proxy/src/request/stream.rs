@@ -61,8 +61,7 @@ pub(super) async fn stream(
     tally: &mut Tally,
     answering: Answering<'_>,
 ) -> Result<Last, Stop> {
-    // The slot is free only after the backend's connection is let go: variables go in reverse order.
-    let Answering { mut permit, _asked: asked, mut answer, deadlines, strip_usage } = answering;
+    let Answering { permit, mut answer, deadlines, strip_usage, .. } = answering;
     let after = answer::after(shard, call);
     let mut events = Events {
         down,
@@ -115,7 +114,6 @@ pub(super) async fn stream(
             }
         }
         if complete {
-            drop((permit, asked));
             if answer.has_surplus() {
                 tally.blame(Cause::Surplus);
             }

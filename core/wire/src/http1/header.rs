@@ -5,6 +5,7 @@
 //! nowhere else, so that no stage can leak a credential by listing headers of its own.
 
 use super::head::Span;
+use crate::word;
 
 /// The header lines of a head, in their order. On the heap, because a head is moved from stage to stage.
 pub type Headers = Vec<Header>;
@@ -79,7 +80,10 @@ impl HeaderKind {
     /// option: only the head as a whole knows those.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+        let ends = word::lower_ends(name);
+        // The ends are the whole of a name of up to 16 bytes.
+        let is = |wanted: &[u8]| ends == word::lower_ends(wanted);
+        let is_long = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
         let starts =
             |wanted: &[u8]| name.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted));
         match name.len() {
@@ -104,9 +108,9 @@ impl HeaderKind {
             15 if is(b"accept-encoding") => Self::AcceptEncoding,
             15 if is(b"x-forwarded-for") => Self::ForwardedFor,
             16 if is(b"content-encoding") => Self::ContentEncoding,
-            17 if is(b"transfer-encoding") => Self::TransferEncoding,
-            19 if is(b"x-stainless-timeout") => Self::Patience,
-            24 if is(b"x-stainless-read-timeout") => Self::Patience,
+            17 if is_long(b"transfer-encoding") => Self::TransferEncoding,
+            19 if is_long(b"x-stainless-timeout") => Self::Patience,
+            24 if is_long(b"x-stainless-read-timeout") => Self::Patience,
             _ => match name.first() {
                 Some(b'x' | b'X') if starts(b"x-obleth-") => Self::Obleth,
                 Some(b'x' | b'X') if starts(b"x-ratelimit-") => Self::RateLimit,
@@ -169,4 +173,57 @@ pub(super) fn iter<'b>(
     buf: &'b [u8],
 ) -> impl Iterator<Item = (&'b [u8], &'b [u8], HeaderKind)> {
     headers.iter().map(move |header| (header.name.of(buf), header.value.of(buf), header.kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HeaderKind;
+
+    const NAMES: [&str; 25] = [
+        "te",
+        "host",
+        "cookie",
+        "expect",
+        "api-key",
+        "upgrade",
+        "trailer",
+        "x-api-key",
+        "connection",
+        "set-cookie",
+        "keep-alive",
+        "retry-after",
+        "content-type",
+        "x-request-id",
+        "x-session-id",
+        "authorization",
+        "cache-control",
+        "content-length",
+        "http2-settings",
+        "accept-encoding",
+        "x-forwarded-for",
+        "content-encoding",
+        "transfer-encoding",
+        "x-stainless-timeout",
+        "x-stainless-read-timeout",
+    ];
+
+    #[test]
+    fn a_name_counts_in_any_case_and_with_no_byte_changed() {
+        for name in NAMES {
+            let kind = HeaderKind::of(name.as_bytes());
+            assert_ne!(kind, HeaderKind::Other, "{name}");
+            assert_eq!(HeaderKind::of(name.to_ascii_uppercase().as_bytes()), kind, "{name}");
+            for (at, byte) in (0..name.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
+                let mut changed = name.as_bytes().to_vec();
+                changed[at] = byte;
+                let expected =
+                    if changed.eq_ignore_ascii_case(name.as_bytes()) { kind } else { HeaderKind::Other };
+                assert_eq!(HeaderKind::of(&changed), expected, "{name} with {byte:#x} at {at}");
+            }
+            for other in [&name[1..], &name[..name.len() - 1], &format!("{name}x"), &format!("x{name}")] {
+                let known = NAMES.contains(&other);
+                assert_eq!(HeaderKind::of(other.as_bytes()) == HeaderKind::Other, !known, "{other}");
+            }
+        }
+    }
 }

@@ -104,8 +104,9 @@ pub fn parse_request(buf: &[u8], len: usize, limits: &Limits) -> Result<RequestH
 
 /// The version in the request line, judged before anything else so that a sender of another version is told so.
 fn read_version(bytes: &[u8], limits: &Limits) -> Result<Version, HeadError> {
-    let mut lines = bytes.split(|byte| matches!(byte, b'\r' | b'\n'));
-    let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let first = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or_default();
+    let rest = bytes.get(first..).unwrap_or_default();
+    let line = memchr::memchr2(b'\r', b'\n', rest).map_or(rest, |end| rest.get(..end).unwrap_or_default());
     if line.len() > limits.request_line {
         return Err(HeadError::UriTooLong);
     }
@@ -129,7 +130,9 @@ fn check_host(bytes: &[u8], host: Option<Span>, version: Version) -> Result<Span
     let Some(span) = host else {
         return if version == Version::Http10 { Ok(Span::default()) } else { Err(HeadError::Bad("no Host")) };
     };
-    let sane = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte);
+    let sane = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+    };
     let host = span.of(bytes);
     if host.is_empty() || !host.iter().all(sane) {
         return Err(HeadError::Bad("the value of Host"));

@@ -4,9 +4,8 @@
 //! whole, and so that line ends are judged in one place: every CR must have its LF and every LF its CR. It must
 //! never go back over a byte it has judged.
 
-use memchr::memchr3;
-
 use super::head::{HeadError, Limits};
+use crate::word;
 
 /// How many empty lines may stand before a request line. Some old clients send one after a body
 /// (RFC 9112 §2.2); more would let a connection live on nothing.
@@ -37,20 +36,15 @@ impl HeadScan {
     pub fn find_end(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
         loop {
             let rest = buf.get(self.next..).unwrap_or_default();
-            let Some(hit) = memchr3(b'\r', b'\n', 0, rest) else {
+            let Some(hit) = word::line_break(rest) else {
                 self.next = self.next.max(buf.len());
                 self.check(self.next, self.next, limits)?;
                 return Ok(None);
             };
-            let at = self.next.saturating_add(hit);
-            let behind = at.saturating_add(2);
-            match (buf.get(at), buf.get(at.saturating_add(1))) {
-                (Some(b'\r'), None) => {
-                    self.next = at;
-                    self.check(at, at.saturating_add(1), limits)?;
-                    return Ok(None);
-                }
-                (Some(b'\r'), Some(b'\n')) => {
+            let at = self.next.wrapping_add(hit);
+            let behind = at.wrapping_add(2);
+            match rest.get(hit..).unwrap_or_default() {
+                [b'\r', b'\n', ..] => {
                     self.check(at, behind, limits)?;
                     if self.end_line(at, limits)? {
                         return Ok(Some(behind));
@@ -58,13 +52,18 @@ impl HeadScan {
                     self.next = behind;
                     self.line_start = behind;
                 }
-                (Some(b'\r'), Some(_)) => {
+                [b'\r'] => {
+                    self.next = at;
+                    self.check(at, at.saturating_add(1), limits)?;
+                    return Ok(None);
+                }
+                [b'\r', ..] => {
                     self.check(at, behind, limits)?;
                     return Err(HeadError::Bad("a CR without LF"));
                 }
-                (byte, _) => {
+                other => {
                     self.check(at, at.saturating_add(1), limits)?;
-                    let what = if byte == Some(&0) { "a NUL byte" } else { "a LF without CR" };
+                    let what = if other.first() == Some(&0) { "a NUL byte" } else { "a LF without CR" };
                     return Err(HeadError::Bad(what));
                 }
             }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::head::{HeadError, Span};
+use crate::word;
 
 /// The one place where `%2F` is a plain character: SDKs encode the slash of `org/model` in
 /// `GET /v1/models/{id}`, and the rest of that path is the id.
@@ -20,16 +21,18 @@ pub(super) fn split(buf: &[u8], target: Span) -> Result<(Span, Option<Span>), He
     if bytes.first() != Some(&b'/') {
         return Err(HeadError::Bad("the target is not a path"));
     }
-    if !bytes.iter().all(u8::is_ascii_graphic) {
+    if !word::is_visible(bytes) {
         return Err(HeadError::Bad("the target has a character that must be percent-encoded"));
     }
-    if bytes.contains(&b'#') {
-        return Err(HeadError::Bad("the target has a fragment"));
-    }
-    let (path, query) = match memchr::memchr(b'?', bytes) {
+    let mark = memchr::memchr2(b'?', b'#', bytes);
+    let (path, query) = match mark {
         Some(at) => (target.take(at), Some(target.skip(at.saturating_add(1)))),
         None => (target, None),
     };
+    // The mark itself, or one in what would be the query.
+    if mark.and_then(|at| bytes.get(at..)).is_some_and(|rest| rest.contains(&b'#')) {
+        return Err(HeadError::Bad("the target has a fragment"));
+    }
     check_path(path.of(buf))?;
     Ok((path, query))
 }
@@ -41,6 +44,10 @@ fn check_path(path: &[u8]) -> Result<(), HeadError> {
     let mut segment_dot = false;
     let mut bytes = path.iter().enumerate().skip(1).map(|(at, byte)| (at, *byte));
     while let Some((at, byte)) = bytes.next() {
+        if matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_') {
+            (segment_start, segment_dot) = (false, false);
+            continue;
+        }
         let decoded = if byte == b'%' { escaped(&mut bytes)? } else { byte };
         let encoded = byte == b'%';
         match decoded {

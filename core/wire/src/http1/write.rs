@@ -3,6 +3,8 @@
 //! Messages leave re-serialised from their parsed form, so what a peer receives is our spelling, never a caller's.
 //! Nothing a caller controls may end a line: what holds a CR, a LF or a NUL is left out, and the functions say so.
 
+use crate::word;
+
 /// Ends a chunked body without trailers.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -18,20 +20,20 @@ pub fn status_line(out: &mut Vec<u8>, status: u16) {
 /// Appends `{method} {path} HTTP/1.1`, the path from its parts. False, and nothing written, if either would break the
 /// line.
 pub fn request_line(out: &mut Vec<u8>, method: &str, path: &[&[u8]]) -> bool {
-    let path = || path.iter().copied();
-    let leads_somewhere = path().any(|part| !part.is_empty());
-    if !is_token(method.as_bytes()) || !leads_somewhere || !path().flatten().all(u8::is_ascii_graphic) {
+    let leads_somewhere = path.iter().any(|part| !part.is_empty());
+    if !is_token(method.as_bytes()) || !leads_somewhere || !path.iter().all(|part| word::is_visible(part)) {
         return false;
     }
     out.extend_from_slice(method.as_bytes());
     out.push(b' ');
-    path().for_each(|part| out.extend_from_slice(part));
+    path.iter().for_each(|part| out.extend_from_slice(part));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     true
 }
 
 /// Appends `{name}: {value}`. False, and nothing written, if the value holds a CR, a LF or a NUL. The name stands in
 /// our source, and must be a token.
+#[inline]
 pub fn header(out: &mut Vec<u8>, name: &'static str, value: &[u8]) -> bool {
     debug_assert!(is_token(name.as_bytes()), "{name} is no name of a header");
     let fits = is_one_line(value);
@@ -51,13 +53,15 @@ pub fn header_bytes(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
 }
 
 /// Appends `{name}: {value}` for a number. The name stands in our source, and must be a token.
+#[inline]
 pub fn header_u64(out: &mut Vec<u8>, name: &'static str, value: u64) {
     debug_assert!(is_token(name.as_bytes()), "{name} is no name of a header");
     line(out, name.as_bytes(), itoa::Buffer::new().format(value).as_bytes());
 }
 
+/// Part of its callers, which mostly know the name, so that copying it is a store or two.
+#[inline(always)]
 fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len().saturating_add(value.len()).saturating_add(4));
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -66,7 +70,7 @@ fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 /// Nothing that would end a header's line, or be taken for its end by somebody.
 fn is_one_line(value: &[u8]) -> bool {
-    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
+    word::line_break(value).is_none()
 }
 
 /// Appends the empty line that ends a head.

@@ -105,10 +105,8 @@ pub fn parse_bool(raw: &str) -> Option<bool> {
 
 /// A non-negative integer written as digits alone; `None` for signs, fractions, exponents and more than `u64::MAX`.
 pub fn parse_u64(raw: &str) -> Option<u64> {
-    if raw.is_empty() || !raw.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    raw.parse().ok()
+    // The one thing but digits that the standard library takes.
+    if raw.starts_with('+') { None } else { raw.parse().ok() }
 }
 
 /// Appends `text` as a JSON string literal with its quotes; only what RFC 8259 §7 demands is escaped.

@@ -74,7 +74,8 @@ pub(super) struct Purse {
 #[derive(Debug)]
 pub(super) struct Wallet {
     pub(super) scope: Scope,
-    pub(super) purses: SmallVec<[Purse; 2]>,
+    /// By the place of their measure.
+    purses: [Option<Box<Purse>>; Measure::COUNT],
     /// When a request last had to do with it.
     pub(super) touched: Instant,
     /// Parts that requests in flight have in it.
@@ -85,45 +86,58 @@ pub(super) struct Wallet {
 
 impl Wallet {
     pub(super) fn new(scope: Scope, now: Instant) -> Self {
-        Self { scope, purses: SmallVec::new(), touched: now, parts: 0, has_news: false }
+        Self { scope, purses: [const { None }; Measure::COUNT], touched: now, parts: 0, has_news: false }
     }
 
     pub(super) fn find(&self, measure: Measure) -> Option<&Purse> {
-        self.purses.iter().find(|purse| purse.measure == measure)
+        self.purses.get(measure.ix())?.as_deref()
     }
 
-    #[expect(clippy::indexing_slicing, reason = "the place was found, or is the one just pushed to")]
+    #[expect(clippy::indexing_slicing, reason = "every measure has a place")]
     pub(super) fn purse(&mut self, measure: Measure) -> &mut Purse {
-        let at = self.purses.iter().position(|purse| purse.measure == measure).unwrap_or_else(|| {
-            self.purses.push(Purse::new(measure));
-            self.purses.len() - 1
-        });
-        &mut self.purses[at]
+        self.purses[measure.ix()].get_or_insert_with(|| Box::new(Purse::new(measure)))
+    }
+
+    /// All that there are.
+    pub(super) fn purses(&mut self) -> impl Iterator<Item = &mut Purse> {
+        self.purses.iter_mut().flatten().map(Box::as_mut)
     }
 
     /// Whether a request has a part in it, or waits for it.
     pub(super) fn is_busy(&self) -> bool {
-        self.parts > 0 || self.purses.iter().any(|purse| purse.wants || purse.recalled || purse.has_news())
+        self.parts > 0
+            || self.purses.iter().flatten().any(|purse| purse.wants || purse.recalled || purse.has_news())
     }
 
     /// A request takes what is there.
-    pub(super) fn take(&mut self, measure: Measure, (stamp, amount): (Stamp, u64)) {
+    pub(super) fn take(&mut self, measure: Measure, (stamp, amount): (Stamp, u64)) -> &mut Purse {
         self.parts = self.parts.saturating_add(1);
-        self.purse(measure).take(stamp, amount);
+        let purse = self.purse(measure);
+        purse.take(stamp, amount);
+        purse
     }
 
     /// What it took has come to this amount.
-    pub(super) fn settle(&mut self, now: Now, measure: Measure, taken: (Stamp, u64), amount: u64) {
+    pub(super) fn settle(
+        &mut self,
+        now: Now,
+        measure: Measure,
+        taken: (Stamp, u64),
+        amount: u64,
+    ) -> &mut Purse {
         self.parts = self.parts.saturating_sub(1);
-        self.purse(measure).settle(now, taken, amount);
+        let purse = self.purse(measure);
+        purse.settle(now, taken, amount);
+        purse
     }
 
     /// Says what was used, and gives back what is scarce. True if something is kept for those it was granted for.
     pub(super) fn report(&mut self, now: Now, out: &mut VecDeque<Up>) -> bool {
         self.has_news = false;
         let mut keeps = false;
-        for purse in &mut self.purses {
-            let meter = Meter { scope: self.scope, measure: purse.measure };
+        let scope = self.scope;
+        for purse in self.purses() {
+            let meter = Meter { scope, measure: purse.measure };
             while let Some(used) = purse.report(meter) {
                 out.push_back(used);
             }
@@ -138,8 +152,9 @@ impl Wallet {
     }
 
     pub(super) fn give_back(&mut self, out: &mut VecDeque<Up>) {
-        for purse in &mut self.purses {
-            out.extend(purse.give_back(Meter { scope: self.scope, measure: purse.measure }, 0));
+        let scope = self.scope;
+        for purse in self.purses() {
+            out.extend(purse.give_back(Meter { scope, measure: purse.measure }, 0));
         }
     }
 }

@@ -53,7 +53,7 @@ impl Purses {
         self.urgent = true;
         for wallet in self.wallets.iter_mut().flatten() {
             let scope = wallet.scope;
-            for purse in wallet.purses.iter_mut() {
+            for purse in wallet.purses() {
                 let meter = Meter { scope, measure: purse.measure };
                 self.outgoing.extend(purse.begin_life(meter));
             }

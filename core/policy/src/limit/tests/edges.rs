@@ -305,7 +305,7 @@ fn what_is_left_is_the_same_wherever_a_client_asks() {
         for shard in (0..2).filter(|_| round > 0) {
             let limits = world.limits.clone();
             let scopes = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-            let rate = world.purses[shard].rate(world.now(), &scopes, measure).unwrap();
+            let [rate] = world.purses[shard].rates(world.now(), &scopes, [measure]).map(Option::unwrap);
             assert_eq!(rate.remaining, 100 - (round + 1), "round {round}, shard {shard}");
         }
     }

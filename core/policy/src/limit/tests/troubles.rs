@@ -129,7 +129,8 @@ fn all_of_a_rate_is_left_after_a_quiet_minute() {
     let reserved = world.ask(0, one(measure)).unwrap();
     let limits = world.limits.clone();
     let scopes = limits.iter().map(|(scope, limits)| (*scope, limits)).collect();
-    assert_eq!(world.purses[0].rate(world.now(), &scopes, measure).unwrap().remaining, 99);
+    let [rate] = world.purses[0].rates(world.now(), &scopes, [measure]);
+    assert_eq!(rate.unwrap().remaining, 99);
     world.settle(0, reserved, |_| 1);
 }
 
