@@ -6,6 +6,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use obleth_upstream::Options;
@@ -15,13 +16,15 @@ use serde_json::Value;
 use super::{
     clock::Clock,
     ledger_books::{End, named, until_they_agree},
-    process::{PATIENCE, Setup, until},
+    process::{PATIENCE, Setup, until, until_within},
     world::World,
 };
 
 const HOUR: i32 = 3600;
 /// Room for a database, the notes of two shards, and the first segments of their log.
 const DISK_MIB: u64 = 96;
+/// After a long outage of the ledger's the gateway tries again so late.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Longer than any request here takes, in milliseconds.
 const LONG: u64 = PATIENCE.as_millis() as u64;
 
@@ -167,7 +170,7 @@ fn what_finds_no_room_for_long_is_counted_and_shouted_once_and_everything_else_i
         lost() == before
     });
     let made = told.len() + after.len();
-    until("every request is in the ledger, or counted as lost", || {
+    until_within(LONGEST_PAUSE + PATIENCE, "every request is in the ledger, or counted as lost", || {
         let rows = super::ledger_books::rows(&world.gateway);
         let mut ids: Vec<_> = rows.iter().map(|row| row["id"].to_string()).collect();
         ids.sort_unstable();

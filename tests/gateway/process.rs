@@ -318,8 +318,14 @@ const POLL: Duration = Duration::from_millis(2);
 
 /// Waits until `holds`; fails with `claim` if it does not come true.
 #[track_caller]
-pub(crate) fn until(claim: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn until(claim: &str, holds: impl FnMut() -> bool) {
+    until_within(PATIENCE, claim, holds);
+}
+
+/// As [`until`], of what may take this long.
+#[track_caller]
+pub(crate) fn until_within(patience: Duration, claim: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !holds() {
         assert!(Instant::now() < deadline, "never came true: {claim}");
         std::thread::sleep(POLL);
