@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{FIRST_SEGMENT, begun, left, light_dir, opened, record};
+use super::{FIRST_SEGMENT, begun, killed_in, left, light_dir, opened, record};
 use crate::{Kind, Position};
 
 const SECOND_SEGMENT: &str = "00000000000000000002.log";
@@ -32,18 +32,7 @@ fn a_recovery_that_was_killed_at_any_byte_of_its_writing_loses_nothing_and_doubl
     let length = log.tail.durable().offset as usize;
     drop(log);
     let written = fs::read(dir.path().join(SECOND_SEGMENT)).unwrap();
-    for cut in 0..=length {
-        let dir = left(before.path());
-        fs::write(dir.path().join(SECOND_SEGMENT), &written[..cut]).unwrap();
-        for _ in 0..2 {
-            let log = opened(dir.path());
-            let there = log.tail.read(Position::default(), 1000).unwrap().records;
-            let mut there: Vec<_> = there.iter().map(|row| (row.id.as_u128(), row.status)).collect();
-            there.sort_unstable();
-            assert_eq!(there, rows, "killed at {cut}");
-            assert_eq!(log.tail.figures().records, rows.len() as u64, "killed at {cut}");
-        }
-    }
+    killed_in(before.path(), (SECOND_SEGMENT, &written), 0..=length, &rows);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod sample;
 
 use std::{
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -34,6 +35,29 @@ fn left(from: &Path) -> TempDir {
         fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
     }
     to
+}
+
+/// That a process which was killed while it wrote these bytes of a segment, at any of them, leaves to each of the next
+/// two starts one row for each request: its id and its status.
+#[track_caller]
+fn killed_in(
+    before: &Path,
+    (segment, written): (&str, &[u8]),
+    cuts: RangeInclusive<usize>,
+    rows: &[(u128, u16)],
+) {
+    for cut in cuts {
+        let dir = left(before);
+        fs::write(dir.path().join(segment), &written[..cut]).unwrap();
+        for _ in 0..2 {
+            let log = opened(dir.path());
+            let there = log.tail.read(Position::default(), 1000).unwrap().records;
+            let mut there: Vec<_> = there.iter().map(|row| (row.id.as_u128(), row.status)).collect();
+            there.sort_unstable();
+            assert_eq!(there, rows, "killed at {cut}");
+            assert_eq!(log.tail.figures().records, rows.len() as u64, "killed at {cut}");
+        }
+    }
 }
 
 const FIRST_SEGMENT: &str = "00000000000000000001.log";

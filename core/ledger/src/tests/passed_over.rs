@@ -4,7 +4,7 @@ use std::fs;
 
 use uuid::Uuid;
 
-use super::{FIRST_SEGMENT, begun, left, light_dir, opened, record};
+use super::{FIRST_SEGMENT, begun, killed_in, left, light_dir, opened, record};
 use crate::{
     Kind, Position, Recovered,
     drained::{Drained, Open, Room, Taken},
@@ -70,18 +70,7 @@ fn a_process_killed_at_any_byte_of_such_a_write_loses_nothing_and_doubles_nothin
     let written = fs::read(dir.path().join(FIRST_SEGMENT)).unwrap();
     // Who ended has its own status, who was lost that of its start.
     let rows = [(1, 200), (2, 200), (3, 200), (4, 200), (5, 200), (6, 0)];
-    for cut in from..=to {
-        let dir = left(before.path());
-        fs::write(dir.path().join(FIRST_SEGMENT), &written[..cut]).unwrap();
-        for _ in 0..2 {
-            let log = opened(dir.path());
-            let there = log.tail.read(Position::default(), 1000).unwrap().records;
-            let mut there: Vec<_> = there.iter().map(|row| (row.id.as_u128(), row.status)).collect();
-            there.sort_unstable();
-            assert_eq!(there, rows, "killed at {cut}");
-            assert_eq!(log.tail.figures().records, rows.len() as u64, "killed at {cut}");
-        }
-    }
+    killed_in(before.path(), (FIRST_SEGMENT, &written), from..=to, &rows);
 }
 
 #[test]
