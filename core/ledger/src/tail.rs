@@ -64,7 +64,7 @@ pub struct Batch<R = Record> {
     pub from: Position,
     /// Where it ends, and the next one begins.
     pub to: Position,
-    /// Damaged stretches in it, each one note or several that stood together; a long one counts once per piece that is read.
+    /// Damaged stretches in it, each one note or several that stood together.
     pub corrupt: u64,
 }
 
@@ -229,11 +229,14 @@ struct Reading<'t, R, F> {
     /// End notes, those included that cannot be read.
     ends: u64,
     damage: Vec<Position>,
+    /// Where the last one goes on, if it is longer than what is read at a time.
+    damaged_on: Option<Position>,
 }
 
 impl<'t, R, F: FnMut(Record) -> R> Reading<'t, R, F> {
     fn new(tail: &'t Tail, (batch, upto): (Batch<R>, Position), max_records: usize, make: F) -> Self {
-        Self { tail, upto, max_records, most_bytes: u64::MAX, batch, make, ends: 0, damage: Vec::new() }
+        let (ends, damage, damaged_on) = (0, Vec::new(), None);
+        Self { tail, upto, max_records, most_bytes: u64::MAX, batch, make, ends, damage, damaged_on }
     }
 
     fn run(mut self) -> io::Result<Batch<R>> {
@@ -291,7 +294,9 @@ impl<'t, R, F: FnMut(Record) -> R> Reading<'t, R, F> {
                 }
                 0 => {
                     self.damage_at(offset, is_torn);
-                    offset + size - (MAX_FRAME as u64).min(size / 2)
+                    let next = offset + size - (MAX_FRAME as u64).min(size / 2);
+                    self.damaged_on = is_torn.then_some(self.place(next));
+                    next
                 }
                 taken => offset + taken,
             };
@@ -324,7 +329,12 @@ impl<'t, R, F: FnMut(Record) -> R> Reading<'t, R, F> {
     }
 
     fn damage_at(&mut self, offset: u64, is_there: bool) {
-        let place = Position { segment: self.batch.to.segment, offset };
-        self.damage.extend(is_there.then_some(place));
+        let place = self.place(offset);
+        let is_new = is_there && self.damaged_on != Some(place);
+        self.damage.extend(is_new.then_some(place));
+    }
+
+    fn place(&self, offset: u64) -> Position {
+        Position { segment: self.batch.to.segment, offset }
     }
 }

@@ -162,3 +162,16 @@ fn damage_that_comes_while_the_log_is_open_is_passed_over_and_counted_once() {
         assert_eq!((ids, batch.corrupt), (vec![1, 3, 4, 6, 5], 1));
     }
 }
+
+#[test]
+fn a_damaged_stretch_that_is_longer_than_what_is_read_at_a_time_counts_once() {
+    let (dir, bytes, frames) = segment();
+    let between = frames[4].1;
+    let stretch = vec![0xAB; 600 << 10];
+    fs::write(dir.path().join(FIRST_SEGMENT), [&bytes[..between], &stretch, &bytes[between..]].concat())
+        .unwrap();
+    let log = opened(dir.path());
+    assert_eq!(log.recovered.corrupt, 1);
+    let batch = log.tail.read(Position::default(), 1000).unwrap();
+    assert_eq!((batch.records.len(), batch.corrupt), (rows(&notes()).len(), 1));
+}
