@@ -54,14 +54,13 @@ impl<'b> Bytes<'b> {
 pub(super) struct NumbersWriter {
     /// With zeros where there is none.
     numbers: Vec<u64>,
-    largest: u64,
     /// Rows that have none.
     none: Vec<u32>,
 }
 
 impl NumbersWriter {
     pub(super) fn new(rows: usize) -> Self {
-        Self { numbers: Vec::with_capacity(rows), largest: 0, none: Vec::new() }
+        Self { numbers: Vec::with_capacity(rows), none: Vec::new() }
     }
 
     /// Adds the next row's.
@@ -70,19 +69,16 @@ impl NumbersWriter {
         if number.is_none() {
             self.none.push(self.numbers.len() as u32);
         }
-        let number = number.unwrap_or(0);
-        self.largest = self.largest.max(number);
-        self.numbers.push(number);
+        self.numbers.push(number.unwrap_or(0));
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         if self.none.is_empty() {
-            let width = width(self.largest);
-            out.push(width);
-            return pack(width, self.numbers.iter().copied(), out);
+            return write_whole(self.numbers.iter().copied(), out);
         }
         let has_any = self.none.len() < self.numbers.len();
-        let width = if has_any { width(self.largest.saturating_add(1)) } else { 0 };
+        let largest = self.numbers.iter().max().map_or(0, |largest| largest.saturating_add(1));
+        let width = if has_any { width(largest) } else { 0 };
         out.push(width | SOME_NONE);
         let begin = out.len();
         pack(width, self.numbers.iter().map(|number| number.saturating_add(1)), out);
