@@ -171,7 +171,6 @@ impl Book {
         self.kinds |= kind(scope);
         let account = self.accounts.entry(scope).or_default();
         (account.limits, account.day, account.month) = (definition.limits, definition.day, definition.month);
-        account.noted = 0;
         let meter = |measure| Meter { scope, measure };
         let gone = account.totals.extract_if(.., |place, _| !periods.contains(place));
         self.unsaved.extend(gone.map(|((measure, since), _)| (meter(measure), since)));
@@ -301,10 +300,8 @@ impl Book {
     /// The same budgets with nothing used, at another place: what it folds can be added.
     pub(crate) fn blank(&self, at: Position) -> Self {
         let mut blank = Self { accounts: self.accounts.clone(), kinds: self.kinds, ..Self::new(at) };
-        for account in blank.accounts.values_mut() {
-            account.noted = 0;
-            account.totals.values_mut().for_each(|total| *total = Total { told: 100, ..Total::default() });
-        }
+        let totals = blank.accounts.values_mut().flat_map(|account| account.totals.values_mut());
+        totals.for_each(|total| *total = Total { told: 100, ..Total::default() });
         blank
     }
 
@@ -374,9 +371,6 @@ impl Book {
         for Entry { meter, since, total } in &changes.entries {
             if self.total(*meter, *since) == Some(*total) {
                 self.unsaved.remove(&(*meter, *since));
-                if let Some(account) = self.accounts.get_mut(&meter.scope) {
-                    account.noted = 0;
-                }
             }
         }
         for (meter, since) in &changes.gone {

@@ -1,7 +1,6 @@
 //! The budgets of one scope, and what one record adds to them.
 //!
-//! It is gone through for every request that is over: it must not allocate, nor look anything up that the record before it
-//! has settled.
+//! It is gone through for every request that is over: it must not allocate for totals that it knows.
 
 use std::collections::BTreeMap;
 
@@ -24,19 +23,11 @@ pub(super) struct Account {
     pub(super) day: Turn,
     pub(super) month: Turn,
     pub(super) totals: BTreeMap<Place, Total>,
-    /// A bit for each total, in order, that is sure to be among those that differ from what was saved.
-    pub(super) noted: u32,
 }
 
 impl Default for Account {
     fn default() -> Self {
-        Self {
-            limits: Limits::NONE,
-            day: Turn::FOREVER,
-            month: Turn::FOREVER,
-            totals: BTreeMap::new(),
-            noted: 0,
-        }
+        Self { limits: Limits::NONE, day: Turn::FOREVER, month: Turn::FOREVER, totals: BTreeMap::new() }
     }
 }
 
@@ -52,7 +43,7 @@ impl Account {
         (alerts, unsaved): (&mut Vec<Alert>, &mut HashSet<(Meter, UnixMs)>),
     ) -> bool {
         let mut has_counted = false;
-        for (at, (&(measure, since), total)) in (0..).zip(&mut self.totals) {
+        for (&(measure, since), total) in &mut self.totals {
             // Mostly the next period, which is looked at as often as the one under way.
             if record.ts < since {
                 continue;
@@ -65,11 +56,7 @@ impl Account {
             total.spent = total.spent.saturating_add(amount);
             has_counted = true;
             let meter = Meter { scope, measure };
-            let noted = 1_u32.checked_shl(at).unwrap_or(0);
-            if self.noted & noted == 0 {
-                unsaved.insert((meter, since));
-                self.noted |= noted;
-            }
+            unsaved.insert((meter, since));
             note(alerts, (meter, since, ends), total, self.limits.get(measure));
         }
         has_counted
